@@ -1,0 +1,123 @@
+"""Checkpoints: written aside and renamed, holding only what was trained, rotated."""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lafr.errors import InputError
+
+TRAINED = "trained.safetensors"
+
+
+def write_folder(folder: Path, fill) -> None:
+    """Create `folder` with the files that `fill(path)` writes, all or nothing: aside, then renamed.
+
+    An existing folder is replaced. On any error the half-written one is removed; a full disk is an InputError.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        fill(aside)
+        for path in aside.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+            os.replace(aside, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(aside, folder)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise InputError(
+                f"cannot save {str(folder)!r}: {reason}; free space and run the same command again, "
+                "training goes on from the last checkpoint"
+            ) from None
+        raise
+
+
+def save_tensors(state: dict[str, Tensor], path: Path) -> None:
+    """Write a state dict as safetensors."""
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, path)
+
+
+def random_state() -> dict:
+    """Return the state of every global generator of this process."""
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy_key": torch.from_numpy(numpy_state["key"].astype(np.int64)),
+        "numpy_position": int(numpy_state["pos"]),
+        "python": list(random.getstate()[1]),
+    }
+
+
+def set_random_state(state: dict) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    key = state["numpy_key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, state["numpy_position"]))
+    random.setstate((3, tuple(state["python"]), None))
+
+
+class Checkpoints:
+    """The checkpoints of one stage in `folder`: `step_00000500/` and so on, and at the end `final/`."""
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        self.folder, self.keep = Path(folder), keep
+
+    def steps(self) -> list[int]:
+        """Return the steps of the whole checkpoints, ascending."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step_*") if path.name[5:].isdigit())
+
+    def save(self, step: int, trained: dict[str, Tensor], state: dict, random_states: list[dict]) -> None:
+        """Write the checkpoint of `step` and remove all but the newest `keep`."""
+
+        def fill(path: Path) -> None:
+            save_tensors(trained, path / TRAINED)
+            torch.save({"step": step, "random": random_states, **state}, path / "state.pt")
+
+        write_folder(self.folder / f"step_{step:08d}", fill)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / f"step_{old:08d}", ignore_errors=True)
+
+    def load_latest(self) -> tuple[dict[str, Tensor], dict] | None:
+        """Return (trained tensors, the rest) of the newest checkpoint, or None."""
+        if not self.steps():
+            return None
+        path = self.folder / f"step_{self.steps()[-1]:08d}"
+        return load_file(path / TRAINED), torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+
+    def finish(self, trained: dict[str, Tensor], summary: dict) -> None:
+        """Write the stage's result and remove its checkpoints."""
+
+        def fill(path: Path) -> None:
+            save_tensors(trained, path / TRAINED)
+            (path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+        write_folder(self.folder / "final", fill)
+        for step in self.steps():
+            shutil.rmtree(self.folder / f"step_{step:08d}", ignore_errors=True)
+
+    def load_final(self) -> tuple[dict[str, Tensor], dict] | None:
+        """Return (trained tensors, summary) of a finished stage, or None."""
+        path = self.folder / "final"
+        if not path.is_dir():
+            return None
+        return load_file(path / TRAINED), json.loads((path / "summary.json").read_text())

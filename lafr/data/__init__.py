@@ -1,0 +1,1 @@
+"""Training pairs and test sets."""

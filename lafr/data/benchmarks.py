@@ -1,0 +1,124 @@
+"""Test sets: the same pixels every time, pairs matched by file stem."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from lafr.data.faces import Faces, read_list
+from lafr.errors import InputError
+from lafr.images import list_images, read_image
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One test image: `lq` and, where there is a ground truth, `hq`, each `[3, R, R]` in [-1, 1]."""
+
+    stem: str
+    lq: Tensor
+    hq: Tensor | None
+
+
+class SyntheticBenchmark:
+    """HQ faces under fixed degradation draws.
+
+    Draw k of a face is made by the generator (seed, crc32 of the face's name, k): it does not depend on what else is
+    in the set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        faces: Sequence[Tensor],
+        degradation: Callable[[Tensor, np.random.Generator], Tensor],
+        draws: int = 1,
+        seed: int = 0,
+    ):
+        self.name, self.faces, self.degradation, self.draws, self.seed = name, faces, degradation, draws, seed
+
+    def __len__(self) -> int:
+        return len(self.faces) * self.draws
+
+    def __getitem__(self, index: int) -> Pair:
+        face, draw = divmod(index, self.draws)
+        name, hq = self.faces.name(face), self.faces[face]
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), draw])
+        stem = f"{name}_{draw:02d}" if self.draws > 1 else name
+        return Pair(stem, self.degradation(hq, rng), hq)
+
+
+def folder_benchmark(
+    name: str, root: str | None, resolution: int, degradation, file_list: str | None = None, count: int | None = None,
+    remedy: str = "", seed: int = 0,
+) -> SyntheticBenchmark:  # fmt: skip
+    """Return a synthetic benchmark over the faces of `root` (those in `file_list`, if given).
+
+    Raises InputError when the folder is missing or does not hold `count` images.
+    """
+    if root is None or not Path(root).is_dir():
+        raise InputError(f"benchmark {name} is missing: data.root={root!r} is no folder; {remedy}")
+    paths = read_list(Path(root) / file_list, Path(root)) if file_list else list_images(root)
+    if count is not None and len(paths) != count:
+        raise InputError(f"benchmark {name} has {count} images, {root!r} holds {len(paths)}; {remedy}")
+    return SyntheticBenchmark(name, Faces(paths, resolution), degradation, seed=seed)
+
+
+class PairedBenchmark:
+    """A folder of LQ images and, optionally, one of HQ images, matched by stem.
+
+    Args:
+        name: as results print it.
+        root: folder that holds both.
+        resolution: side in pixels.
+        lq: subfolder of the degraded images.
+        hq: subfolder of the ground truth; None when there is none.
+        count: number of images the set must have.
+        remedy: how to get it, for the error when it is missing.
+    """
+
+    def __init__(
+        self, name: str, root: str, resolution: int, lq: str = "lq", hq: str | None = "hq", count: int | None = None,
+        remedy: str = "",
+    ):  # fmt: skip
+        self.name, self.resolution = name, resolution
+        for part in [lq] + ([hq] if hq else []):
+            if not (Path(root) / part).is_dir():
+                raise InputError(f"benchmark {name} is missing: {str(Path(root) / part)!r} does not exist; {remedy}")
+        self.lq = list_images(Path(root) / lq)
+        if count is not None and len(self.lq) != count:
+            raise InputError(
+                f"benchmark {name} has {count} images, {str(Path(root) / lq)!r} holds {len(self.lq)}; {remedy}"
+            )
+        self.hq = match_by_stem(self.lq, list_images(Path(root) / hq)) if hq else None
+
+    def __len__(self) -> int:
+        return len(self.lq)
+
+    def __getitem__(self, index: int) -> Pair:
+        hq = read_image(self.hq[index], self.resolution) if self.hq else None
+        return Pair(self.lq[index].stem, read_image(self.lq[index], self.resolution), hq)
+
+
+def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Path]:
+    """Return the reference of each image: the same stem, or the stem before a suffix such as `_00`.
+
+    Raises InputError naming images without a reference and references without an image.
+    """
+    by_stem = {path.stem: path for path in references}
+    matched, lost = [], []
+    for image in images:
+        stem, _, suffix = image.stem.rpartition("_")
+        found = by_stem.get(image.stem) or (by_stem.get(stem) if suffix.isdigit() else None)
+        matched.append(found)
+        if found is None:
+            lost.append(image.name)
+    unused = sorted(set(by_stem.values()) - set(matched))
+    if lost or unused:
+        raise InputError(
+            f"pairs do not match: {len(lost)} images without a reference {lost[:3]}, "
+            f"{len(unused)} references without an image {[p.name for p in unused[:3]]}"
+        )
+    return matched

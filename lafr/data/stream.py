@@ -1,0 +1,83 @@
+"""The training stream: pair n depends on (seed, n) alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lafr.errors import InputError
+
+
+class PairStream(Dataset):
+    """An endless sequence of training pairs: `stream[n]` is `{"hq", "lq", "n"}`.
+
+    Epoch e visits every face once in an order drawn from (seed, e); flip and degradation of pair n are drawn
+    from (seed, n). Nothing else is random, so any process can make any pair at any time.
+    """
+
+    def __init__(
+        self,
+        faces: Sequence[Tensor],
+        degradation: Callable[[Tensor, np.random.Generator], Tensor],
+        seed: int,
+        flip: float = 0.5,
+    ):
+        self.faces, self.degradation, self.seed, self.flip = faces, degradation, seed, flip
+
+    def face_index(self, n: int) -> int:
+        """Return which face pair `n` is made of."""
+        epoch, position = divmod(n, len(self.faces))
+        return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.faces))[position])
+
+    def __getitem__(self, n: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, 1, n])
+        hq = self.faces[self.face_index(n)]
+        if rng.random() < self.flip:
+            hq = hq.flip(-1)
+        return {"hq": hq, "lq": self.degradation(hq, rng), "n": torch.tensor(n)}
+
+    def loader(
+        self,
+        first_step: int,
+        max_steps: int,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+    ) -> DataLoader:
+        """Return this process's micro-batches for optimiser steps `first_step` .. `max_steps` - 1.
+
+        Step s uses pairs [s * batch_size, (s + 1) * batch_size) whatever the number of processes: each of its
+        `accumulation` micro-batches is a contiguous run of pairs that the processes share in rank order.
+        """
+        return DataLoader(
+            self,
+            batch_sampler=_Steps(first_step, max_steps, batch_size, accumulation, rank, world),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # else the loader would draw from, and move, the global random state
+        )
+
+
+class _Steps:
+    def __init__(self, first_step: int, max_steps: int, batch_size: int, accumulation: int, rank: int, world: int):
+        if batch_size % (accumulation * world):
+            raise InputError(
+                f"batch_size={batch_size} cannot be shared by {world} processes x {accumulation} accumulation steps; "
+                "make it a multiple"
+            )
+        self.steps, self.batch_size, self.accumulation = range(first_step, max_steps), batch_size, accumulation
+        self.rank, self.share = rank, batch_size // (accumulation * world)
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        micro = self.batch_size // self.accumulation
+        for step in self.steps:
+            for start in range(step * self.batch_size, (step + 1) * self.batch_size, micro):
+                first = start + self.rank * self.share
+                yield list(range(first, first + self.share))

@@ -1,0 +1,1 @@
+"""The multi-level loss and each stage's objective."""

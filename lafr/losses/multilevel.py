@@ -1,0 +1,43 @@
+"""The multi-level loss: named terms with weights, over latents and decoded images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lafr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What a term may look at: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale."""
+
+    restored: Tensor
+    hq: Tensor
+    z_restored: Tensor
+    z_hq: Tensor
+
+
+class MultiLevelLoss(nn.Module):
+    """A sum of named terms; weight 0 means report, don't train.
+
+    Args:
+        terms: name -> module that maps a `Restoration` to a scalar. They are frozen here.
+        weights: name -> weight, for exactly the same names.
+    """
+
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
+        super().__init__()
+        if set(terms) != set(weights):
+            raise InputError(f"loss terms {sorted(terms)} and weights {sorted(weights)} must have the same names")
+        self.terms = nn.ModuleDict(terms).requires_grad_(False).eval()
+        self.weights = dict(weights)
+
+    def forward(self, restoration: Restoration) -> dict[str, Tensor]:
+        """Return each term's unweighted value; those of weight 0 carry no gradient."""
+        values = {}
+        for name, term in self.terms.items():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] != 0):
+                values[name] = term(restoration).float()
+        return values

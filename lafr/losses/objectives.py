@@ -1,0 +1,265 @@
+"""What each stage minimises. A stage's objective names its terms, says what is trained, and freezes the rest.
+
+The training loop knows this interface and nothing else of the method.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafr.losses.multilevel import MultiLevelLoss, Restoration
+
+Batch = dict[str, Tensor]
+Gather = Callable[[Tensor], Tensor]
+
+
+class Objective(nn.Module):
+    """Named terms with weights, over the parameters that require a gradient.
+
+    Attributes:
+        weights: name -> weight of each term that `forward` returns; others are reported only.
+    """
+
+    weights: dict[str, float]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the unweighted terms, each a scalar."""
+        raise NotImplementedError
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum that is minimised."""
+        return sum(weight * terms[name] for name, weight in self.weights.items() if weight)
+
+    def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
+        """Prepare optimiser step `step`, given this process's micro-batches and a gather over all processes."""
+
+    def after_step(self, step: int, gather: Gather) -> None:
+        """Finish optimiser step `step`: for what is learned without a gradient."""
+
+    def restore(self, batch: Batch) -> Tensor | None:
+        """Return the images to look at in validation, `[B, 3, H, W]`, or None."""
+        return None
+
+    def finish(self, faces: Sequence[Tensor], device: torch.device) -> None:
+        """Derive what follows from the trained weights, once, after the last step."""
+
+    def trained_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers that are learned (an EMA codebook)."""
+        return {}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name: what a checkpoint holds."""
+        parameters = {name: p.data for name, p in self.named_parameters() if p.requires_grad}
+        return parameters | self.trained_buffers()
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Copy a trained state back, bit for bit; missing and unexpected names are errors."""
+        own = self.trained_state()
+        if own.keys() != state.keys():
+            missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+            raise ValueError(f"trained state does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory in every module that offers it."""
+        for module in self.modules():
+            if getattr(module, "_supports_gradient_checkpointing", False):
+                module.enable_gradient_checkpointing()
+
+
+def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
+    """Return white noise `[B, ...]` that depends on (seed, pair number) alone; made on the CPU."""
+    draws = []
+    for number in n.tolist():
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        draws.append(torch.randn(like.shape[1:], generator=generator))
+    return torch.stack(draws).to(like)
+
+
+class CodecObjective(Objective):
+    """Pretraining of the miniature's autoencoder on HQ faces: L1 + perceptual + a trace of KL.
+
+    Stands in for Stable Diffusion's VAE, which is trained elsewhere and never changed.
+    """
+
+    def __init__(self, base, perceptual: nn.Module, weights: dict[str, float], seed: int = 0):
+        super().__init__()
+        self.vae, self.seed = base.vae.requires_grad_(True), seed
+        self.perceptual = perceptual.requires_grad_(False)
+        self.weights = dict(weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return pixel_l1, pixel_mse, perceptual and kl of the autoencoded HQ faces."""
+        hq = batch["hq"]
+        posterior = self.vae.encode(hq).latent_dist
+        z = posterior.mean.float()
+        if self.training:
+            z = z + posterior.std.float() * seeded_noise(z, batch["n"], self.seed)
+        restored = self.vae.decode(z).sample
+        r = Restoration(restored, hq, z, z)
+        return {
+            "pixel_l1": F.l1_loss(restored.float(), hq),
+            "pixel_mse": F.mse_loss(restored.float(), hq),
+            "perceptual": self.perceptual(r).float(),
+            "kl": posterior.kl().float().mean() / z[0].numel(),
+        }
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the autoencoded HQ faces."""
+        return self.vae.decode(self.vae.encode(batch["hq"]).latent_dist.mode()).sample
+
+    @torch.no_grad()
+    def finish(self, faces: Sequence[Tensor], device: torch.device) -> None:
+        """Set the latent scale: 1 / standard deviation over (up to) 256 training faces."""
+        z = torch.cat(
+            [self.vae.encode(faces[i][None].to(device)).latent_dist.mode() for i in range(min(256, len(faces)))]
+        )
+        self.vae.register_to_config(scaling_factor=round(1 / z.std().item(), 5))
+
+
+class PriorObjective(Objective):
+    """Pretraining of the miniature's diffusion prior: eps-prediction on HQ latents (DDPM, Eq. 14).
+
+    Stands in for Stable Diffusion's UNet: with time embedding, and cross-attention on a fixed null embedding.
+    """
+
+    weights = {"eps_mse": 1.0}  # noqa: RUF012
+
+    def __init__(self, base, seed: int = 0):
+        super().__init__()
+        self.codec, self.unet, self.seed = base.codec(), base.unet.requires_grad_(True), seed
+        self.register_buffer("null_embedding", base.null_embedding, persistent=False)
+        self.register_buffer("alphas_cumprod", base.scheduler.alphas_cumprod, persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the error of the predicted noise, at a time and noise drawn from (seed, n)."""
+        z = self.codec.encode(batch["hq"])  # [B, C, h, w]
+        noise = seeded_noise(z, batch["n"], self.seed)
+        steps = len(self.alphas_cumprod)
+        t = torch.tensor(
+            [(n * 0.6180339887 + self.seed * 0.7548776662) % 1 * steps for n in batch["n"].tolist()]
+        ).long()
+        t = t.to(z.device)
+        abar = self.alphas_cumprod[t][:, None, None, None]
+        z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
+        eps = self.unet(z_t, t, self.null_embedding.expand(len(z), -1, -1)).sample
+        return {"eps_mse": F.mse_loss(eps.float(), noise)}
+
+
+class CodebookObjective(Objective):
+    """Codebook phase: auto-encode HQ latents through extractor, codebook and mapper.
+
+    Terms: `latent_l1` of the rebuilt latent and `commitment`. Only extractor and mapper have gradients; the codes
+    start from k-means, follow by EMA, and dead ones are reset, once per optimiser step, from the features of the
+    whole global batch: the same on every process, whatever their number and the accumulation.
+    """
+
+    def __init__(self, restorer, weights: dict[str, float], seed: int = 0):
+        super().__init__()
+        self.codec, self.adapter, self.seed = restorer.codec, restorer.adapter.requires_grad_(True), seed
+        self.weights = dict(weights)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return latent_l1 and commitment on HQ latents."""
+        z_hq = self.codec.encode(batch["hq"])
+        with torch.autocast(z_hq.device.type, enabled=False):
+            features = self.adapter.extract(z_hq)
+            quantized = self.adapter.quantize(features)
+            z_rebuilt = self.adapter.map(quantized.features)
+        if self.training and torch.is_grad_enabled():
+            self._seen.append((features.detach(), quantized.indices))
+        return {"latent_l1": F.l1_loss(z_rebuilt, z_hq), "commitment": quantized.commitment}
+
+    @torch.no_grad()
+    def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
+        """Start the codes by k-means on the first global batch."""
+        self._seen.clear()
+        if not self.adapter.codes_are_initialised():
+            local = [gather(self.adapter.extract(self.codec.encode(b["hq"]))) for b in batches]
+            self.adapter.initialise_codes(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+
+    @torch.no_grad()
+    def after_step(self, step: int, gather: Gather) -> None:
+        """Move the codes by EMA and reset dead ones."""
+        features = torch.cat([gather(f) for f, _ in self._seen])
+        indices = torch.cat([gather(i) for _, i in self._seen])
+        self._seen.clear()
+        self.adapter.update_codes(features, indices, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the HQ faces rebuilt through the codebook: the best that the hard codes allow."""
+        return self.codec.decode(self.adapter(self.codec.encode(batch["hq"])))
+
+    def trained_buffers(self) -> dict[str, Tensor]:
+        """Return codes, their EMA sums and sizes."""
+        return {f"adapter.{name}": value for name, value in self.adapter.code_buffers().items()}
+
+
+class AlignmentObjective(Objective):
+    """Alignment phase: codebook and mapper frozen, the extractor learns to send LQ latents to the HQ codes.
+
+    Terms: `latent_l1` of z_aligned to z_hq, `feature_mse` to the HQ code (CodeFormer, DAEFR) and `index_ce`, the
+    cross-entropy of the HQ index given the distances to the codes. The gap before and after is reported.
+    """
+
+    def __init__(self, restorer, weights: dict[str, float]):
+        super().__init__()
+        self.codec, self.adapter = restorer.codec, restorer.adapter
+        self.adapter.requires_grad_(True)
+        for part in self.adapter.frozen_in_alignment():
+            part.requires_grad_(False)
+        self.hq_extractor = copy.deepcopy(self.adapter.extractor).requires_grad_(False)
+        self.weights = dict(weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
+        z_lq, z_hq = self.codec.encode(batch["lq"]), self.codec.encode(batch["hq"])
+        with torch.autocast(z_hq.device.type, enabled=False):
+            features = self.adapter.extract(z_lq)
+            z_aligned = self.adapter.map(self.adapter.quantize(features).features)
+            terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
+            if self.adapter.has_codes:
+                with torch.no_grad():
+                    code = self.adapter.quantize(self.hq_extractor(z_hq))
+                terms["feature_mse"] = F.mse_loss(features, code.features)
+                terms["index_ce"] = self.adapter.index_cross_entropy(features, code.indices)
+            terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum over the terms that this adapter has."""
+        return sum(weight * terms[name] for name, weight in self.weights.items() if weight and name in terms)
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the decoded aligned latents."""
+        return self.codec.decode(self.adapter(self.codec.encode(batch["lq"])))
+
+
+class RestorationObjective(Objective):
+    """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen."""
+
+    def __init__(self, restorer, loss: MultiLevelLoss):
+        super().__init__()
+        self.restorer, self.loss = restorer, loss
+        restorer.requires_grad_(False)
+        for parameter in restorer.denoiser.lora_parameters():
+            parameter.requires_grad_(True)
+        self.weights = loss.weights
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of the loss."""
+        with torch.no_grad():
+            z_hq = self.restorer.codec.encode(batch["hq"])
+        latents = self.restorer.latents(batch["lq"])
+        restored = self.restorer.codec.decode(latents.z_restored)
+        return self.loss(Restoration(restored, batch["hq"], latents.z_restored, z_hq))
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the restored faces."""
+        return self.restorer(batch["lq"])

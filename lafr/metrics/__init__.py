@@ -1,0 +1,1 @@
+"""Numbers that compare restored images with the ground truth."""

@@ -1,0 +1,40 @@
+"""How much of the codebook is used."""
+
+import torch
+from torch import Tensor
+
+
+class CodeUse:
+    """Counts matched codes over a set; perplexity exp(H) is the number of codes in even use.
+
+    Counted for the LQ side (what the restorer matches) and the HQ side (what the codebook was learned from). With
+    several quantisers the numbers are means over them.
+    """
+
+    def __init__(self, adapter):
+        self.adapter = adapter
+        layers = adapter.code_layers()
+        self.counts = {side: [torch.zeros(layer.codebook_size) for layer in layers] for side in ("lq", "hq")}
+
+    @torch.no_grad()
+    def add(self, z_lq: Tensor, z_hq: Tensor) -> None:
+        """Count the codes of two batches of latents."""
+        for side, z in (("lq", z_lq), ("hq", z_hq)) if self.counts["lq"] else ():
+            indices = self.adapter.quantize(self.adapter.extract(z)).indices
+            for counts, chosen in zip(self.counts[side], indices.flatten(0, 2).unbind(-1), strict=True):
+                counts += torch.bincount(chosen.cpu(), minlength=len(counts))
+
+    def summary(self) -> dict[str, float]:
+        """Return codebook_perplexity_lq/_hq and dead_codes_lq/_hq; nothing for an adapter without codes."""
+        summary = {}
+        for side, layers in self.counts.items():
+            if layers:
+                summary[f"codebook_perplexity_{side}"] = sum(map(perplexity, layers)) / len(layers)
+                summary[f"dead_codes_{side}"] = sum(int((c == 0).sum()) for c in layers) / len(layers)
+        return summary
+
+
+def perplexity(counts: Tensor) -> float:
+    """Return exp of the entropy of `counts [N]` as a distribution: 1 to N."""
+    p = counts / counts.sum().clamp_min(1)
+    return float(torch.special.entr(p).sum().exp())

@@ -1,0 +1,1 @@
+"""Codec, adapter, denoiser, restorer."""

@@ -1,0 +1,64 @@
+"""The codec: a frozen diffusers autoencoder, deterministic, with the scale of its own config."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Codec(nn.Module):
+    """Images to latents and back, through any diffusers autoencoder; frozen here.
+
+    `encode` maps `[B, 3, H, W]` in [-1, 1] to `[B, C, H/f, W/f]`: the posterior mode (never a sample), shifted and
+    scaled as the autoencoder's config says. `decode` is its inverse. Both compute as the autocast around them says
+    and return float32.
+    """
+
+    def __init__(self, vae: nn.Module):
+        super().__init__()
+        self.vae = vae.requires_grad_(False).eval()
+
+    @property
+    def scale(self) -> float:
+        """The config's scaling factor."""
+        return getattr(self.vae.config, "scaling_factor", None) or 1.0
+
+    @property
+    def shift(self) -> float:
+        """The config's shift factor, 0 for most autoencoders."""
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    @property
+    def latent_channels(self) -> int:
+        """C, from the config."""
+        return self.vae.config.latent_channels
+
+    @property
+    def downscale(self) -> int:
+        """f: image side / latent side."""
+        config = self.vae.config
+        blocks = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
+        return 2 ** (len(blocks) - 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return `z [B, C, H/f, W/f]`; raises ValueError when H or W is not a multiple of f."""
+        height, width = image.shape[-2:]
+        if height % self.downscale or width % self.downscale:
+            raise ValueError(
+                f"image of {width} x {height} is not a multiple of {self.downscale}, the autoencoder's downscale "
+                "factor; crop or resize first"
+            )
+        encoded = self.vae.encode(image)
+        z = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return (z.float() - self.shift) * self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the image `[B, 3, H, W]`, not clamped."""
+        return self.vae.decode(z / self.scale + self.shift).sample.float()
+
+    def train(self, mode: bool = True) -> "Codec":
+        """Stay in eval mode: a frozen codec has no training mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """Return decode(encode(image)): the ceiling of any restoration in this latent space."""
+        return self.decode(self.encode(image))

@@ -1,0 +1,161 @@
+"""The restorer: codec -> adapter -> denoiser -> codec. The paper's Figure in four lines."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from PIL import Image
+from torch import Tensor, nn
+
+from lafr.errors import InputError
+from lafr.images import from_pil, require_square, resize_pil, to_pil
+from lafr.models.adapter import ADAPTERS, ConvAdapter
+from lafr.models.base import Base
+from lafr.models.codec import Codec
+from lafr.models.denoiser import Denoiser
+from lafr.weights import mini_folder
+
+INDEX = "lafr.json"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents on the way, each `[B, C, H/f, W/f]`."""
+
+    z_lq: Tensor
+    z_aligned: Tensor
+    z_restored: Tensor
+
+
+class Restorer(nn.Module):
+    """Restores aligned faces in one step.
+
+    Args:
+        codec: frozen autoencoder.
+        adapter: aligns LQ latents with the HQ codebook.
+        denoiser: one step of the pruned UNet.
+        resolution: side in pixels that the parts were trained at.
+        base: folder of the base model, when codec and UNet came from one: then only a reference is saved.
+
+    Called with `lq [B, 3, H, W]` in [-1, 1] it returns the restored batch, not clamped; called with a PIL image of an
+    aligned face it returns a PIL image of `resolution` x `resolution`.
+    """
+
+    def __init__(
+        self, codec: Codec, adapter: ConvAdapter, denoiser: Denoiser, resolution: int, base: str | None = None
+    ):
+        super().__init__()
+        self.codec, self.adapter, self.denoiser = codec, adapter, denoiser
+        self.resolution, self.base = resolution, base
+
+    def forward(self, lq: Tensor | Image.Image) -> Tensor | Image.Image:
+        """Restore a batch or a picture."""
+        if isinstance(lq, Image.Image):
+            return self.restore_pil(lq)
+        return self.codec.decode(self.latents(lq).z_restored)  # [B, 3, H, W]
+
+    def latents(self, lq: Tensor) -> Latents:
+        """Return every latent on the way from `lq [B, 3, H, W]`."""
+        z_lq = self.codec.encode(lq)  # [B, C, H/f, W/f]
+        z_aligned = self.adapter(z_lq)  # [B, C, H/f, W/f]
+        z_restored = self.denoiser(z_aligned)  # [B, C, H/f, W/f]
+        return Latents(z_lq, z_aligned, z_restored)
+
+    @torch.no_grad()
+    def restore_pil(self, image: Image.Image) -> Image.Image:
+        """Restore one aligned face; raises InputError when it is not square."""
+        require_square(image, "the picture")
+        device = next(self.parameters()).device
+        lq = from_pil(resize_pil(image, self.resolution))[None].to(device)
+        return to_pil(self(lq)[0])
+
+    @classmethod
+    def from_base(
+        cls,
+        folder: str,
+        adapter: ConvAdapter,
+        resolution: int,
+        timestep: int,
+        scale_input: bool = True,
+        lora: dict | None = None,
+        remedy: str = "give a folder in diffusers layout",
+    ) -> "Restorer":
+        """Build an untrained restorer on a base model in diffusers layout.
+
+        Args:
+            folder: of the base model; "mini" is the shipped miniature's.
+            adapter: untrained adapter for the base's latent channels.
+            resolution: side in pixels to train at.
+            timestep: t*.
+            scale_input: see `Denoiser`.
+            lora: arguments of `Denoiser.add_lora`; no LoRA when None.
+            remedy: how to get the base model, for the error when it is missing.
+        """
+        base = Base.from_pretrained(mini_folder() / "base" if folder == "mini" else folder, remedy)
+        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input)
+        if lora is not None:
+            denoiser.add_lora(**lora)
+        return cls(base.codec(), adapter, denoiser, resolution, folder)
+
+    def save_pretrained(self, folder: str | Path, full: bool = False) -> None:
+        """Write what was trained and a reference to the base; with `full`, everything."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        index = {"format": 1, "resolution": self.resolution, "timestep": self.denoiser.timestep,
+                 "scale_input": self.denoiser.scale_input, "base": None}  # fmt: skip
+        self.adapter.save_pretrained(folder / "adapter")
+        if full or self.base is None:
+            self.codec.vae.save_pretrained(folder / "codec")
+            self.denoiser.save_pretrained(folder / "denoiser")
+        else:
+            is_name = self.base == "mini"
+            index["base"] = self.base if is_name else os.path.relpath(self.base, folder)
+            self.denoiser.save_lora(folder / "denoiser")
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path = "mini") -> "Restorer":
+        """Load a saved restorer, frozen and in eval mode.
+
+        "mini" is the shipped miniature at 128 px; "mini/NAME" one of its controls.
+        """
+        name, _, control = str(folder).partition("/")
+        folder = mini_folder() / (control or "lafr") if name == "mini" else Path(folder)
+        index_path = folder / INDEX
+        if not index_path.is_file():
+            raise InputError(
+                f"{str(folder)!r} holds no {INDEX}; give the folder of a trained model, or model.folder=mini"
+            )
+        index = json.loads(index_path.read_text())
+        adapter = load_adapter(folder / "adapter")
+        if index["base"]:
+            base = index["base"] if index["base"] == "mini" else str(folder / index["base"])
+            restorer = cls.from_base(base, adapter, index["resolution"], index["timestep"], index["scale_input"])
+            if (folder / "denoiser" / "lora.json").is_file():
+                restorer.denoiser.load_lora(folder / "denoiser")
+        else:
+            codec = Codec(AutoencoderKL.from_pretrained(folder / "codec", torch_dtype=torch.float32))
+            restorer = cls(codec, adapter, Denoiser.from_pretrained(folder / "denoiser"), index["resolution"])
+        return restorer.requires_grad_(False).eval()
+
+
+def load_adapter(folder: str | Path) -> ModelMixin:
+    """Load an adapter of any kind; missing and unexpected keys are errors."""
+    folder = Path(folder)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(f"adapter {str(folder)!r} holds no config.json")
+    kind = json.loads(config.read_text())["_class_name"]
+    if kind not in ADAPTERS:
+        raise InputError(f"adapter class {kind!r} is not known; known are {', '.join(ADAPTERS)}")
+    if kind == "NoAdapter":
+        return ADAPTERS[kind].from_config(ADAPTERS[kind].load_config(folder))
+    adapter, info = ADAPTERS[kind].from_pretrained(
+        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
+    )
+    if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
+        raise InputError(f"adapter weights in {str(folder)!r} do not fit its config: {info}")
+    return adapter

@@ -1,0 +1,72 @@
+"""Restore files: a picture or a folder of aligned faces into a folder, in batches."""
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lafr.errors import InputError
+from lafr.images import list_images, read_image, write_image
+
+
+@torch.no_grad()
+def restore_files(
+    restorer, source: Path, output: Path, batch_size: int = 8, side_by_side: bool = True
+) -> tuple[list[Path], list[str]]:
+    """Restore `source`, a file or a folder (recursive), into `output` as PNG under the same relative names.
+
+    Two inputs whose names differ only in the extension keep it (`a.jpg.png`). A picture that cannot be read is
+    skipped. With `side_by_side`, LQ | restored is written into `output/side_by_side`.
+
+    Returns:
+        the files written, and one message for each picture skipped.
+    """
+    if not source.exists():
+        raise InputError(f"input {str(source)!r} does not exist; give an image or a folder of images")
+    root, paths = (source, list_images(source)) if source.is_dir() else (source.parent, [source])
+    targets = output_paths([path.relative_to(root) for path in paths], output)
+    for path, target in zip(paths, targets, strict=True):
+        if target.resolve() == path.resolve():
+            raise InputError(f"output would overwrite the input {str(path)!r}; choose another output folder")
+    device = next(restorer.parameters()).device
+    done: list[Path] = []
+    skipped: list[str] = []
+    waiting: list[tuple[Path, torch.Tensor]] = []
+    bar = tqdm(total=len(paths), desc="restore", unit="image", dynamic_ncols=True)
+
+    def flush() -> None:
+        if not waiting:
+            return
+        lq = torch.stack([image for _, image in waiting])
+        restored = restorer(lq.to(device)).cpu()
+        for (target, before), after in zip(waiting, restored, strict=True):
+            write_image(after, target)
+            if side_by_side:
+                beside = output / "side_by_side" / target.relative_to(output)
+                write_image(torch.cat([before, after], dim=2), beside)
+            done.append(target)
+        waiting.clear()
+
+    for path, target in zip(paths, targets, strict=True):
+        try:
+            waiting.append((target, read_image(path, restorer.resolution)))
+        except InputError as error:
+            if len(paths) == 1:
+                raise
+            skipped.append(str(error))
+        if len(waiting) == batch_size:
+            flush()
+        bar.update()
+    flush()
+    bar.close()
+    return done, skipped
+
+
+def output_paths(names: list[Path], output: Path) -> list[Path]:
+    """Return a distinct PNG path under `output` for each relative name."""
+    plain = [name.with_name(name.stem + ".png") for name in names]
+    clashes = {name for name in plain if plain.count(name) > 1} if len(set(plain)) < len(plain) else set()
+    return [
+        output / (name.with_name(name.name + ".png") if p in clashes else p)
+        for name, p in zip(names, plain, strict=True)
+    ]

@@ -1,0 +1,253 @@
+"""The training loop: one for every stage, on Accelerate. Running it again on the same folder resumes exactly."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.checkpoints import Checkpoints, random_state, set_random_state
+from lafr.errors import InputError
+
+Validate = Callable[[torch.nn.Module, int], dict[str, float]]
+
+
+def train(
+    objective,
+    pairs,
+    accelerator: Accelerator,
+    folder: str | Path,
+    validate: Validate | None = None,
+    *,
+    name: str = "training",
+    max_steps: int = 20_000,
+    batch_size: int = 16,
+    learning_rate: float = 5e-5,
+    weight_decay: float = 1e-2,
+    warmup_steps: int = 0,
+    schedule: str = "constant_with_warmup",
+    clip_norm: float = 1.0,
+    ema_decay: float | None = None,
+    gradient_checkpointing: bool = False,
+    num_workers: int = 0,
+    log_every: int = 10,
+    validate_every: int | None = None,
+    checkpoint_every: int = 500,
+    keep_checkpoints: int = 2,
+) -> dict:
+    """Minimise `objective` for `max_steps` optimiser steps; return the stage's summary.
+
+    Args:
+        objective: a `lafr.losses.objectives.Objective`; what requires a gradient is trained.
+        pairs: a `lafr.data.stream.PairStream`.
+        accelerator: decides device, precision, processes and accumulation.
+        folder: where the stage's checkpoints, log and result live; a finished stage is loaded, not repeated.
+        validate: called with the objective and the step; returns named numbers to log.
+        name: label of the progress bar and of the tracked curves.
+        max_steps: optimiser steps.
+        batch_size: pairs per optimiser step over all processes and accumulation steps.
+        learning_rate: AdamW's.
+        weight_decay: AdamW's.
+        warmup_steps: steps over which the learning rate rises from 0.
+        schedule: any of diffusers' schedules, such as "cosine".
+        clip_norm: largest norm of the gradient.
+        ema_decay: decay of the averaged weights that become the result; None for none.
+        gradient_checkpointing: recompute activations to save memory.
+        num_workers: loader processes.
+        log_every: steps between log lines.
+        validate_every: steps between validations; only at the end when None.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many are kept.
+    """
+    checkpoints = Checkpoints(folder, keep_checkpoints)
+    if finished := checkpoints.load_final():
+        objective.load_trained_state(finished[0])
+        return finished[1]
+
+    if gradient_checkpointing:
+        objective.enable_gradient_checkpointing()
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    schedule_lr = get_scheduler(schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
+    model, optimizer = accelerator.prepare(objective.train(), optimizer)
+    ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, power=0.75) if ema_decay else None
+
+    step, seconds = resume(checkpoints, accelerator, objective, optimizer, schedule_lr, ema)
+    loader = pairs.loader(
+        step,
+        max_steps,
+        batch_size,
+        accelerator.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+        num_workers,
+    )
+    log = Log(accelerator, Path(folder) / "log.jsonl", name, step, max_steps, batch_size)
+    for batches in optimiser_batches(loader, accelerator):
+        started = time.perf_counter()
+        objective.before_step(batches, step, accelerator.gather)
+        all_terms = []
+        for batch in batches:
+            with accelerator.accumulate(model):
+                terms = model(batch)
+                accelerator.backward(objective.total(terms))
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(parameters, clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                all_terms.append({key: value.detach() for key, value in terms.items()})
+        schedule_lr.step()
+        objective.after_step(step, accelerator.gather)
+        if ema:
+            ema.step(parameters)
+        step += 1
+        seconds += time.perf_counter() - started
+
+        if step % log_every == 0 or step == max_steps:
+            log.terms(step, mean_terms(all_terms, accelerator), schedule_lr.get_last_lr()[0], norm)
+        log.advance()
+        if validate and validate_every and step % validate_every == 0 and step < max_steps:
+            log.validation(step, validate_with(validate, objective, step, ema, parameters, accelerator))
+        if step % checkpoint_every == 0 and step < max_steps:
+            save(checkpoints, accelerator, step, seconds, objective, optimizer, schedule_lr, ema)
+
+    if ema:
+        ema.copy_to(parameters)
+    objective.eval()
+    objective.finish(pairs.faces, accelerator.device)
+    measured = validate_with(validate, objective, step, None, parameters, accelerator) if validate else {}
+    log.validation(step, measured)
+    log.close()
+    summary = {"steps": step, "batch_size": batch_size, "seconds": round(seconds, 1), "validation": measured,
+               "trained_parameters": sum(p.numel() for p in parameters)}  # fmt: skip
+    if accelerator.is_main_process:
+        checkpoints.finish(objective.trained_state(), summary)
+    accelerator.wait_for_everyone()
+    return summary
+
+
+def optimiser_batches(loader: Iterable, accelerator: Accelerator) -> Iterable[list[dict[str, Tensor]]]:
+    """Group the loader's micro-batches by optimiser step, on the device."""
+    stream = iter(loader)
+    while batches := list(islice(stream, accelerator.gradient_accumulation_steps)):
+        yield [{key: value.to(accelerator.device) for key, value in batch.items()} for batch in batches]
+
+
+def mean_terms(all_terms: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:
+    """Return each term's mean over micro-batches and processes."""
+    local = torch.stack([torch.stack(list(terms.values())).float() for terms in all_terms]).mean(0)
+    return dict(zip(all_terms[0], accelerator.reduce(local, "mean").tolist(), strict=True))
+
+
+@torch.no_grad()
+def validate_with(
+    validate: Validate, objective, step: int, ema, parameters, accelerator: Accelerator
+) -> dict[str, float]:
+    """Validate on the main process, with the averaged weights where there are any."""
+    measured: dict[str, float] = {}
+    if accelerator.is_main_process:
+        if ema:
+            ema.store(parameters)
+            ema.copy_to(parameters)
+        objective.eval()
+        measured = validate(objective, step)
+        objective.train()
+        if ema:
+            ema.restore(parameters)
+    accelerator.wait_for_everyone()
+    return measured
+
+
+def save(
+    checkpoints: Checkpoints, accelerator, step: int, seconds: float, objective, optimizer, schedule_lr, ema
+) -> None:
+    """Write a checkpoint: trained tensors, optimiser, schedule, EMA and every process's random state."""
+    states = [random_state()]
+    if accelerator.num_processes > 1:
+        states = [None] * accelerator.num_processes
+        torch.distributed.all_gather_object(states, random_state())
+    if accelerator.is_main_process:
+        state = {
+            "seconds": seconds,
+            "optimizer": optimizer.state_dict(),
+            "schedule": {k: v for k, v in schedule_lr.state_dict().items() if k != "lr_lambdas"},
+            "ema": ema.state_dict() if ema else None,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+        }
+        checkpoints.save(step, objective.trained_state(), state, states)
+    accelerator.wait_for_everyone()
+
+
+def resume(checkpoints: Checkpoints, accelerator, objective, optimizer, schedule_lr, ema) -> tuple[int, float]:
+    """Load the newest checkpoint, if any, into everything that has a state; return (step, seconds so far)."""
+    loaded = checkpoints.load_latest()
+    if loaded is None:
+        return 0, 0.0
+    trained, state = loaded
+    objective.load_trained_state(trained)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule_lr.load_state_dict(state["schedule"])
+    if ema:
+        ema.load_state_dict(state["ema"])
+        ema.to(accelerator.device)
+    if accelerator.scaler and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if accelerator.process_index < len(state["random"]):
+        set_random_state(state["random"][accelerator.process_index])
+    accelerator.print(f"resuming at step {state['step']} from {checkpoints.folder}")
+    return state["step"], state["seconds"]
+
+
+class Log:
+    """Progress bar, `log.jsonl` and trackers of one stage; on resume the log is cut back to the checkpoint."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, name: str, step: int, max_steps: int, batch_size: int):
+        self.accelerator, self.path, self.name, self.batch_size = accelerator, path, name, batch_size
+        self.started, self.first = time.perf_counter(), step
+        if accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= step] if path.exists() else []
+            path.write_text("".join(line + "\n" for line in kept))
+        self.bar = tqdm(
+            total=max_steps, initial=step, desc=name, unit="step", dynamic_ncols=True, mininterval=1,
+            disable=not accelerator.is_main_process,
+        )  # fmt: skip
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        self.bar.update()
+
+    def terms(self, step: int, terms: dict[str, float], learning_rate: float, norm: Tensor) -> None:
+        """Log the loss terms; a loss that is not finite ends the run with the last checkpoint intact."""
+        rate = (step - self.first) * self.batch_size / (time.perf_counter() - self.started)
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in terms.items()} | {"img/s": f"{rate:.3g}"}, refresh=False)
+        self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})
+        if not all(abs(v) < float("inf") for v in terms.values()):
+            raise InputError(
+                f"{self.name}: a loss is not finite at step {step} ({terms}); lower the learning rate, run again"
+            )
+
+    def validation(self, step: int, measured: dict[str, float]) -> None:
+        """Log validation numbers."""
+        if measured:
+            self._write(step, {f"validation/{k}": v for k, v in measured.items()})
+            self.accelerator.print(
+                f"{self.name} step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in measured.items())
+            )
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self.accelerator.log({f"{self.name}/{key}": value for key, value in values.items()}, step=step)
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        """End the progress bar."""
+        self.bar.close()

@@ -1,0 +1,59 @@
+"""Evaluate: `python scripts/eval.py benchmark=NAME`. Restores a set, scores it, prints and writes the table."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from command import run
+
+COMMAND = shlex.join(["python", "scripts/eval.py", *sys.argv[1:]])
+MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv"}
+
+
+def main(cfg) -> None:
+    """Restore and score the benchmark with the model and its controls."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from lafr.devices import choose_device
+    from lafr.errors import InputError
+    from lafr.evaluation import evaluate, fidelity_metrics, standard_rows
+    from lafr.models.restorer import Restorer
+    from lafr.results import print_table, provenance, write_json
+
+    device = choose_device(cfg.device)
+    restorer = Restorer.from_pretrained(cfg.model.folder).to(device)
+    controls = cfg.controls if cfg.controls is not None else MINI_CONTROLS if cfg.model.folder == "mini" else {}
+    settings = {"resolution": restorer.resolution}
+    if "degradation" not in cfg.benchmark.build and not cfg.benchmark.build._target_.endswith("PairedBenchmark"):
+        settings["degradation"] = instantiate(cfg.degradation, _convert_="all")
+    benchmark = instantiate(cfg.benchmark.build, _convert_="all", **settings)
+    if getattr(benchmark, "hq", True) is None:
+        raise InputError(f"benchmark {benchmark.name} has no ground truth; no-reference metrics are not here yet")
+
+    rows = standard_rows(restorer, {name: Restorer.from_pretrained(f).to(device) for name, f in controls.items()})
+    folder = Path(cfg.output)
+    result = evaluate(
+        benchmark, restorer, rows, fidelity_metrics(device), folder, batch_size=cfg.batch_size, device=device
+    )
+    record = {
+        "benchmark": benchmark.name,
+        "images": len(result.stems),
+        "rows": result.summary(cfg.seed),
+        "latents": result.latents,
+        **provenance(COMMAND, cfg.seed),
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
+    write_json(record, folder / "result.json")
+    print_table(record)
+    print(f"pictures  {folder / 'faces.png'} (LQ | restored | HQ: best, median, worst), {folder / 'restored'}")
+    print(f"numbers   {folder / 'result.json'}, {folder / 'scores.csv'}")
+    if cfg.publish:
+        published = Path("results") / str(cfg.run_name) / f"{benchmark.name}.json"
+        write_json(record, published)
+        published.with_suffix(".csv").write_bytes((folder / "scores.csv").read_bytes())
+        print(f"published {published}")
+
+
+if __name__ == "__main__":
+    run(main, "eval")

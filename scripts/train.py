@@ -1,0 +1,76 @@
+"""Train: `python scripts/train.py +experiment=NAME`. Composes the configuration, builds the parts, calls the loop."""
+
+from pathlib import Path
+
+from command import run
+
+
+def main(cfg) -> None:
+    """Run the experiment's stages in order; a finished stage is loaded, a started one resumed."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from lafr.data.stream import PairStream
+    from lafr.results import remember_config
+    from lafr.training import train
+    from lafr.validation import Validation
+
+    trainer = cfg.trainer
+    faces, held_out = instantiate(cfg.data, _convert_="all")
+    degradation = instantiate(cfg.degradation, _convert_="all")
+    accelerator = Accelerator(
+        mixed_precision=trainer.mixed_precision,
+        gradient_accumulation_steps=trainer.accumulation,
+        log_with=list(trainer.trackers) or None,
+        project_dir=cfg.run_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    model = instantiate(cfg.model.build, _convert_="all")
+    run_dir = Path(cfg.run_dir)
+    if accelerator.is_main_process:
+        resolved = OmegaConf.to_container(cfg, resolve=True)
+        resolved["stage"] = {name: resolved["stage"][name] for name in cfg.stages}
+        remember_config(resolved, run_dir)
+    accelerator.wait_for_everyone()
+    if trainer.trackers:
+        accelerator.init_trackers("tracker")
+
+    pairs = PairStream(faces, degradation, cfg.seed)
+    for name in cfg.stages:
+        settings = instantiate(cfg.stage[name], _convert_="all")
+        build = settings.pop("objective")
+        objective = build(model)
+        if not any(p.requires_grad for p in objective.parameters()):
+            accelerator.print(f"{name}: this model has nothing to train here")
+            continue
+        folder = run_dir / name
+        validate = Validation(
+            held_out, degradation, folder / "validation", accelerator.device, cfg.seed, trainer.validation_images
+        )
+        summary = train(
+            objective.to(accelerator.device),
+            pairs,
+            accelerator,
+            folder,
+            validate,
+            name=name,
+            **settings,
+            gradient_checkpointing=trainer.gradient_checkpointing,
+            num_workers=trainer.num_workers,
+            log_every=trainer.log_every,
+            validate_every=trainer.validate_every,
+            checkpoint_every=trainer.checkpoint_every,
+            keep_checkpoints=trainer.keep_checkpoints,
+        )
+        accelerator.free_memory()
+        accelerator.print(f"{name}: {summary['steps']} steps, {summary['trained_parameters']:,} parameters, "
+                          f"{summary['seconds']:.0f} s")  # fmt: skip
+    if accelerator.is_main_process:
+        model.save_pretrained(run_dir / "model")
+        print(f"saved {run_dir / 'model'}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run(main, "train")

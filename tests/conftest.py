@@ -1,0 +1,99 @@
+"""A tiny model with the real classes: 32 px images, 8 x 8 latents, random weights by seed."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lafr.data.degradation import Degradation
+from lafr.models.adapter import CodebookAdapter
+from lafr.models.base import new_base
+from lafr.models.restorer import Restorer
+
+SIZE = 32
+BASE = dict(
+    vae=dict(
+        block_out_channels=[8, 16, 16],
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        sample_size=SIZE,
+        scaling_factor=1.7,
+    ),
+    unet=dict(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=[16, 32],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=8,
+        norm_num_groups=4,
+        use_linear_projection=True,
+    ),
+    scheduler=dict(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+    ),
+)
+ADAPTER = dict(latent_channels=4, width=16, code_dim=8, extractor_blocks=1, mapper_blocks=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def base():
+    return new_base(**BASE)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    new_base(**BASE).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def codebook_adapter():
+    torch.manual_seed(0)
+    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
+    adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
+    return adapter
+
+
+@pytest.fixture
+def restorer(base_folder, codebook_adapter):
+    return Restorer.from_base(base_folder, codebook_adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4))
+
+
+@pytest.fixture
+def degradation():
+    return Degradation()
+
+
+@pytest.fixture(scope="session")
+def face_folder(tmp_path_factory):
+    """Ten smooth random pictures, 40 px: not faces, but images that a degradation changes."""
+    folder = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
+    return folder
