@@ -11,23 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lafr.images import as_saved, write_image
+from lafr.metrics import DIRECTION
 from lafr.metrics.codebook import CodeUse
-from lafr.metrics.fidelity import PerceptualDistance, psnr_rgb, ssim_rgb
 
 Row = Callable[[Tensor, Tensor], Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
-
-LOWER_IS_BETTER = {"st_lpips_vgg", "st_lpips_alex", "latent_l1"}
-
-
-def fidelity_metrics(device: torch.device) -> dict[str, Metric]:
-    """Return the full-reference metrics that need nothing beyond the package index."""
-    return {
-        "psnr_rgb": psnr_rgb,
-        "ssim_rgb": ssim_rgb,
-        "st_lpips_vgg": PerceptualDistance("vgg", device),
-        "st_lpips_alex": PerceptualDistance("alex", device),
-    }
 
 
 def standard_rows(restorer, controls: Mapping[str, Callable[[Tensor], Tensor]]) -> dict[str, Row]:
@@ -107,7 +95,7 @@ def evaluate(
     arrays = {row: {m: np.array(v) for m, v in by_metric.items()} for row, by_metric in scores.items()}
     result = Evaluation(stems, arrays, {k: float(np.mean(v)) for k, v in gaps.items()} | use.summary())
     write_scores(result, folder / "scores.csv")
-    ranking = next((m for m in metrics if m in LOWER_IS_BETTER), None)
+    ranking = next((m for m in metrics if DIRECTION.get(m) == "↓"), None)
     if ranking and shown in arrays:
         write_image(best_median_worst(small, arrays[shown][ranking]), folder / "faces.png")
     return result

@@ -123,11 +123,12 @@ def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(aside)
-        os.replace(aside, path)
+        try:
+            picture.save(aside)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot write {str(path)!r}: {error.strerror or error}; free space or choose another folder"
         ) from None
-    finally:
-        aside.unlink(missing_ok=True)

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lafr.errors import InputError
+from lafr.metrics import DIRECTION
 
-ARROWS = {"psnr_rgb": "↑", "ssim_rgb": "↑", "st_lpips_vgg": "↓", "st_lpips_alex": "↓"}
-DIGITS = {"psnr_rgb": 2, "ssim_rgb": 4, "st_lpips_vgg": 4, "st_lpips_alex": 4}
+DIGITS = {"psnr_rgb": 2}  # decimals shown; 4 for the others
 
 # Settings that change how a run is executed and shown, not what it computes.
 FREE = {"trackers", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "num_workers"}
@@ -89,36 +89,44 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
+def shown(scores: dict, metric: str) -> str:
+    """Return mean and interval as text."""
+    return "{mean:.{d}f} ({low:.{d}f}–{high:.{d}f})".format(**scores[metric], d=DIGITS.get(metric, 4))
+
+
+def headings(record: dict) -> dict[str, str]:
+    """Return metric -> column heading with the direction's arrow."""
+    metrics = next(iter(record["rows"].values()))
+    return {metric: f"{metric} {DIRECTION.get(metric, '')}".strip() for metric in metrics}
+
+
+def best_rows(record: dict) -> dict[str, str]:
+    """Return metric -> the row that is best, among the methods: input and ceiling are left out."""
+    rows = {name: scores for name, scores in record["rows"].items() if name not in ("LQ input", "codec(HQ)")}
+    pick = {"↑": max, "↓": min}
+    known = [metric for metric in headings(record) if metric in DIRECTION]
+    return {m: pick[DIRECTION[m]](rows, key=lambda name, m=m: rows[name][m]["mean"]) for m in known}
+
+
 def markdown_table(record: dict) -> str:
-    """Return the rows of a result as a Markdown table; best in bold among the methods, ceiling and input left out."""
-    metrics = list(next(iter(record["rows"].values())))
-    methods = [row for row in record["rows"] if row not in ("LQ input", "codec(HQ)")]
-    lines = [
-        "| row | " + " | ".join(f"{m} {ARROWS[m]}" for m in metrics) + " |",
-        "|---|" + "---|" * len(metrics),
-    ]
-    best = {m: (min if ARROWS[m] == "↓" else max)(record["rows"][r][m]["mean"] for r in methods) for m in metrics}
+    """Return the rows of a result as a Markdown table; the best method of each column in bold."""
+    columns, best = headings(record), best_rows(record)
+    lines = ["| row | " + " | ".join(columns.values()) + " |", "|---|" + "---|" * len(columns)]
     for row, scores in record["rows"].items():
-        cells = []
-        for metric in metrics:
-            s = scores[metric]
-            text = f"{s['mean']:.{DIGITS[metric]}f}"
-            text = f"**{text}**" if row in methods and s["mean"] == best[metric] else text
-            cells.append(f"{text} ({s['low']:.{DIGITS[metric]}f}–{s['high']:.{DIGITS[metric]}f})")
+        cells = [f"**{shown(scores, m)}**" if best.get(m) == row else shown(scores, m) for m in columns]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def print_table(record: dict) -> None:
     """Print a result's rows, its latents and its size."""
+    columns = headings(record)
     table = Table(title=f"{record['benchmark']}: {record['images']} images, mean (95 % bootstrap interval)")
-    metrics = list(next(iter(record["rows"].values())))
     table.add_column("row")
-    for metric in metrics:
-        table.add_column(f"{metric} {ARROWS[metric]}", justify="right")
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
     for row, scores in record["rows"].items():
-        cells = (scores[m] | {"d": DIGITS[m]} for m in metrics)
-        table.add_row(row, *("{mean:.{d}f} ({low:.{d}f}–{high:.{d}f})".format(**cell) for cell in cells))
-    console = Console(width=max(100, 24 + 25 * len(metrics)) if not sys.stdout.isatty() else None)
+        table.add_row(row, *(shown(scores, metric) for metric in columns))
+    console = Console(width=None if sys.stdout.isatty() else max(100, 24 + 27 * len(columns)))
     console.print(table)
     console.print(", ".join(f"{name} {value:.4g}" for name, value in record["latents"].items()))

@@ -69,6 +69,8 @@ def train(
     checkpoints = Checkpoints(folder, keep_checkpoints)
     if finished := checkpoints.load_final():
         objective.load_trained_state(finished[0])
+        objective.eval()
+        objective.finish(pairs.faces, accelerator.device)
         return finished[1]
 
     if gradient_checkpointing:
@@ -110,7 +112,7 @@ def train(
         step += 1
         seconds += time.perf_counter() - started
 
-        if step % log_every == 0 or step == max_steps:
+        if step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps:
             log.terms(step, mean_terms(all_terms, accelerator), schedule_lr.get_last_lr()[0], norm)
         log.advance()
         if validate and validate_every and step % validate_every == 0 and step < max_steps:
@@ -177,7 +179,7 @@ def save(
         state = {
             "seconds": seconds,
             "optimizer": optimizer.state_dict(),
-            "schedule": {k: v for k, v in schedule_lr.state_dict().items() if k != "lr_lambdas"},
+            "schedule": schedule_lr.state_dict(),
             "ema": ema.state_dict() if ema else None,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
         }
@@ -213,8 +215,9 @@ class Log:
         self.started, self.first = time.perf_counter(), step
         if accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= step] if path.exists() else []
-            path.write_text("".join(line + "\n" for line in kept))
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith("}\n")]  # a full disk may have cut the last one short
+            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
         self.bar = tqdm(
             total=max_steps, initial=step, desc=name, unit="step", dynamic_ncols=True, mininterval=1,
             disable=not accelerator.is_main_process,
@@ -229,9 +232,11 @@ class Log:
         rate = (step - self.first) * self.batch_size / (time.perf_counter() - self.started)
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in terms.items()} | {"img/s": f"{rate:.3g}"}, refresh=False)
         self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})
-        if not all(abs(v) < float("inf") for v in terms.values()):
+        overflowed = self.accelerator.scaler is None and not norm.isfinite()  # float16 skips such steps by itself
+        if overflowed or not all(abs(v) < float("inf") for v in terms.values()):
             raise InputError(
-                f"{self.name}: a loss is not finite at step {step} ({terms}); lower the learning rate, run again"
+                f"{self.name}: a loss or its gradient is not finite at step {step} ({terms}); "
+                "lower the learning rate, run again"
             )
 
     def validation(self, step: int, measured: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """What every command shares: Hydra with one-line errors, and paths that may hold any character."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def _quoted(argument: str, keys: Sequence[str]) -> str:
     if not equals or key.lstrip("+~") not in keys or value in ("null", ""):
         return argument
     # In a quoted value only backslashes before a quote are escapes; OmegaConf then reads `${` unless escaped.
-    value = value.replace("${", "\\${")
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     body, trailing = value.rstrip("\\"), len(value) - len(value.rstrip("\\"))
     out, run = "", 0
     for character in body:

@@ -17,7 +17,7 @@ def main(cfg) -> None:
 
     from lafr.devices import choose_device
     from lafr.errors import InputError
-    from lafr.evaluation import evaluate, fidelity_metrics, standard_rows
+    from lafr.evaluation import evaluate, standard_rows
     from lafr.models.restorer import Restorer
     from lafr.results import print_table, provenance, write_json
 
@@ -27,15 +27,15 @@ def main(cfg) -> None:
     settings = {"resolution": restorer.resolution}
     if "degradation" not in cfg.benchmark.build and not cfg.benchmark.build._target_.endswith("PairedBenchmark"):
         settings["degradation"] = instantiate(cfg.degradation, _convert_="all")
-    benchmark = instantiate(cfg.benchmark.build, _convert_="all", **settings)
+    build = instantiate(cfg.benchmark.build, _convert_="all", _partial_=True)
+    benchmark = build(**settings)  # given to `instantiate`, the degradation, a dataclass, would become a dict
     if getattr(benchmark, "hq", True) is None:
         raise InputError(f"benchmark {benchmark.name} has no ground truth; no-reference metrics are not here yet")
 
     rows = standard_rows(restorer, {name: Restorer.from_pretrained(f).to(device) for name, f in controls.items()})
     folder = Path(cfg.output)
-    result = evaluate(
-        benchmark, restorer, rows, fidelity_metrics(device), folder, batch_size=cfg.batch_size, device=device
-    )
+    metrics = instantiate(cfg.metrics, _convert_="all")
+    result = evaluate(benchmark, restorer, rows, metrics, folder, batch_size=cfg.batch_size, device=device)
     record = {
         "benchmark": benchmark.name,
         "images": len(result.stems),

@@ -11,6 +11,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from lafr.checkpoints import write_folder
     from lafr.data.stream import PairStream
     from lafr.results import remember_config
     from lafr.training import train
@@ -67,7 +68,7 @@ def main(cfg) -> None:
         accelerator.print(f"{name}: {summary['steps']} steps, {summary['trained_parameters']:,} parameters, "
                           f"{summary['seconds']:.0f} s")  # fmt: skip
     if accelerator.is_main_process:
-        model.save_pretrained(run_dir / "model")
+        write_folder(run_dir / "model", model.save_pretrained)
         print(f"saved {run_dir / 'model'}")
     accelerator.end_training()
 

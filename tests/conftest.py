@@ -8,9 +8,12 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from lafr.data.degradation import Degradation
+from lafr.data.faces import Faces
 from lafr.models.adapter import CodebookAdapter
 from lafr.models.base import new_base
 from lafr.models.restorer import Restorer
@@ -97,3 +100,21 @@ def face_folder(tmp_path_factory):
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         coarse.resize((40, 40), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def faces(face_folder):
+    """The same pictures as training faces: `faces[i]` is `[3, 32, 32]`."""
+    return Faces(sorted(face_folder.glob("*.png")), SIZE)
+
+
+@pytest.fixture
+def accelerator():
+    """Make an `Accelerator` on the CPU that shares no state with an earlier one."""
+
+    def make(accumulation: int = 1) -> Accelerator:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        return Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+
+    return make

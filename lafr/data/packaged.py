@@ -71,10 +71,15 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def packaged_benchmark(
-    name: str, resolution: int, degradation: Callable[[Tensor, np.random.Generator], Tensor], draws: int, seed: int = 0
+    name: str,
+    resolution: int,
+    degradation: Callable[[Tensor, np.random.Generator], Tensor],
+    draws: int,
+    seed: int = 0,
+    names: Sequence[str] = tuple(LANDMARKS),
 ) -> SyntheticBenchmark:
     """Return the packaged faces, each under `draws` fixed degradation draws."""
-    return SyntheticBenchmark(name, PackagedFaces(resolution), degradation, draws, seed)
+    return SyntheticBenchmark(name, PackagedFaces(resolution, names), degradation, draws, seed)
 
 
 def train_and_validation(resolution: int) -> tuple[PackagedFaces, PackagedFaces]:

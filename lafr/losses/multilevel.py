@@ -34,6 +34,10 @@ class MultiLevelLoss(nn.Module):
         self.terms = nn.ModuleDict(terms).requires_grad_(False).eval()
         self.weights = dict(weights)
 
+    def train(self, mode: bool = True) -> "MultiLevelLoss":
+        """Stay in eval mode: a perceptual network may hold dropout."""
+        return super().train(False)
+
     def forward(self, restoration: Restoration) -> dict[str, Tensor]:
         """Return each term's unweighted value; those of weight 0 carry no gradient."""
         values = {}

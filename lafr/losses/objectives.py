@@ -172,7 +172,7 @@ class CodebookObjective(Objective):
             features = self.adapter.extract(z_hq)
             quantized = self.adapter.quantize(features)
             z_rebuilt = self.adapter.map(quantized.features)
-        if self.training and torch.is_grad_enabled():
+        if self.adapter.has_codes and self.training and torch.is_grad_enabled():
             self._seen.append((features.detach(), quantized.indices))
         return {"latent_l1": F.l1_loss(z_rebuilt, z_hq), "commitment": quantized.commitment}
 
@@ -180,13 +180,15 @@ class CodebookObjective(Objective):
     def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
         """Start the codes by k-means on the first global batch."""
         self._seen.clear()
-        if not self.adapter.codes_are_initialised():
+        if self.adapter.has_codes and not self.adapter.codes_are_initialised():
             local = [gather(self.adapter.extract(self.codec.encode(b["hq"]))) for b in batches]
             self.adapter.initialise_codes(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     @torch.no_grad()
     def after_step(self, step: int, gather: Gather) -> None:
         """Move the codes by EMA and reset dead ones."""
+        if not self.adapter.has_codes:
+            return
         features = torch.cat([gather(f) for f, _ in self._seen])
         indices = torch.cat([gather(i) for _, i in self._seen])
         self._seen.clear()

@@ -1,1 +1,4 @@
 """Numbers that compare restored images with the ground truth."""
+
+# Which way is better, as papers print it; a metric not named here is shown without a mark.
+DIRECTION = {"psnr_rgb": "↑", "ssim_rgb": "↑", "st_lpips_vgg": "↓", "st_lpips_alex": "↓"}

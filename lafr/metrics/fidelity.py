@@ -24,10 +24,10 @@ def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
 class PerceptualDistance:
     """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
 
-    def __init__(self, trunk: str, device: torch.device | str = "cpu"):
-        self.network = STLPIPS(trunk).to(device)
+    def __init__(self, trunk: str):
+        self.network = STLPIPS(trunk)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
-        return self.network(as_saved(image), as_saved(hq))
+        return self.network.to(image.device)(as_saved(image), as_saved(hq))

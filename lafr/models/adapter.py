@@ -48,31 +48,15 @@ def convolutions(inputs: int, width: int, outputs: int, blocks: int) -> nn.Seque
     )
 
 
-class ConvAdapter(ModelMixin, ConfigMixin):
-    """The control: an extractor and a mapper with no codebook between them, trained through both phases.
+class Adapter(ModelMixin, ConfigMixin):
+    """What every adapter is: `extractor` -> (codes) -> `mapper`, on latents `[B, C, h, w]`.
 
-    Args:
-        latent_channels: C of the codec.
-        width: channels inside extractor and mapper.
-        code_dim: channels d between them.
-        extractor_blocks: residual blocks of the extractor.
-        mapper_blocks: residual blocks of the mapper.
+    This class has no codes; subclasses set `extractor` and `mapper` and override what differs.
     """
 
     has_codes = False
-
-    @register_to_config
-    def __init__(
-        self,
-        latent_channels: int = 4,
-        width: int = 128,
-        code_dim: int = 256,
-        extractor_blocks: int = 3,
-        mapper_blocks: int = 3,
-    ):
-        super().__init__()
-        self.extractor = convolutions(latent_channels, width, code_dim, extractor_blocks)
-        self.mapper = convolutions(code_dim, width, latent_channels, mapper_blocks)
+    extractor: nn.Module
+    mapper: nn.Module
 
     def forward(self, z_lq: Tensor) -> Tensor:
         """Map `z_lq [B, C, h, w]` to `z_aligned`, same shape, in float32 under any autocast."""
@@ -99,13 +83,47 @@ class ConvAdapter(ModelMixin, ConfigMixin):
         """Return the learned buffers: none."""
         return {}
 
+    def code_layers(self) -> list[VectorQuantize]:
+        """Return the quantisers, in order: none."""
+        return []
+
     def size(self) -> int:
         """Return the number of learned values, codes included."""
         return sum(p.numel() for p in self.parameters()) + sum(layer.codebook.numel() for layer in self.code_layers())
 
-    def code_layers(self) -> list[VectorQuantize]:
-        """Return the quantisers, in order: none."""
-        return []
+
+class NoAdapter(Adapter):
+    """A control: z_lq goes to the denoiser as it is."""
+
+    @register_to_config
+    def __init__(self, latent_channels: int = 4):
+        super().__init__()
+        self.extractor, self.mapper = nn.Identity(), nn.Identity()
+
+
+class ConvAdapter(Adapter):
+    """The other control: an extractor and a mapper with no codebook between them, trained through both phases.
+
+    Args:
+        latent_channels: C of the codec.
+        width: channels inside extractor and mapper.
+        code_dim: channels d between them.
+        extractor_blocks: residual blocks of the extractor.
+        mapper_blocks: residual blocks of the mapper.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        width: int = 128,
+        code_dim: int = 256,
+        extractor_blocks: int = 3,
+        mapper_blocks: int = 3,
+    ):
+        super().__init__()
+        self.extractor = convolutions(latent_channels, width, code_dim, extractor_blocks)
+        self.mapper = convolutions(code_dim, width, latent_channels, mapper_blocks)
 
 
 class CodebookAdapter(ConvAdapter):
@@ -155,11 +173,12 @@ class CodebookAdapter(ConvAdapter):
         return Quantized(codes, indices.reshape(len(flat), height, width, -1), commitment.sum())
 
     def index_cross_entropy(self, features: Tensor, indices: Tensor) -> Tensor:
-        """Return the cross-entropy of the given codes under softmax(-distance to every code)."""
-        indices = indices.flatten(1, 2)
-        if isinstance(self.quantizer, VectorQuantize):
-            indices = indices.squeeze(-1)
-        return self.quantizer(flatten(features), indices=indices, freeze_codebook=True)[1]
+        """Return the cross-entropy of the given codes under softmax(-distance to every code), over quantisers a sum."""
+        residual, total = flatten(features), 0.0
+        for layer, given in zip(self.code_layers(), indices.flatten(1, 2).unbind(-1), strict=True):
+            total = total + layer(residual, indices=given, freeze_codebook=True)[1]
+            residual = residual - layer.get_codes_from_indices(given)
+        return total
 
     def frozen_in_alignment(self) -> list[nn.Module]:
         """Return codebook and mapper: what was learned from HQ stays."""
@@ -195,18 +214,6 @@ class CodebookAdapter(ConvAdapter):
             with _seeded(generator):
                 layer.update_indices(residual, chosen)
             residual = left_over
-
-
-class NoAdapter(ConvAdapter):
-    """The other control: z_lq goes to the denoiser as it is."""
-
-    @register_to_config
-    def __init__(self, latent_channels: int = 4):
-        super(ConvAdapter, self).__init__()
-        self.extractor, self.mapper = nn.Identity(), nn.Identity()
-
-
-ADAPTERS = {cls.__name__: cls for cls in (CodebookAdapter, ConvAdapter, NoAdapter)}
 
 
 def flatten(features: Tensor) -> Tensor:

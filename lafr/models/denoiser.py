@@ -1,7 +1,7 @@
 """The one-step denoiser: a Stable Diffusion UNet without text and time, with a LoRA."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -115,15 +115,15 @@ class Denoiser(nn.Module):
         folder = Path(folder)
         self.add_lora(**json.loads(_existing(folder / "lora.json").read_text()))
         state = {k: v.float() for k, v in load_file(_existing(folder / "lora.safetensors")).items()}
-        _same_keys(get_peft_model_state_dict(self.unet, adapter_name="default").keys(), state.keys(), folder)
+        require_same_keys(get_peft_model_state_dict(self.unet, adapter_name="default").keys(), state.keys(), folder)
         set_peft_model_state_dict(self.unet, state, adapter_name="default")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the pruned UNet and, where there is one, the LoRA beside it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"timestep": self.timestep, "alpha_bar": self.alpha_bar, "scale_input": self.scale_input,
-                  "unet": dict(self.unet.config)}  # fmt: skip
+        unet = {k: v for k, v in self.unet.config.items() if k != "_name_or_path"}  # a path of this machine
+        config = {"timestep": self.timestep, "alpha_bar": self.alpha_bar, "scale_input": self.scale_input, "unet": unet}
         (folder / "config.json").write_text(json.dumps(config, indent=1, default=list) + "\n")
         base = {k.replace(".base_layer.", "."): v for k, v in self.unet.state_dict().items() if ".lora_" not in k}
         save_file({k: v.contiguous() for k, v in base.items()}, folder / "denoiser.safetensors")
@@ -141,7 +141,7 @@ class Denoiser(nn.Module):
         with torch.device("meta"):
             unet = remove_text_and_time(UNet2DConditionModel.from_config(config.pop("unet")))
         state = load_file(_existing(folder / "denoiser.safetensors"))
-        _same_keys(unet.state_dict().keys(), state.keys(), folder)
+        require_same_keys(unet.state_dict().keys(), state.keys(), folder)
         unet.load_state_dict(state, assign=True)
         denoiser = cls(unet, **config)
         if (folder / "lora.json").is_file():
@@ -155,7 +155,8 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _same_keys(wanted, found, folder: Path) -> None:
+def require_same_keys(wanted: Iterable[str], found: Iterable[str], folder: str | Path) -> None:
+    """Raise InputError unless a file's keys are exactly a module's."""
     missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or unexpected:
         raise InputError(

