@@ -1,5 +1,6 @@
 """Checkpoints: written aside and renamed, holding only what was trained, rotated."""
 
+import io
 import json
 import os
 import random
@@ -91,7 +92,9 @@ class Checkpoints:
 
         def fill(path: Path) -> None:
             save_tensors(trained, path / TRAINED)
-            torch.save({"step": step, "random": random_states, **state}, path / "state.pt")
+            buffer = io.BytesIO()  # torch's own file writer does not say that a disk is full
+            torch.save({"step": step, "random": random_states, **state}, buffer)
+            (path / "state.pt").write_bytes(buffer.getbuffer())
 
         write_folder(self.folder / f"step_{step:08d}", fill)
         for old in self.steps()[: -self.keep]:

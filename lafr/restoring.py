@@ -1,5 +1,6 @@
 """Restore files: a picture or a folder of aligned faces into a folder, in batches."""
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -25,14 +26,17 @@ def restore_files(
         raise InputError(f"input {str(source)!r} does not exist; give an image or a folder of images")
     root, paths = (source, list_images(source)) if source.is_dir() else (source.parent, [source])
     targets = output_paths([path.relative_to(root) for path in paths], output)
-    for path, target in zip(paths, targets, strict=True):
-        if target.resolve() == path.resolve():
-            raise InputError(f"output would overwrite the input {str(path)!r}; choose another output folder")
+    beside = {target: output / "side_by_side" / target.relative_to(output) for target in targets}
+    taken = {path.resolve() for path in paths}
+    for target in [*targets, *(beside.values() if side_by_side else ())]:
+        if target.resolve() in taken:
+            raise InputError(f"{str(target)!r} would overwrite an input or another output; choose another folder")
+        taken.add(target.resolve())
     device = next(restorer.parameters()).device
     done: list[Path] = []
     skipped: list[str] = []
     waiting: list[tuple[Path, torch.Tensor]] = []
-    bar = tqdm(total=len(paths), desc="restore", unit="image", dynamic_ncols=True)
+    bar = tqdm(total=len(paths), desc="restore", unit="image", dynamic_ncols=True, disable=len(paths) == 1)
 
     def flush() -> None:
         if not waiting:
@@ -42,8 +46,7 @@ def restore_files(
         for (target, before), after in zip(waiting, restored, strict=True):
             write_image(after, target)
             if side_by_side:
-                beside = output / "side_by_side" / target.relative_to(output)
-                write_image(torch.cat([before, after], dim=2), beside)
+                write_image(torch.cat([before, after], dim=2), beside[target])
             done.append(target)
         waiting.clear()
 
@@ -65,8 +68,7 @@ def restore_files(
 def output_paths(names: list[Path], output: Path) -> list[Path]:
     """Return a distinct PNG path under `output` for each relative name."""
     plain = [name.with_name(name.stem + ".png") for name in names]
-    clashes = {name for name in plain if plain.count(name) > 1} if len(set(plain)) < len(plain) else set()
-    return [
-        output / (name.with_name(name.name + ".png") if p in clashes else p)
-        for name, p in zip(names, plain, strict=True)
-    ]
+    full = [name.with_name(name.name + ".png") for name in names]
+    uses = Counter(plain)
+    chosen = [f if uses[p] > 1 else p for p, f in zip(plain, full, strict=True)]
+    return [output / name for name in (chosen if len(set(chosen)) == len(names) else full)]

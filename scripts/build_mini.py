@@ -5,6 +5,7 @@
 About 1.5 h on two CPU cores. Needs the faces of `configs/data/congress_omi.yaml`.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from lafr.results import provenance, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "data" / "mini"
@@ -29,6 +32,14 @@ def pack(source: Path, target: Path) -> None:
         path.chmod(0o644)
 
 
+def summaries(experiment: str) -> dict[str, dict]:
+    """Return what each finished stage of an experiment says of itself, in order."""
+    files = (ROOT / "runs" / experiment).glob("*/final/summary.json")
+    return {
+        path.parent.parent.name: json.loads(path.read_text()) for path in sorted(files, key=lambda p: p.stat().st_mtime)
+    }
+
+
 def main() -> None:
     """Train what is not trained yet, then pack it."""
     for experiment, folder in PARTS.items():
@@ -36,6 +47,8 @@ def main() -> None:
         if subprocess.run(train, cwd=ROOT, check=False).returncode:
             sys.exit(f"stopped in {experiment}; run the same command again to go on")
         pack(ROOT / "runs" / experiment / "model", MINI / folder)
+    made_by = provenance("python scripts/build_mini.py", seed=0)
+    write_json({"experiments": {name: summaries(name) for name in PARTS}, "made_by": made_by}, MINI / "training.json")
     size = sum(path.stat().st_size for path in MINI.rglob("*.safetensors")) / 1e6
     print(f"packed {', '.join(PARTS.values())} into {MINI.relative_to(ROOT)}: {size:.1f} MB")
 

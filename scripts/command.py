@@ -13,6 +13,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from lafr.errors import InputError
 
@@ -72,6 +73,8 @@ def _one_line_errors() -> Iterator[None]:
     except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
         if os.environ.get("LAFR_TRACEBACK"):
             raise
+        for bar in list(getattr(tqdm, "_instances", ())):  # else the message would stand in a progress bar's line
+            bar.close()
         cause: BaseException | None = error
         while isinstance(cause, HydraException):  # an error inside `instantiate` comes wrapped
             cause = cause.__cause__

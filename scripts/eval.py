@@ -29,6 +29,11 @@ def main(cfg) -> None:
         settings["degradation"] = instantiate(cfg.degradation, _convert_="all")
     build = instantiate(cfg.benchmark.build, _convert_="all", _partial_=True)
     benchmark = build(**settings)  # given to `instantiate`, the degradation, a dataclass, would become a dict
+    if cfg.benchmark.get("resolution", restorer.resolution) != restorer.resolution:
+        raise InputError(
+            f"benchmark {benchmark.name} is {cfg.benchmark.resolution} px, model.folder={cfg.model.folder} restores "
+            f"{restorer.resolution} px; give model.folder=FOLDER of a model trained at {cfg.benchmark.resolution} px"
+        )
     if getattr(benchmark, "hq", True) is None:
         raise InputError(f"benchmark {benchmark.name} has no ground truth; no-reference metrics are not here yet")
 

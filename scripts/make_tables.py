@@ -6,12 +6,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "data/mini/README.md")
-MARK = re.compile(r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- (?P<kind>table|training): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, root: Path = ROOT) -> str:
-    """Return `text` with every block `<!-- table: PATH --> ... <!-- end -->` made anew from the result at PATH."""
-    return MARK.sub(lambda m: m.group(1) + block(json.loads((root / m["path"]).read_text())) + "\n" + m.group(3), text)
+    """Return `text` with every block `<!-- KIND: PATH --> ... <!-- end -->` made anew from the JSON at PATH."""
+
+    def fill(match: re.Match) -> str:
+        record = json.loads((root / match["path"]).read_text())
+        body = block(record) if match["kind"] == "table" else training_block(record)
+        return match.group(1) + body + "\n" + match.group(4)
+
+    return MARK.sub(fill, text)
+
+
+def training_block(record: dict) -> str:
+    """Return what was trained, how long, and on what machine."""
+    lines = ["| experiment | stage | steps | batch | trained values | seconds |", "|---|---|---|---|---|---|"]
+    for experiment, stages in record["experiments"].items():
+        for stage, s in stages.items():
+            size = f"{s['trained_parameters']:,}"
+            lines.append(f"| {experiment} | {stage} | {s['steps']} | {s['batch_size']} | {size} | {s['seconds']:.0f} |")
+    made = record["made_by"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    seconds = "Seconds are of a shared machine: they bound the cost from above."
+    return "\n".join(
+        [*lines, "", f"Made by `{made['command']}`, seed {made['seed']}, on {made['machine']}; {versions}. {seconds}"]
+    )
 
 
 def block(record: dict) -> str:
@@ -32,13 +53,16 @@ def picture() -> None:
     """Write `results/astronaut.png`: the astronaut (NASA, public domain) under four draws, LQ | LAFR | HQ."""
     import torch
 
-    from lafr.data.degradation import Degradation
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
     from lafr.data.packaged import ASTRONAUT, packaged_benchmark
     from lafr.images import write_image
     from lafr.models.restorer import Restorer
 
     restorer = Restorer.from_pretrained("mini")
-    degradation = Degradation(noise_sigma=(0, 15), jpeg_quality=(40, 100))
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        degradation = instantiate(compose("prepare_data", ["output=."]).degradation, _convert_="all")
     pairs = packaged_benchmark("mini", restorer.resolution, degradation, draws=4, names=ASTRONAUT)
     lq = torch.stack([pairs[i].lq for i in range(4)])
     with torch.no_grad():

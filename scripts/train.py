@@ -1,5 +1,6 @@
 """Train: `python scripts/train.py +experiment=NAME`. Composes the configuration, builds the parts, calls the loop."""
 
+import importlib.util
 from pathlib import Path
 
 from command import run
@@ -13,11 +14,18 @@ def main(cfg) -> None:
 
     from lafr.checkpoints import write_folder
     from lafr.data.stream import PairStream
+    from lafr.errors import InputError
     from lafr.results import remember_config
     from lafr.training import train
     from lafr.validation import Validation
 
     trainer = cfg.trainer
+    unknown = [name for name in cfg.stages if name not in cfg.stage]
+    if unknown:
+        raise InputError(f"stages={unknown} are not known; known are {', '.join(cfg.stage)}")
+    for tracker in trainer.trackers:  # Accelerate would leave an absent one out and say nothing
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(f"trainer.trackers names {tracker}, which is not installed: pip install {tracker}")
     faces, held_out = instantiate(cfg.data, _convert_="all")
     degradation = instantiate(cfg.degradation, _convert_="all")
     accelerator = Accelerator(
@@ -32,6 +40,8 @@ def main(cfg) -> None:
     if accelerator.is_main_process:
         resolved = OmegaConf.to_container(cfg, resolve=True)
         resolved["stage"] = {name: resolved["stage"][name] for name in cfg.stages}
+        for choice in ("loss", "adapter"):  # where they matter, they stand resolved in stage and model
+            del resolved[choice]
         remember_config(resolved, run_dir)
     accelerator.wait_for_everyone()
     if trainer.trackers:

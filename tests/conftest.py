@@ -1,9 +1,13 @@
 """A tiny model with the real classes: 32 px images, 8 x 8 latents, random weights by seed."""
 
+import multiprocessing
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))  # for `import command`
 
 import numpy as np
 import pytest
@@ -118,3 +122,19 @@ def accelerator():
         return Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def workers():
+    """Start new processes in which the packages are imported already (a fork of a server that did nothing else)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "hydra", "lafr.losses.objectives", "lafr.training", "lafr.validation"])
+    return context
+
+
+@pytest.fixture
+def model_folder(restorer, tmp_path):
+    """A saved restorer that needs no base beside it."""
+    folder = tmp_path / "saved model"
+    restorer.save_pretrained(folder, full=True)
+    return folder

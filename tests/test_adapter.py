@@ -57,9 +57,10 @@ def test_the_matched_code_is_the_nearest_one(codebook_adapter, training):
     torch.testing.assert_close(rows(matched.features), codes[nearest], rtol=0, atol=1e-6)
 
 
-def test_the_gradient_passes_straight_through_the_matching(codebook_adapter):
+@pytest.mark.parametrize("residual", [1, 3])
+def test_the_gradient_passes_straight_through_the_matching_once(residual):
     features = random_features().requires_grad_()
-    matched = codebook_adapter.train().quantize(features).features
+    matched = adapter_with(num_residual=residual).train().quantize(features).features
     weight = torch.randn_like(matched)
     matched.backward(weight)
     torch.testing.assert_close(features.grad, weight, rtol=0, atol=0)
@@ -162,6 +163,18 @@ def test_residual_codes_add_up_and_each_is_the_nearest_to_what_is_left_over():
         total, left = total + layer.codebook[chosen], left - layer.codebook[chosen]
     torch.testing.assert_close(rows(matched.features), total)
     assert left.square().mean() < 0.7 * F.mse_loss(adapter_with().eval().quantize(features).features, features)
+
+
+def test_a_residual_quantiser_starts_from_what_the_one_before_it_left_over():
+    features = random_features(0)
+    first, second = adapter_with(num_residual=2).code_layers()
+    chosen = (rows(features)[:, None] - first.codebook[None]).square().sum(-1).argmin(1)
+    left = rows(features) - first.codebook[chosen]
+    library, draws = VectorQuantize(dim=8, codebook_size=16, kmeans_init=True), generator()
+    torch.randint(2**62, (), generator=draws)  # the first quantiser's
+    torch.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+    library._codebook.init_embed_(left[None])
+    torch.testing.assert_close(second.codebook, library.codebook)
 
 
 def test_residual_codes_are_updated_with_what_is_left_over_for_them():

@@ -27,6 +27,13 @@ def test_stored_halves_load_as_float32_and_saving_leaves_the_model_in_float32(ba
         assert torch.equal(value.half().float(), state(loaded)[name])
 
 
+def test_a_latent_scale_that_training_found_is_saved(tmp_path):
+    base = new_base(**BASE | {"vae": {k: v for k, v in BASE["vae"].items() if k != "scaling_factor"}})
+    base.vae.register_to_config(scaling_factor=0.7)
+    base.save_pretrained(tmp_path)
+    assert Base.from_pretrained(tmp_path).codec().scale == 0.7
+
+
 def test_the_seed_alone_decides_the_start(base):
     torch.manual_seed(99)
     before = torch.get_rng_state()

@@ -71,7 +71,7 @@ class PairedBenchmark:
 
     Args:
         name: as results print it.
-        root: folder that holds both.
+        root: folder that holds both; `data/NAME` when None.
         resolution: side in pixels.
         lq: subfolder of the degraded images.
         hq: subfolder of the ground truth; None when there is none.
@@ -80,10 +80,11 @@ class PairedBenchmark:
     """
 
     def __init__(
-        self, name: str, root: str, resolution: int, lq: str = "lq", hq: str | None = "hq", count: int | None = None,
-        remedy: str = "",
+        self, name: str, root: str | None, resolution: int, lq: str = "lq", hq: str | None = "hq",
+        count: int | None = None, remedy: str = "",
     ):  # fmt: skip
         self.name, self.resolution = name, resolution
+        root = root or f"data/{name}"
         for part in [lq] + ([hq] if hq else []):
             if not (Path(root) / part).is_dir():
                 raise InputError(f"benchmark {name} is missing: {str(Path(root) / part)!r} does not exist; {remedy}")

@@ -93,7 +93,7 @@ class Degradation:
 
         image = ((hq.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous().numpy()
         size = image.shape[1], image.shape[0]
-        kernel_size = max(3, 2 * round(self.kernel_size * scale / 2) + 1)
+        kernel_size = max(3, 2 * round((self.kernel_size * scale - 1) / 2) + 1)  # the nearest odd number
         image = blur(image, gaussian_kernel(kernel_size, sigma_x, sigma_y, theta))
         image = downscale(image, factor)
         image = add_noise(image, noise_sigma, rng)

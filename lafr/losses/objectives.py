@@ -168,10 +168,9 @@ class CodebookObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1 and commitment on HQ latents."""
         z_hq = self.codec.encode(batch["hq"])
-        with torch.autocast(z_hq.device.type, enabled=False):
-            features = self.adapter.extract(z_hq)
-            quantized = self.adapter.quantize(features)
-            z_rebuilt = self.adapter.map(quantized.features)
+        features = self.adapter.extract(z_hq)
+        quantized = self.adapter.quantize(features)
+        z_rebuilt = self.adapter.map(quantized.features)
         if self.adapter.has_codes and self.training and torch.is_grad_enabled():
             self._seen.append((features.detach(), quantized.indices))
         return {"latent_l1": F.l1_loss(z_rebuilt, z_hq), "commitment": quantized.commitment}
@@ -222,16 +221,15 @@ class AlignmentObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
         z_lq, z_hq = self.codec.encode(batch["lq"]), self.codec.encode(batch["hq"])
-        with torch.autocast(z_hq.device.type, enabled=False):
-            features = self.adapter.extract(z_lq)
-            z_aligned = self.adapter.map(self.adapter.quantize(features).features)
-            terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
-            if self.adapter.has_codes:
-                with torch.no_grad():
-                    code = self.adapter.quantize(self.hq_extractor(z_hq))
-                terms["feature_mse"] = F.mse_loss(features, code.features)
-                terms["index_ce"] = self.adapter.index_cross_entropy(features, code.indices)
-            terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
+        features = self.adapter.extract(z_lq)
+        z_aligned = self.adapter.map(self.adapter.quantize(features).features)
+        terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
+        if self.adapter.has_codes:
+            with torch.no_grad():
+                code = self.adapter.quantize(self.hq_extractor(z_hq).float())
+            terms["feature_mse"] = F.mse_loss(features, code.features)
+            terms["index_ce"] = self.adapter.index_cross_entropy(features, code.indices)
+        terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:

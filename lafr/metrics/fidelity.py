@@ -16,9 +16,9 @@ def psnr_rgb(image: Tensor, hq: Tensor) -> Tensor:
 
 def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
     """Return SSIM `[B]` by torchmetrics: RGB, Gaussian window 11 of sigma 1.5, 8-bit."""
-    return structural_similarity_index_measure(
-        as_saved(image).double(), as_saved(hq).double(), data_range=2.0, reduction="none", gaussian_kernel=True
-    ).float()
+    # on 0..1: SSIM's luminance term is not the same around a middle gray of 0
+    x, y = (as_saved(image).double() + 1) / 2, (as_saved(hq).double() + 1) / 2
+    return structural_similarity_index_measure(x, y, data_range=1.0, reduction="none", gaussian_kernel=True).float()
 
 
 class PerceptualDistance:

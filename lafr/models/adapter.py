@@ -59,21 +59,20 @@ class Adapter(ModelMixin, ConfigMixin):
     mapper: nn.Module
 
     def forward(self, z_lq: Tensor) -> Tensor:
-        """Map `z_lq [B, C, h, w]` to `z_aligned`, same shape, in float32 under any autocast."""
-        with torch.autocast(z_lq.device.type, enabled=False):
-            return self.map(self.quantize(self.extract(z_lq.float())).features)
+        """Map `z_lq [B, C, h, w]` to `z_aligned`, same shape, float32."""
+        return self.map(self.quantize(self.extract(z_lq)).features)
 
     def extract(self, z: Tensor) -> Tensor:
-        """Return features `[B, d, h, w]`."""
-        return self.extractor(z)
+        """Return features `[B, d, h, w]`, float32; the convolutions follow autocast."""
+        return self.extractor(z).float()
 
     def quantize(self, features: Tensor) -> Quantized:
         """Pass the features through: there are no codes."""
         return Quantized(features, None, features.new_zeros(()))
 
     def map(self, features: Tensor) -> Tensor:
-        """Return the latent `[B, C, h, w]` of (quantised) features."""
-        return self.mapper(features)
+        """Return the latent `[B, C, h, w]` of (quantised) features, float32; the convolutions follow autocast."""
+        return self.mapper(features).float()
 
     def frozen_in_alignment(self) -> list[nn.Module]:
         """Return the parts that the alignment phase leaves as they are: none."""
@@ -167,7 +166,10 @@ class CodebookAdapter(ConvAdapter):
     def quantize(self, features: Tensor) -> Quantized:
         """Match each position with its nearest code; the gradient passes straight through."""
         flat = flatten(features)
-        codes, indices, commitment = self.quantizer(flat, freeze_codebook=True)
+        with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
+            codes, indices, commitment = self.quantizer(flat, freeze_codebook=True)
+        if self.training:  # straight-through, once: the library's residual quantiser passes the gradient Q times
+            codes = flat + (codes - flat).detach()
         height, width = features.shape[-2:]
         codes = codes.transpose(1, 2).unflatten(2, (height, width))
         return Quantized(codes, indices.reshape(len(flat), height, width, -1), commitment.sum())
@@ -176,7 +178,8 @@ class CodebookAdapter(ConvAdapter):
         """Return the cross-entropy of the given codes under softmax(-distance to every code), over quantisers a sum."""
         residual, total = flatten(features), 0.0
         for layer, given in zip(self.code_layers(), indices.flatten(1, 2).unbind(-1), strict=True):
-            total = total + layer(residual, indices=given, freeze_codebook=True)[1]
+            with torch.autocast(features.device.type, enabled=False):
+                total = total + layer(residual, indices=given, freeze_codebook=True)[1]
             residual = residual - layer.get_codes_from_indices(given)
         return total
 

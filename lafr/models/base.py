@@ -1,5 +1,6 @@
 """The base model in Stable Diffusion's folder layout: `vae/`, `unet/`, `scheduler/`."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,8 @@ class Base:
         """Write the four parts; `variant` is the precision of the stored weights."""
         folder = Path(folder)
         for name, part in (("vae", self.vae), ("unet", self.unet)):
-            stored = type(part).from_config(part.config)
-            stored.load_state_dict(part.state_dict())
-            stored.to(variant).save_pretrained(folder / name)
+            # a copy, as diffusers' from_config would forget the latent scale where it was not given at the start
+            copy.deepcopy(part).to(variant).save_pretrained(folder / name)
         self.scheduler.save_pretrained(folder / "scheduler")
         save_file(
             {"null_embedding": self.null_embedding.to(variant).contiguous()}, folder / "null_embedding.safetensors"

@@ -1,0 +1,102 @@
+"""Test sets: the same pixels every time, and no pair that is not one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lafr.data.benchmarks import PairedBenchmark, SyntheticBenchmark, folder_benchmark, match_by_stem
+from lafr.data.faces import Faces
+from lafr.errors import InputError
+from lafr.images import read_image
+
+
+def paths(*names: str) -> list[Path]:
+    return [Path(name) for name in names]
+
+
+def test_pairs_are_matched_by_stem_or_by_the_stem_before_a_number():
+    references = paths("hq/b.png", "hq/a_1.jpg", "hq/a.jpg")
+    images = paths("lq/a_00.png", "lq/a_01.png", "lq/b.png", "lq/a_1.png")
+    assert match_by_stem(images, references) == paths("hq/a.jpg", "hq/a.jpg", "hq/b.png", "hq/a_1.jpg")
+
+
+def test_a_suffix_that_is_no_number_matches_nothing():
+    with pytest.raises(InputError, match="1 images without a reference"):
+        match_by_stem(paths("a_blurred.png"), paths("a.png"))
+
+
+def test_both_sides_of_a_mismatch_are_reported():
+    with pytest.raises(InputError, match=r"1 images without a reference \['c.png'\], 1 .*image \['b.png'\]"):
+        match_by_stem(paths("a.png", "c.png"), paths("a.png", "b.png"))
+
+
+def test_a_faces_lq_does_not_depend_on_what_else_is_in_the_set(face_folder, degradation):
+    files = sorted(face_folder.glob("*.png"))
+    whole = SyntheticBenchmark("whole", Faces(files, 32), degradation, draws=2)
+    part = SyntheticBenchmark("part", Faces([files[7], files[2]], 32), degradation, draws=2)
+    assert [pair.stem for pair in part] == ["07_00", "07_01", "02_00", "02_01"]
+    for mine, theirs in {0: 14, 1: 15, 2: 4, 3: 5}.items():
+        assert part[mine].stem == whole[theirs].stem
+        assert torch.equal(part[mine].lq, whole[theirs].lq)
+    assert not torch.equal(part[0].lq, part[1].lq)
+    assert torch.equal(part[0].hq, read_image(files[7], 32))
+
+
+def test_a_benchmark_yields_the_same_pixels_every_time_and_others_for_another_seed(face_folder, degradation):
+    first, again, other = (folder_benchmark("b", str(face_folder), 32, degradation, seed=s) for s in (0, 0, 1))
+    assert torch.equal(first[3].lq, again[3].lq)
+    assert torch.equal(first[3].lq, first[3].lq)
+    assert not torch.equal(first[3].lq, other[3].lq)
+
+
+def test_a_list_chooses_the_faces(face_folder, degradation, tmp_path):
+    (tmp_path / "list.txt").write_text("04.png\n01.png\n")
+    chosen = folder_benchmark("b", str(face_folder), 32, degradation, file_list=str(tmp_path / "list.txt"))
+    assert [chosen[i].stem for i in range(len(chosen))] == ["04", "01"]
+
+
+def test_a_missing_folder_and_a_wrong_count_name_the_remedy(face_folder, degradation):
+    for root in (None, str(face_folder / "nowhere")):
+        with pytest.raises(InputError, match=r"benchmark london is missing: data.root=.*; get it there"):
+            folder_benchmark("london", root, 32, degradation, remedy="get it there")
+    with pytest.raises(InputError, match=r"london has 102 images, .* holds 10; get it there"):
+        folder_benchmark("london", str(face_folder), 32, degradation, count=102, remedy="get it there")
+
+
+def paired(folder: Path, side: str, *names: str) -> None:
+    (folder / side).mkdir(exist_ok=True)
+    for i, name in enumerate(names):
+        Image.new("RGB", (16, 16), (i * 40 + (side == "hq") * 10,) * 3).save(folder / side / name)
+
+
+def test_a_paired_set_reads_lq_and_hq_of_one_face(tmp_path):
+    paired(tmp_path, "lq", "a.png", "b.png")
+    paired(tmp_path, "hq", "a.png", "b.png")
+    benchmark = PairedBenchmark("pairs", str(tmp_path), 8, count=2)
+    assert [pair.stem for pair in benchmark] == ["a", "b"]
+    assert torch.equal(benchmark[1].lq, read_image(tmp_path / "lq" / "b.png", 8))
+    assert torch.equal(benchmark[1].hq, read_image(tmp_path / "hq" / "b.png", 8))
+
+
+def test_a_paired_set_without_ground_truth_has_none(tmp_path):
+    paired(tmp_path, "lq", "a.png")
+    assert PairedBenchmark("wild", str(tmp_path), 8, hq=None)[0].hq is None
+
+
+def test_a_paired_set_without_a_root_is_looked_for_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="'data/celeba_test/lq' does not exist"):
+        PairedBenchmark("celeba_test", None, 8)
+
+
+def test_an_incomplete_paired_set_names_the_remedy(tmp_path):
+    with pytest.raises(InputError, match=r"celeba is missing: .*lq' does not exist; get it there"):
+        PairedBenchmark("celeba", str(tmp_path), 8, remedy="get it there")
+    paired(tmp_path, "lq", "a.png")
+    with pytest.raises(InputError, match=r"celeba is missing: .*hq' does not exist; get it there"):
+        PairedBenchmark("celeba", str(tmp_path), 8, remedy="get it there")
+    paired(tmp_path, "hq", "a.png")
+    with pytest.raises(InputError, match=r"celeba has 3000 images, .* holds 1; get it there"):
+        PairedBenchmark("celeba", str(tmp_path), 8, count=3000, remedy="get it there")

@@ -1,0 +1,147 @@
+"""Every experiment and benchmark composes, and every `_target_` in it can be called as written."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from lafr.results import FREE
+from lafr.training import train
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+BENCHMARKS = sorted(path.stem for path in (CONFIGS / "benchmark").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def configs():
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        yield
+
+
+def resolved(name: str, *overrides: str) -> dict:
+    return OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+
+
+def targets(node, where: str = ""):
+    """Yield (place, target, arguments, is partial) of every node with a `_target_`."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            arguments = {k: v for k, v in node.items() if not k.startswith("_")}
+            yield where, node["_target_"], arguments, node.get("_partial_", False)
+        for key, value in node.items():
+            yield from targets(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value, where)
+
+
+def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
+    """Bind every target's arguments to its signature, with those that a script adds when it calls; return the count."""
+    count = 0
+    for where, target, arguments, partial in targets(config):
+        signature = inspect.signature(get_object(target))
+        bind = signature.bind_partial if partial else signature.bind
+        try:
+            bind(**arguments, **dict.fromkeys(given_later.get(where, ())))
+        except TypeError as error:
+            pytest.fail(f"{where}: {target}: {error}")
+        count += 1
+    return count
+
+
+def test_the_numbers_of_experiments_and_benchmarks_are_known():
+    assert len(EXPERIMENTS) == 7
+    assert len(BENCHMARKS) == 4
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_composes_and_can_be_built(name):
+    config = resolved("train", f"+experiment={name}")
+    assert config["run_name"] == name
+    assert set(config["stages"]) <= set(config["stage"])
+    # data, degradation, model, and for each of five stages an objective
+    assert require_callable(config, {}) >= 8
+    for stage, settings in config["stage"].items():
+        rest = {k: v for k, v in settings.items() if k != "objective"}
+        given = dict.fromkeys(("objective", "pairs", "accelerator", "folder", "validate"), None) | {"name": stage}
+        loop = ("gradient_checkpointing", "num_workers", "log_every", "validate_every", "checkpoint_every")
+        given |= {key: config["trainer"][key] for key in (*loop, "keep_checkpoints")}
+        inspect.signature(train).bind(**given, **rest)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_file_asks_a_question_and_carries_its_command(name):
+    package, *text = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
+    comments = [line for line in text if line.startswith("#")]
+    assert package == "# @package _global_"
+    assert "?" in comments[0]
+    assert comments[1] == f"#   python scripts/train.py +experiment={name}"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_composes_and_can_be_built(name):
+    config = resolved("eval", f"benchmark={name}")
+    assert config["benchmark"]["name"] == config["benchmark"]["build"]["name"] == name
+    later = {"resolution"}
+    if not config["benchmark"]["build"]["_target_"].endswith("PairedBenchmark"):
+        later |= {"degradation"}
+    assert require_callable(config, {".benchmark.build": later}) == 6  # build, degradation, four metrics
+
+
+def test_a_folder_reaches_every_benchmark_that_needs_one():
+    for name in BENCHMARKS:
+        root = resolved("eval", f"benchmark={name}", "data.root=somewhere")["benchmark"]["build"].get("root")
+        assert root == (None if name == "mini" else "somewhere")
+        assert resolved("eval", f"benchmark={name}")["benchmark"]["build"].get("root") is None
+
+
+def test_the_controls_differ_from_the_miniature_in_the_adapter_alone():
+    mini = resolved("train", "+experiment=mini")
+    for name in ("mini_conv", "mini_none", "mini_residual_codebook"):
+        control = resolved("train", f"+experiment={name}")
+        for config in (mini, control):
+            config["model"]["build"].pop("adapter", None)
+        different = {key for key in mini if mini[key] != control[key]}
+        assert different == {"adapter", "run_name", "run_dir"}, name
+
+
+def test_the_conv_control_is_as_large_as_the_codebook_adapter_and_residual_codes_are_as_many():
+    sizes, codes = {}, {}
+    for name in ("codebook", "conv", "residual_codebook"):
+        adapter = instantiate(compose("train", [f"adapter={name}", "run_name=x"]).adapter)
+        sizes[name] = adapter.size()
+        codes[name] = sum(layer.codebook_size for layer in adapter.code_layers())
+    assert sizes["conv"] == pytest.approx(sizes["codebook"], rel=0.03)
+    assert sizes["residual_codebook"] == pytest.approx(sizes["codebook"], rel=0.03)
+    assert codes["residual_codebook"] == codes["codebook"] == 1024
+
+
+def test_training_and_scoring_use_different_trunks_and_the_table_says_which():
+    trained = resolved("train", "+experiment=mini")["loss"]["terms"]["perceptual"]["trunk"]
+    metrics = resolved("eval", "benchmark=mini")["metrics"]
+    distances = [name for name in metrics if name.startswith("st_lpips")]
+    assert all(metrics[name]["trunk"] == name.rsplit("_", 1)[1] for name in distances)
+    assert metrics[distances[0]]["trunk"] != trained  # the first one ranks the faces
+
+
+def test_no_experiment_trains_or_validates_on_a_test_set():
+    for name in EXPERIMENTS:
+        data = resolved("train", f"+experiment={name}")["data"]
+        folders = data.get("folders") or []
+        assert not {"london"} & set(folders)
+        if data.get("root") == "../shared/faces":
+            assert folders, f"{name} would train on every folder, the test set's too"
+
+
+def test_what_may_change_in_a_started_run_are_settings_of_the_trainer():
+    assert set(resolved("train", "run_name=x")["trainer"]) >= FREE
+
+
+def test_no_config_holds_a_path_of_one_machine():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert not re.search(r"(?<![\w.$}])/(home|work|root|tmp|Users)/", path.read_text()), path

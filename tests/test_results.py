@@ -1,0 +1,95 @@
+"""A run keeps its settings, a number its interval, a table its best row."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from lafr.errors import InputError
+from lafr.evaluation import mean_and_interval
+from lafr.results import FREE, best_rows, differences, markdown_table, provenance, remember_config, write_json
+
+CONFIG = {"seed": 0, "trainer": {"log_every": 10, "accumulation": 1}, "stage": {"codebook": {"max_steps": 5}}}
+
+
+def changed(**settings) -> dict:
+    return json.loads(json.dumps(CONFIG)) | settings
+
+
+def test_a_run_cannot_be_continued_with_other_settings_and_they_are_named(tmp_path):
+    remember_config(CONFIG, tmp_path / "run")
+    other = changed(seed=1, stage={"codebook": {"max_steps": 9}})
+    with pytest.raises(InputError, match=r"seed: 0 -> 1; stage.codebook.max_steps: 5 -> 9") as error:
+        remember_config(other, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG
+
+
+def test_what_only_changes_how_a_run_is_shown_is_free_and_only_under_trainer(tmp_path):
+    remember_config(CONFIG, tmp_path)
+    for name in sorted(FREE):
+        remember_config(changed(trainer={"log_every": 10, "accumulation": 1, name: 77}), tmp_path)
+    assert differences({"stage": {"log_every": 1}}, {"stage": {"log_every": 2}}) == ["stage.log_every: 1 -> 2"]
+    assert differences({"trainer": {"accumulation": 1}}, {"trainer": {"accumulation": 2}})
+
+
+def test_a_setting_that_appears_or_goes_away_is_a_change():
+    assert differences({"a": 1}, {}) == ["a: 1 -> None"]
+    assert differences({}, {"a": {"b": 1}}) == ["a: None -> {'b': 1}"]
+
+
+def test_the_interval_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(0).gamma(2.0, 3.0, 60)
+    ours = mean_and_interval(values)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours["mean"] == pytest.approx(values.mean())
+    assert ours["low"] < ours["mean"] < ours["high"]
+    assert ours["low"] == pytest.approx(theirs.low, abs=0.08 * width)
+    assert ours["high"] == pytest.approx(theirs.high, abs=0.08 * width)
+
+
+def test_the_interval_is_the_same_every_time_and_a_point_for_one_image():
+    values = np.arange(10.0)
+    assert mean_and_interval(values) == mean_and_interval(values)
+    assert mean_and_interval(np.array([3.0])) == {"mean": 3, "low": 3, "high": 3}
+
+
+def record() -> dict:
+    score = lambda mean: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}  # noqa: E731
+    means = {"LQ input": (30, 0.1), "no adapter": (24, 0.2), "LAFR": (23, 0.15), "codec(HQ)": (31, 0.0)}
+    return {"rows": {row: {"psnr_rgb": score(p), "st_lpips_vgg": score(d)} for row, (p, d) in means.items()}}
+
+
+def test_best_means_highest_psnr_and_lowest_distance_among_the_methods():
+    assert best_rows(record()) == {"psnr_rgb": "no adapter", "st_lpips_vgg": "LAFR"}
+
+
+def test_the_markdown_table_marks_the_best_and_says_which_way_is_better():
+    assert markdown_table(record()).splitlines() == [
+        "| row | psnr_rgb ↑ | st_lpips_vgg ↓ |",
+        "|---|---|---|",
+        "| LQ input | 30.00 (29.90–30.10) | 0.1000 (0.0000–0.2000) |",
+        "| no adapter | **24.00 (23.90–24.10)** | 0.2000 (0.1000–0.3000) |",
+        "| LAFR | 23.00 (22.90–23.10) | **0.1500 (0.0500–0.2500)** |",
+        "| codec(HQ) | 31.00 (30.90–31.10) | 0.0000 (-0.1000–0.1000) |",
+    ]
+
+
+def test_a_record_is_whole_or_the_one_before(tmp_path):
+    write_json({"a": 1}, tmp_path / "results" / "r.json")
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, tmp_path / "results" / "r.json")
+    assert json.loads((tmp_path / "results" / "r.json").read_text()) == {"a": 1}
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["r.json"]
+
+
+def test_a_number_says_where_it_came_from():
+    made = provenance("python scripts/eval.py benchmark=mini", seed=3)
+    assert made["command"] == "python scripts/eval.py benchmark=mini"
+    assert made["seed"] == 3
+    assert {"torch", "diffusers", "vector-quantize-pytorch", "torchmetrics"} <= made["versions"].keys()
+    assert json.loads(json.dumps(made)) == made

@@ -1,0 +1,176 @@
+"""Wrong input, through the scripts themselves: one line that says what and how to fix it, and nothing written."""
+
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+
+@dataclass
+class Ended:
+    """How a script ended."""
+
+    code: int
+    stderr: str
+    stdout: str
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch, capfd):
+    """Run a script as the interpreter would, in an empty folder but in this process: its imports are done."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    monkeypatch.delenv("LAFR_TRACEBACK", raising=False)
+
+    def run(name: str, *arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+            if isinstance(code, str):  # what the interpreter does with a message
+                print(code, file=sys.stderr)
+                code = 1
+        out = capfd.readouterr()
+        return Ended(code, out.err, out.out)
+
+    return run
+
+
+def require_one_line(ended: Ended, *words: str) -> None:
+    assert ended.code == 1
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("error: ")
+    for word in words:
+        assert word in ended.stderr
+    assert ended.stdout == ""
+    assert list(Path.cwd().rglob("*")) == []
+
+
+WRONG = {
+    "unknown experiment": ("train", ["+experiment=nothing_like_it"], ["nothing_like_it", "smoke"]),
+    "no run name": ("train", ["data.root={faces}"], ["run_name"]),
+    "unknown override": ("train", ["+experiment=smoke", "no_such_setting=1"], ["no_such_setting"]),
+    "unknown stage": ("train", ["+experiment=smoke", "stages=[codebok]"], ["codebok", "codebook"]),
+    "missing faces": ("train", ["+experiment=mini", "data.root=nowhere"], ["nowhere", "data=packaged"]),
+    "ffhq": ("train", ["+experiment=ffhq_0.9pct"], ["data/ffhq512", "github.com/NVlabs/ffhq-dataset"]),
+    "too many faces": ("train", ["run_name=x", "data.root={faces}", "data.num_images=600"], ["600", "9 training"]),
+    "no base": (
+        "train",
+        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}"],
+        ["data/sd21_base", "hf download"],
+    ),
+    "no benchmark": ("eval", [], ["benchmark", "mini", "london"]),
+    "unknown benchmark": ("eval", ["benchmark=pairs"], ["benchmark/pairs", "london"]),
+    "missing model": ("eval", ["benchmark=mini", "model.folder=nowhere"], ["nowhere", "model.folder=mini"]),
+    "no device": ("eval", ["benchmark=mini", "device=tpu"], ["device=tpu", "cpu"]),
+    "celeba": ("eval", ["benchmark=celeba_test", "model.folder={model}"], ["data/celeba_test", "self_celeba_512_v2"]),
+    "london": ("eval", ["benchmark=london", "model.folder={model}"], ["10.6084/m9.figshare.5047666", "data.root="]),
+    "part of london": (
+        "eval",
+        ["benchmark=london", "model.folder={model}", "data.root={faces}"],
+        ["102 images", "holds 10"],
+    ),
+    "no input": ("restore", ["output=o"], ["input"]),
+    "missing input": ("restore", ["input=IMG (1).jpg", "output=o", "model.folder={model}"], ["IMG (1).jpg"]),
+    "restore without model": ("restore", ["input=a.png", "output=o", "model.folder=no where"], ["no where"]),
+    "folder without pictures": ("restore", ["input={empty}", "output=o", "model.folder={model}"], ["holds no image"]),
+    "picture that is none": ("restore", ["input={text}", "output=o", "model.folder={model}"], ["not an image"]),
+    "output is a file": ("restore", ["input={picture}", "output={text}", "model.folder={model}"], ["cannot write"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line_and_nothing_is_written(case, script, tmp_path, face_folder, model_folder):
+    name, arguments, words = WRONG[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no picture")
+    places = {
+        "model": model_folder, "faces": face_folder, "picture": face_folder / "00.png",
+        "empty": tmp_path / "empty", "text": tmp_path / "text.png",
+    }  # fmt: skip
+    filled = [a.format(**{key: str(place) for key, place in places.items()}) for a in arguments]
+    ended = script(name, *filled)
+    require_one_line(ended, *words)
+
+
+def test_missing_weights_of_the_miniature_are_one_line(script, monkeypatch, tmp_path):
+    monkeypatch.setattr("lafr.models.restorer.mini_folder", lambda: tmp_path / "data" / "mini")
+    require_one_line(script("restore", "input=a.png", "output=o"), "data/mini/lafr", "lafr.json")
+
+
+def test_an_error_amid_a_progress_bar_has_a_line_of_its_own(script, tmp_path, model_folder):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    Image.radial_gradient("L").convert("RGB").save(folder / "good.png")
+    (folder / "torn.png").write_bytes((folder / "good.png").read_bytes()[:300])
+    (folder / "val.txt").write_text("good.png\ntorn.png\n")
+    ended = script("eval", "benchmark=val", f"data.root={folder}", f"model.folder={model_folder}", "output=out")
+    assert ended.code == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "torn.png" in last
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_skipped_picture_is_said_and_the_others_are_restored(script, tmp_path, model_folder):
+    folder = tmp_path / "in, (1)"
+    folder.mkdir()
+    Image.radial_gradient("L").convert("RGB").save(folder / "fête.png")
+    (folder / "bad.png").write_text("no picture")
+    ended = script("restore", f"input={folder}", "output=2024.10", f"model.folder={model_folder}")
+    assert ended.code == 1
+    assert "skipped: " in ended.stderr
+    assert "bad.png" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "restored 1 of 2 into 2024.10" in ended.stdout
+    files = sorted(p.as_posix() for p in Path("2024.10").rglob("*.png"))
+    assert files == ["2024.10/fête.png", "2024.10/side_by_side/fête.png"]
+
+
+def test_evaluation_writes_what_it_says(script, face_folder, model_folder, tmp_path):
+    (face_folder / "val.txt").write_text("00.png\n03.png\n")
+    ended = script(
+        "eval", "benchmark=val", f"data.root={face_folder}", f"model.folder={model_folder}", "output=out",
+        "controls={same: '" + str(model_folder) + "'}", "run_name=tiny", "publish=true",
+    )  # fmt: skip
+    (face_folder / "val.txt").unlink()
+    assert ended.code == 0, ended.stderr
+    files = sorted(p.as_posix() for p in Path().rglob("*") if p.is_file())
+    assert files == [
+        "out/faces.png", "out/restored/00.png", "out/restored/03.png", "out/result.json", "out/scores.csv",
+        "results/tiny/val.csv", "results/tiny/val.json",
+    ]  # fmt: skip
+    for row in ("LQ input", "codec(LQ)", "adapter only", "same", "LAFR", "codec(HQ)"):
+        assert row in ended.stdout
+    for file in ("out/faces.png", "out/restored", "out/result.json", "out/scores.csv", "results/tiny/val.json"):
+        assert file in ended.stdout
+
+
+def test_the_interpreter_itself_ends_with_one_line_and_code_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = {  # started together: most of their time goes into imports
+        "train +experiment=ffhq_0.9pct": "data/ffhq512",
+        "eval benchmark=mini model.folder=nowhere": "nowhere",
+        "restore input=fête.jpg output=o unknown=1": "unknown",
+    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("LAFR_TRACEBACK", "HYDRA_FULL_ERROR")}
+    started = []
+    for command in commands:
+        name, *arguments = command.split()
+        call = [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(call, env=environment, stdout=pipe, stderr=pipe, text=True))
+    for process, word in zip(started, commands.values(), strict=True):
+        stdout, stderr = process.communicate(timeout=120)
+        require_one_line(Ended(process.returncode, stderr, stdout), word)
