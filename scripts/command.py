@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 
-PATHS = ("input", "output", "outputs", "data.root", "model.folder", "run_dir")
+PATHS = ("input", "output", "outputs", "data.root", "model.folder", "model.build.folder", "run_dir")
 
 
 def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[str]:

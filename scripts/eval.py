@@ -10,6 +10,11 @@ COMMAND = shlex.join(["python", "scripts/eval.py", *sys.argv[1:]])
 MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv"}
 
 
+def run_name_of(model_folder: str) -> str:
+    """Return a name for results from a model's folder: its parts, without what leads out of a folder."""
+    return "-".join(part for part in Path(model_folder).parts if part not in ("/", ".", "..")) or "model"
+
+
 def main(cfg) -> None:
     """Restore and score the benchmark with the model and its controls."""
     from hydra.utils import instantiate
@@ -38,7 +43,8 @@ def main(cfg) -> None:
         raise InputError(f"benchmark {benchmark.name} has no ground truth; no-reference metrics are not here yet")
 
     rows = standard_rows(restorer, {name: Restorer.from_pretrained(f).to(device) for name, f in controls.items()})
-    folder = Path(cfg.output)
+    run_name = cfg.run_name or run_name_of(cfg.model.folder)
+    folder = Path(cfg.output or f"runs/eval/{run_name}/{benchmark.name}")
     metrics = instantiate(cfg.metrics, _convert_="all")
     result = evaluate(benchmark, restorer, rows, metrics, folder, batch_size=cfg.batch_size, device=device)
     record = {
@@ -54,7 +60,7 @@ def main(cfg) -> None:
     print(f"pictures  {folder / 'faces.png'} (LQ | restored | HQ: best, median, worst), {folder / 'restored'}")
     print(f"numbers   {folder / 'result.json'}, {folder / 'scores.csv'}")
     if cfg.publish:
-        published = Path("results") / str(cfg.run_name) / f"{benchmark.name}.json"
+        published = Path("results") / str(run_name) / f"{benchmark.name}.json"
         write_json(record, published)
         published.with_suffix(".csv").write_bytes((folder / "scores.csv").read_bytes())
         print(f"published {published}")

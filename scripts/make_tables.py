@@ -52,7 +52,6 @@ def block(record: dict) -> str:
 def picture() -> None:
     """Write `results/astronaut.png`: the astronaut (NASA, public domain) under four draws, LQ | LAFR | HQ."""
     import torch
-
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lafr.data.faces import Faces, stack, train_and_validation
+from lafr.data.faces import Faces, train_and_validation
 from lafr.errors import InputError
 from lafr.images import read_image
 
@@ -49,7 +49,6 @@ def test_a_face_is_the_resized_picture_on_every_visit(face_folder):
     assert torch.equal(faces[3], expected)
     faces[3].zero_()  # what a caller does to its copy
     assert torch.equal(faces[3], expected)
-    assert stack([faces[3], faces[4]]).shape == (2, 3, 32, 32)
 
 
 def test_wrong_folders_lists_and_sizes_are_named(tmp_path, face_folder):

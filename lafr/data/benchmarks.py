@@ -1,6 +1,7 @@
 """Test sets: the same pixels every time, pairs matched by file stem."""
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ class SyntheticBenchmark:
         draws: int = 1,
         seed: int = 0,
     ):
+        names = [faces.name(i) for i in range(len(faces))]
+        if twice := sorted({n for n, count in Counter(names).items() if count > 1}):
+            raise InputError(f"benchmark {name}: several images are named {twice[0]!r}; rename them")
         self.name, self.faces, self.degradation, self.draws, self.seed = name, faces, degradation, draws, seed
 
     def __len__(self) -> int:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lafr.errors import InputError
@@ -89,8 +88,3 @@ def read_list(path: Path, base: Path) -> list[Path]:
     if missing or not listed:
         raise InputError(f"list {str(path)!r} names {len(missing)} missing of {len(listed)} files, first {missing[:1]}")
     return listed
-
-
-def stack(faces: Sequence[Tensor]) -> Tensor:
-    """Return a batch `[B, 3, H, W]` from single faces."""
-    return torch.stack(list(faces))
