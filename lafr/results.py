@@ -31,8 +31,7 @@ def remember_config(config: dict, run_dir: Path) -> None:
                 f"{str(run_dir)!r} was started with other settings ({'; '.join(changed[:4])}); "
                 "choose another run_name=NAME or delete the folder"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    write_json(config, path)
 
 
 def differences(old, new, where: str = "") -> list[str]:

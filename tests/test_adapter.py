@@ -204,11 +204,17 @@ def test_index_cross_entropy_is_that_of_a_softmax_over_negative_distances(residu
     assert torch.autograd.grad(loss, features)[0].abs().sum() > 0
 
 
-def test_the_adapter_computes_in_float32_under_autocast(codebook_adapter):
-    z = torch.randn(2, 4, 8, 8)
-    expected = codebook_adapter(z)
+@pytest.mark.parametrize("residual", [1, 3])
+def test_codes_are_matched_in_float32_under_autocast_and_the_output_is_float32(residual):
+    adapter, features = adapter_with(num_residual=residual).train(), random_features()
+    matched = adapter.quantize(features)
+    cross_entropy = adapter.index_cross_entropy(features, matched.indices)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(codebook_adapter(z), expected)
+        found = adapter.quantize(features)
+        assert torch.equal(found.features, matched.features) and torch.equal(found.indices, matched.indices)
+        assert torch.equal(found.commitment, matched.commitment)
+        assert torch.equal(adapter.index_cross_entropy(features, matched.indices), cross_entropy)
+        assert adapter(torch.randn(2, 4, 8, 8)).dtype == adapter.extract(torch.randn(2, 4, 8, 8)).dtype == torch.float32
 
 
 def test_no_adapter_changes_nothing_and_learns_nothing():

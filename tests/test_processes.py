@@ -88,6 +88,7 @@ def test_two_processes_give_the_losses_of_one(runs, stage):
     one, two = ([line for line in lines if "latent_l1" in line] for lines in (one, two))
     assert [line["step"] for line in one] == list(range(1, STEPS + 1))
     for a, b in zip(one, two, strict=True):
+        assert a.pop("grad_norm") == pytest.approx(b.pop("grad_norm"), rel=1e-2)
         assert b == pytest.approx(a, rel=1e-4)
 
 
