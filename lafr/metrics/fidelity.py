@@ -22,12 +22,20 @@ def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
 
 
 class PerceptualDistance:
-    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
+    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk.
+
+    The features of the last ground truth are kept: the rows of a table share it.
+    """
 
     def __init__(self, trunk: str):
         self.network = STLPIPS(trunk)
+        self._pixels: Tensor | None = None
+        self._features: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
-        return self.network.to(image.device)(as_saved(image), as_saved(hq))
+        network, pixels = self.network.to(image.device), as_saved(hq)
+        if self._pixels is None or not torch.equal(self._pixels, pixels):
+            self._pixels, self._features = pixels, network.features(pixels)
+        return network.compare(network.features(as_saved(image)), self._features)

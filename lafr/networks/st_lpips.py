@@ -73,8 +73,12 @@ class STLPIPS(nn.Module):
         """Return the distance `[B]`; the gradient flows to `a` alone."""
         with torch.no_grad():
             reference = self.features(b)
+        return self.compare(self.features(a), reference)
+
+    def compare(self, features: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """Return the distance `[B]` of two images' features."""
         distance = 0.0
-        for k, (x, y) in enumerate(zip(self.features(a), reference, strict=True)):
+        for k, (x, y) in enumerate(zip(features, reference, strict=True)):
             weight = getattr(self, f"lin{k}_model_1_weight")  # [1, C, 1, 1]
             distance = distance + ((x - y).square() * weight).sum(1).mean((1, 2))
         return distance
