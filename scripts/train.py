@@ -9,6 +9,7 @@ from command import run
 def main(cfg) -> None:
     """Run the experiment's stages in order; a finished stage is loaded, a started one resumed."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import set_seed
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -35,6 +36,7 @@ def main(cfg) -> None:
         project_dir=cfg.run_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    set_seed(cfg.seed)  # the only global draw: the first weights of the parts that are built here
     model = instantiate(cfg.model.build, _convert_="all")
     run_dir = Path(cfg.run_dir)
     if accelerator.is_main_process:

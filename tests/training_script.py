@@ -24,6 +24,7 @@ def overrides(base_folder, face_folder, steps, batch_size=4):
 def run_script(arguments, output=os.devnull):
     """Run the script in this process as the shell would, one thread, its output in a file."""
     torch.set_num_threads(1)
+    torch.seed()  # every new interpreter starts from another random state, and nothing may depend on it
     gc.freeze()  # or every collection walks, and copies, all that the forked server had imported
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
