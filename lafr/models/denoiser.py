@@ -1,7 +1,7 @@
 """The one-step denoiser: a Stable Diffusion UNet without text and time, with a LoRA."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,10 +9,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lafr.errors import InputError
+from lafr.models.loading import existing, load_exactly
 
 # OSEDiff's list; conv alone is the resampling layers' name in diffusers.
 LORA_TARGETS = (
@@ -113,9 +114,9 @@ class Denoiser(nn.Module):
     def load_lora(self, folder: str | Path) -> None:
         """Add and load a LoRA that `save_lora` wrote; missing and unexpected keys are errors."""
         folder = Path(folder)
-        self.add_lora(**json.loads(_existing(folder / "lora.json").read_text()))
-        state = {k: v.float() for k, v in load_file(_existing(folder / "lora.safetensors")).items()}
-        require_same_keys(get_peft_model_state_dict(self.unet, adapter_name="default").keys(), state.keys(), folder)
+        self.add_lora(**json.loads(existing(folder / "lora.json").read_text()))
+        wanted = get_peft_model_state_dict(self.unet, adapter_name="default")
+        state = {k: v.float() for k, v in load_exactly(folder / "lora.safetensors", wanted).items()}
         set_peft_model_state_dict(self.unet, state, adapter_name="default")
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -137,29 +138,12 @@ class Denoiser(nn.Module):
         (diffusers' own loading would silently recreate the pruned layers with random weights.)
         """
         folder = Path(folder)
-        config = json.loads(_existing(folder / "config.json").read_text())
+        config = json.loads(existing(folder / "config.json").read_text())
         with torch.device("meta"):
             unet = remove_text_and_time(UNet2DConditionModel.from_config(config.pop("unet")))
-        state = load_file(_existing(folder / "denoiser.safetensors"))
-        require_same_keys(unet.state_dict().keys(), state.keys(), folder)
+        state = load_exactly(folder / "denoiser.safetensors", unet.state_dict())
         unet.load_state_dict(state, assign=True)
         denoiser = cls(unet, **config)
         if (folder / "lora.json").is_file():
             denoiser.load_lora(folder)
         return denoiser
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
-    return path
-
-
-def require_same_keys(wanted: Iterable[str], found: Iterable[str], folder: str | Path) -> None:
-    """Raise InputError unless a file's keys are exactly a module's."""
-    missing, unexpected = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or unexpected:
-        raise InputError(
-            f"weights in {str(folder)!r} do not fit: {len(missing)} missing {missing[:2]}, "
-            f"{len(unexpected)} unexpected {unexpected[:2]}"
-        )

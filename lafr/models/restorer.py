@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lafr.errors import InputError
@@ -18,7 +17,8 @@ from lafr.images import from_pil, require_square, resize_pil, to_pil
 from lafr.models.adapter import Adapter
 from lafr.models.base import Base
 from lafr.models.codec import Codec
-from lafr.models.denoiser import Denoiser, require_same_keys
+from lafr.models.denoiser import Denoiser
+from lafr.models.loading import load_exactly
 from lafr.weights import mini_folder
 
 INDEX = "lafr.json"
@@ -155,10 +155,5 @@ def load_adapter(folder: str | Path, name: str) -> Adapter:
         raise InputError(f"adapter class {name!r} is not a lafr.models.adapter.Adapter")
     adapter = cls.from_config(cls.load_config(folder))
     if weights := adapter.state_dict():
-        path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
-        if not path.is_file():
-            raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
-        state = load_file(path)
-        require_same_keys(weights.keys(), state.keys(), folder)
-        adapter.load_state_dict(state)
+        adapter.load_state_dict(load_exactly(Path(folder) / SAFETENSORS_WEIGHTS_NAME, weights))
     return adapter
