@@ -9,8 +9,9 @@ import torch
 from skimage.transform import SimilarityTransform
 
 from lafr import weights
+from lafr.alignment import FFHQ_512, similarity
 from lafr.data import packaged
-from lafr.data.packaged import LANDMARKS, TEMPLATE, PackagedFaces, aligned, packaged_benchmark, similarity
+from lafr.data.packaged import LANDMARKS, PackagedFaces, aligned, packaged_benchmark
 from lafr.errors import InputError
 from lafr.images import read_pil
 
@@ -18,28 +19,28 @@ from lafr.images import read_pil
 @pytest.mark.parametrize("name", LANDMARKS)
 def test_the_alignment_is_umeyamas_similarity(name):
     points = np.array(LANDMARKS[name])
-    umeyama = SimilarityTransform.from_estimate(points, TEMPLATE)
+    umeyama = SimilarityTransform.from_estimate(points, FFHQ_512)
     # Both fit a similarity; Umeyama's scale shrinks with the residual where least squares does not, so the
     # transforms agree as closely as the landmarks fit the template: a few pixels of 512.
-    ours = points @ similarity(points, TEMPLATE)[:, :2].T + similarity(points, TEMPLATE)[:, 2]
+    ours = points @ similarity(points, FFHQ_512)[:, :2].T + similarity(points, FFHQ_512)[:, 2]
     assert np.abs(ours - umeyama(points)).max() < 3
 
 
 def test_an_exact_similarity_is_recovered():
     turn = np.array([[0.6, -0.8], [0.8, 0.6]]) * 1.7
-    matrix = similarity(TEMPLATE, TEMPLATE @ turn.T + [30, -12])
+    matrix = similarity(FFHQ_512, FFHQ_512 @ turn.T + [30, -12])
     assert np.allclose(matrix, np.column_stack([turn, [30, -12]]))
 
 
 def test_a_mirrored_face_is_not_mirrored_back():
-    mirrored = TEMPLATE * [-1, 1]
-    assert np.linalg.det(similarity(mirrored, TEMPLATE)[:, :2]) > 0
+    mirrored = FFHQ_512 * [-1, 1]
+    assert np.linalg.det(similarity(mirrored, FFHQ_512)[:, :2]) > 0
 
 
 def test_the_astronauts_landmarks_land_on_the_template():
     source = np.asarray(read_pil(weights.locate("astronaut")))
-    matrix = similarity(np.array(LANDMARKS["astronaut"]), TEMPLATE)
-    for point, target in zip(LANDMARKS["astronaut"], TEMPLATE, strict=True):
+    matrix = similarity(np.array(LANDMARKS["astronaut"]), FFHQ_512)
+    for point, target in zip(LANDMARKS["astronaut"], FFHQ_512, strict=True):
         dot = np.zeros(source.shape[:2], np.float32)
         cv2.circle(dot, tuple(round(c) for c in point), 2, 1.0, -1)
         y, x = np.mgrid[:512, :512]
@@ -51,7 +52,7 @@ def test_the_astronauts_landmarks_land_on_the_template():
 def test_an_aligned_face_shows_the_picture_through_that_transform():
     crop = np.asarray(aligned("astronaut"), np.float64)
     source = np.asarray(read_pil(weights.locate("astronaut")), np.float64)
-    inverse = np.linalg.inv(np.vstack([similarity(np.array(LANDMARKS["astronaut"]), TEMPLATE), [0, 0, 1]]))
+    inverse = np.linalg.inv(np.vstack([similarity(np.array(LANDMARKS["astronaut"]), FFHQ_512), [0, 0, 1]]))
     for x, y in [(192, 240), (319, 240), (256, 314), (256, 371), (100, 100)]:
         sx, sy, _ = inverse @ [x, y, 1]
         assert np.abs(crop[y, x] - source[round(sy), round(sx)]).max() < 40  # within a pixel of skin and hair

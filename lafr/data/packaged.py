@@ -10,14 +10,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from lafr.alignment import FFHQ_512, similarity
 from lafr.data.benchmarks import SyntheticBenchmark
 from lafr.images import from_pil, read_pil, resize_pil
 from lafr.weights import locate
 
-# FFHQ's five points at 512 px: eyes, nose tip, mouth corners, left and right as seen in the image.
-TEMPLATE = np.array([(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)])
-
-# The same five points in the pictures, in pixels, detected by dlib's 68-point predictor; two points of t1_4, the
+# Five points in the pictures: eyes, nose tip, mouth corners, in pixels, detected by dlib's 68-point predictor; two points of t1_4, the
 # far eye and mouth corner of a face near profile, were set by eye.
 LANDMARKS = {
     "astronaut": [(203.2, 101.5), (246.8, 104.0), (225.0, 127.0), (201.0, 140.0), (245.0, 141.0)],
@@ -55,19 +53,9 @@ class PackagedFaces:
 def aligned(name: str) -> Image.Image:
     """Return one packaged face as a 512 px crop in FFHQ's alignment (native crops are 163 to 208 px wide)."""
     source = read_pil(locate("astronaut" if name == "astronaut" else "insightface_t1"))
-    matrix = similarity(np.array(LANDMARKS[name]), TEMPLATE)
+    matrix = similarity(np.array(LANDMARKS[name]), FFHQ_512)
     crop = cv2.warpAffine(np.asarray(source), matrix, (512, 512), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     return Image.fromarray(crop)
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the 2 x 3 matrix of the least-squares similarity from `source` to `target`, each `[N, 2]`."""
-    x, y = source.T
-    one, zero = np.ones_like(x), np.zeros_like(x)
-    # [u, v] = [[a, -b], [b, a]] [x, y] + [c, d]
-    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-    a, b, c, d = np.linalg.lstsq(rows, np.concatenate([target[:, 0], target[:, 1]]), rcond=None)[0]
-    return np.array([[a, -b, c], [b, a, d]])
 
 
 def packaged_benchmark(

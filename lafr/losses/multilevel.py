@@ -1,12 +1,14 @@
 """The multi-level loss: named terms with weights, over latents and decoded images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lafr.errors import InputError
+from lafr.networks import origins
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,20 @@ class Restoration:
     hq: Tensor
     z_restored: Tensor
     z_hq: Tensor
+    _seen: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def through(self, network: nn.Module) -> tuple[Any, Any]:
+        """Return `network(restored)` and, without gradient, `network(hq)`, in float32.
+
+        Each is computed once, however many terms ask.
+        """
+        with torch.autocast(self.hq.device.type, enabled=False):
+            if (key := ("hq", network)) not in self._seen:
+                with torch.no_grad():
+                    self._seen[key] = network(self.hq.float())
+            if (own := ("restored", network, torch.is_grad_enabled())) not in self._seen:
+                self._seen[own] = network(self.restored.float())
+        return self._seen[own], self._seen[key]
 
 
 class MultiLevelLoss(nn.Module):
@@ -37,6 +53,10 @@ class MultiLevelLoss(nn.Module):
     def train(self, mode: bool = True) -> "MultiLevelLoss":
         """Stay in eval mode: a perceptual network may hold dropout."""
         return super().train(False)
+
+    def origins(self) -> frozenset[str]:
+        """Return the names of the networks that the weighted terms look through, teachers included."""
+        return frozenset().union(*(origins(term) for name, term in self.terms.items() if self.weights[name]))
 
     def forward(self, restoration: Restoration) -> dict[str, Tensor]:
         """Return each term's unweighted value; those of weight 0 carry no gradient."""

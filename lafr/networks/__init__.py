@@ -1,1 +1,53 @@
-"""Frozen networks that losses and metrics look through."""
+"""Frozen networks that losses and metrics look through.
+
+Each takes images `[B, 3, H, W]` in [-1, 1], aligned to the FFHQ template, at any square size, and does its own crop,
+resize, colour order and range. `origins` names it and every network it was distilled from: a score by a network that
+shares an origin with the loss says so.
+"""
+
+import importlib
+from functools import cache
+
+from torch import nn
+
+from lafr.errors import InputError
+
+NETWORKS = {
+    # shipped in data/mini, trained here
+    "mini_recogniser": "lafr.networks.mini.MiniRecogniser",
+    "mini_landmarker": "lafr.networks.mini.MiniLandmarker",
+    "mini_parser": "lafr.networks.mini.MiniParser",
+    # recognisers
+    "arcface_irse50": "lafr.networks.recognisers.ArcFaceIRSE50",
+    "arcface_resnet18": "lafr.networks.recognisers.ArcFaceResNet18",
+    "clip": "lafr.networks.recognisers.CLIPImage",
+    "sface": "lafr.networks.held_out.SFace",
+    "dlib": "lafr.networks.held_out.DlibResNet",
+    "insightface": "lafr.networks.held_out.InsightFace",
+    "adaface": "lafr.networks.held_out.AdaFace",
+    # structure
+    "awing_fan": "lafr.networks.landmarkers.AWingFAN",
+    "dlib_68": "lafr.networks.landmarkers.Dlib68",
+    "parsenet": "lafr.networks.parsers.ParseNet",
+    "bisenet": "lafr.networks.parsers.BiSeNet",
+    # perceptual
+    "dists": "lafr.networks.dists.DISTS",
+}
+
+
+@cache
+def load(name: str) -> nn.Module:
+    """Return the published or shipped network called `name`, frozen and in eval mode: one copy a process.
+
+    Terms and metrics that name the same network share it, and what it says of a batch is computed once.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"network {name!r} is not known; known are {', '.join(NETWORKS)}")
+    module, _, kind = NETWORKS[name].rpartition(".")
+    network = getattr(importlib.import_module(module), kind).from_pretrained()
+    return network.requires_grad_(False).eval()
+
+
+def origins(module: nn.Module) -> frozenset[str]:
+    """Return the origins of every network inside `module`."""
+    return frozenset().union(*(getattr(part, "origins", ()) for part in module.modules()))

@@ -1,0 +1,17 @@
+"""Where a face's points lie in the crops of the field, and the similarity from one crop to another."""
+
+import numpy as np
+
+# Five points: eyes, nose tip, mouth corners; left and right as seen in the image.
+FFHQ_512 = np.array([(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)])
+ARCFACE_112 = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])  # fmt: skip
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the 2 x 3 matrix of the least-squares similarity from `source` to `target`, each `[N, 2]`."""
+    x, y = source.T
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    # [u, v] = [[a, -b], [b, a]] [x, y] + [c, d]
+    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+    a, b, c, d = np.linalg.lstsq(rows, np.concatenate([target[:, 0], target[:, 1]]), rcond=None)[0]
+    return np.array([[a, -b, c], [b, a, d]])
