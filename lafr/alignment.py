@@ -4,7 +4,9 @@ import numpy as np
 
 # Five points: eyes, nose tip, mouth corners; left and right as seen in the image.
 FFHQ_512 = np.array([(192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15)])
-ARCFACE_112 = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])  # fmt: skip
+ARCFACE_112 = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

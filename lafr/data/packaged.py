@@ -15,8 +15,8 @@ from lafr.data.benchmarks import SyntheticBenchmark
 from lafr.images import from_pil, read_pil, resize_pil
 from lafr.weights import locate
 
-# Five points in the pictures: eyes, nose tip, mouth corners, in pixels, detected by dlib's 68-point predictor; two points of t1_4, the
-# far eye and mouth corner of a face near profile, were set by eye.
+# Five points in the pictures: eyes, nose tip, mouth corners, in pixels, detected by dlib's 68-point predictor; two
+# points of t1_4, the far eye and mouth corner of a face near profile, were set by eye.
 LANDMARKS = {
     "astronaut": [(203.2, 101.5), (246.8, 104.0), (225.0, 127.0), (201.0, 140.0), (245.0, 141.0)],
     "t1_0": [(88.0, 330.2), (128.5, 310.3), (118.0, 337.0), (114.0, 372.0), (148.0, 352.0)],

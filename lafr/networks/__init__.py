@@ -20,6 +20,7 @@ NETWORKS = {
     # recognisers
     "arcface_irse50": "lafr.networks.recognisers.ArcFaceIRSE50",
     "arcface_resnet18": "lafr.networks.recognisers.ArcFaceResNet18",
+    "faceplugin_feature": "lafr.networks.mobilefacenet.FacePluginFeature",
     "clip": "lafr.networks.recognisers.CLIPImage",
     "sface": "lafr.networks.held_out.SFace",
     "dlib": "lafr.networks.held_out.DlibResNet",
