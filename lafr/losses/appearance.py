@@ -1,10 +1,18 @@
 """Appearance terms: pixel, perceptual and latent distance."""
 
+import warnings
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafr.errors import InputError, need
 from lafr.losses.multilevel import Restoration
+from lafr.networks.dists import edge_image
 from lafr.networks.st_lpips import STLPIPS
+from lafr.weights import load_pickle
+
+LPIPS_TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}  # lpips's name -> torchvision's
 
 
 class PixelMSE(nn.Module):
@@ -44,14 +52,52 @@ class PerceptualSTLPIPS(nn.Module):
 
 
 class PerceptualLPIPS(nn.Module):
-    """LPIPS (Zhang et al., CVPR 2018) by the `lpips` package; its trunk's weights are torchvision's (a download)."""
+    """LPIPS (Zhang et al., CVPR 2018) by the `lpips` package, in float32; the trunk's weights are torchvision's.
+
+    Args:
+        trunk: "vgg" or "alex". Raises InputError when the package or the trunk's weights are missing.
+    """
 
     def __init__(self, trunk: str = "vgg"):
         super().__init__()
-        import lpips
-
-        self.network = lpips.LPIPS(net=trunk, verbose=False)
+        if trunk not in LPIPS_TRUNKS:
+            raise InputError(f"LPIPS trunk {trunk!r} is not known; known are {', '.join(LPIPS_TRUNKS)}")
+        imagenet = LPIPS_TRUNKS[trunk]
+        self.origins = frozenset({f"lpips_{trunk}", f"imagenet_{imagenet}"})
+        state = load_pickle(f"torchvision_{imagenet}")
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision the old way
+            # a random trunk, since the package would download its own
+            self.network = need("lpips", "lpips").LPIPS(net=trunk, pnet_rand=True, verbose=False)
+        _load_trunk(self.network.net, state)
+        self.requires_grad_(False).eval()
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean."""
-        return self.network(r.restored, r.hq).mean()
+        with torch.autocast(r.hq.device.type, enabled=False):
+            return self.network(r.restored.float(), r.hq.detach().float()).mean()
+
+
+def _load_trunk(slices: nn.Module, state: dict[str, Tensor]) -> None:
+    # "slice2.5.weight" of lpips is torchvision's "features.5.weight"
+    slices.load_state_dict({name: state[f"features.{name.split('.', 1)[1]}"] for name in slices.state_dict()})
+
+
+class PerceptualDISTS(nn.Module):
+    """DISTS (Ding et al., TPAMI 2022): texture and structure of VGG16's features. `network` is `dists`."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return the batch mean, 0 to about 1."""
+        return self.network.distance(*r.through(self.network)).mean()
+
+
+class PerceptualEdgeDISTS(PerceptualDISTS):
+    """Edge-aware DISTS: DISTS of the images plus DISTS of their Sobel maps (D3SR, Li et al., 2024; OSDFace)."""
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return the batch mean, 0 to about 2."""
+        edges = Restoration(edge_image(r.restored), edge_image(r.hq), r.z_restored, r.z_hq)
+        return super().forward(r) + super().forward(edges)

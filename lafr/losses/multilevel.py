@@ -26,13 +26,19 @@ class Restoration:
 
         Each is computed once, however many terms ask.
         """
-        with torch.autocast(self.hq.device.type, enabled=False):
-            if (key := ("hq", network)) not in self._seen:
-                with torch.no_grad():
-                    self._seen[key] = network(self.hq.float())
-            if (own := ("restored", network, torch.is_grad_enabled())) not in self._seen:
-                self._seen[own] = network(self.restored.float())
-        return self._seen[own], self._seen[key]
+        trained = torch.is_grad_enabled() or ("trained", network) in self._seen
+        side = "trained" if trained else "reported"
+        return self._see(side, network, self.restored, gradient=trained), self.hq_through(network)
+
+    def hq_through(self, network: nn.Module) -> Any:
+        """Return `network(hq)` alone."""
+        return self._see("hq", network, self.hq, gradient=False)
+
+    def _see(self, side: str, network: nn.Module, image: Tensor, gradient: bool) -> Any:
+        if (side, network) not in self._seen:
+            with torch.autocast(image.device.type, enabled=False), torch.set_grad_enabled(gradient):
+                self._seen[side, network] = network(image.float())
+        return self._seen[side, network]
 
 
 class MultiLevelLoss(nn.Module):
@@ -61,7 +67,7 @@ class MultiLevelLoss(nn.Module):
     def forward(self, restoration: Restoration) -> dict[str, Tensor]:
         """Return each term's unweighted value; those of weight 0 carry no gradient."""
         values = {}
-        for name, term in self.terms.items():
+        for name in sorted(self.terms, key=lambda name: self.weights[name] == 0):  # trained first: reports reuse theirs
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] != 0):
-                values[name] = term(restoration).float()
-        return values
+                values[name] = self.terms[name](restoration).float()
+        return {name: values[name] for name in self.terms}

@@ -247,6 +247,7 @@ class RestorationObjective(Objective):
     def __init__(self, restorer, loss: MultiLevelLoss):
         super().__init__()
         self.restorer, self.loss = restorer, loss
+        restorer.trained_with |= loss.origins()
         restorer.requires_grad_(False)
         for parameter in restorer.denoiser.lora_parameters():
             parameter.requires_grad_(True)

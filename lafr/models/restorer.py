@@ -51,6 +51,7 @@ class Restorer(nn.Module):
         super().__init__()
         self.codec, self.adapter, self.denoiser = codec, adapter, denoiser
         self.resolution, self.base = resolution, base
+        self.trained_with: frozenset[str] = frozenset()  # origins of the networks that its losses looked through
 
     def forward(self, lq: Tensor | Image.Image) -> Tensor | Image.Image:
         """Restore a batch or a picture."""
@@ -107,7 +108,8 @@ class Restorer(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         index = {"format": 1, "resolution": self.resolution, "timestep": self.denoiser.timestep,
                  "scale_input": self.denoiser.scale_input, "base": None,
-                 "adapter": f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}"}  # fmt: skip
+                 "adapter": f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}",
+                 "trained_with": sorted(self.trained_with)}  # fmt: skip
         self.adapter.save_pretrained(folder / "adapter")
         if full or self.base is None:
             self.codec.vae.save_pretrained(folder / "codec")
@@ -141,6 +143,7 @@ class Restorer(nn.Module):
         else:
             codec = Codec(AutoencoderKL.from_pretrained(folder / "codec", torch_dtype=torch.float32))
             restorer = cls(codec, adapter, Denoiser.from_pretrained(folder / "denoiser"), index["resolution"])
+        restorer.trained_with = frozenset(index.get("trained_with", ()))
         return restorer.requires_grad_(False).eval()
 
 

@@ -1,0 +1,92 @@
+"""Structure: the shape and place of eyes, nose and mouth, as a landmarker and a parser see them."""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafr.errors import InputError
+from lafr.losses.multilevel import Restoration
+from lafr.networks.crops import resize
+from lafr.networks.parsers import region_mask
+
+REGION_WEIGHTS = {"eyes": 1.0, "nose": 1.0, "mouth": 1.0}
+SMALLEST_REGION = 1e-3  # of the image: an absent region must not count through its probability's noise
+
+
+class LandmarkHeatmap(nn.Module):
+    """Mean squared error of a landmarker's heatmaps (FSRNet, Chen et al., CVPR 2018; the paper's structure level).
+
+    Args:
+        network: maps images to `lafr.networks.landmarkers.Landmarks` with heatmaps.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return the mean over images, points and positions; heatmaps peak near 1 and are 0 nearly everywhere."""
+        restored, hq = r.through(self.network)
+        return F.mse_loss(restored.heatmaps, hq.heatmaps)
+
+
+class LandmarkDistance(nn.Module):
+    """Mean distance of a landmarker's points: `lmd` as a loss.
+
+    Args:
+        network: maps images to `lafr.networks.landmarkers.Landmarks` whose points carry a gradient.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return the mean L2 over images and points, in pixels of the 512 crop."""
+        restored, hq = r.through(self.network)
+        # unlike a root of a sum, torch's norm has gradient 0 where points agree, not NaN
+        return (restored.points - hq.points).norm(dim=-1).mean()
+
+
+class ParsingSoftLabel(nn.Module):
+    """Divergence of the restored face's parsing from the HQ face's, whose probabilities are the soft labels.
+
+    Args:
+        network: maps images to logits `[B, C, h, w]`.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return KL(HQ || restored), cross-entropy less the labels' own entropy, in nats a pixel."""
+        restored, hq = (logits.log_softmax(1) for logits in r.through(self.network))  # [B, C, h, w]
+        return F.kl_div(restored, hq, reduction="none", log_target=True).sum(1).mean()
+
+
+class RegionL1(nn.Module):
+    """Mean absolute error of the pixels inside parts of the face, each part counting alike whatever its size.
+
+    Args:
+        network: maps images to logits `[B, C, h, w]`; `network.regions` maps a part's name to its classes.
+        weights: part -> weight.
+    """
+
+    def __init__(self, network: nn.Module, weights: Mapping[str, float] = REGION_WEIGHTS):
+        super().__init__()
+        if unknown := set(weights) - set(network.regions):
+            raise InputError(f"regions {sorted(unknown)} are not the parser's; it has {', '.join(network.regions)}")
+        self.network, self.weights = network, dict(weights)
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return the weighted mean over parts; 2 is the whole range [-1, 1]. Parts are the HQ face's, soft-edged."""
+        hq = r.hq_through(self.network)
+        error = (r.restored.float() - r.hq).abs().mean(1, keepdim=True)  # [B, 1, H, H]
+        total = 0.0
+        for name, weight in self.weights.items():
+            mask = resize(region_mask(hq, self.network.regions[name]), error.shape[-1])  # [B, 1, H, H]
+            inside = (error * mask).mean((1, 2, 3)) / mask.mean((1, 2, 3)).clamp_min(SMALLEST_REGION)  # [B]
+            total = total + weight * inside.mean()
+        return total / sum(self.weights.values())
