@@ -47,11 +47,28 @@ class Evaluation:
         }
 
 
-def mean_and_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, float]:
-    """Return the mean of `values` and the 2.5 % and 97.5 % quantiles of its bootstrap."""
-    picks = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-    low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+def mean_and_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, float | None]:
+    """Return the mean of `values` and the 2.5 % and 97.5 % quantiles of its bootstrap.
+
+    NaN is a failed measurement (no face detected): counted as `failed`, never averaged in; without any other value
+    mean, low and high are None.
+    """
+    whole = values[~np.isnan(values)]
+    failed = {"failed": len(values) - len(whole)} if len(whole) < len(values) else {}
+    if not len(whole):
+        return {"mean": None, "low": None, "high": None} | failed
+    picks = np.random.default_rng(seed).integers(0, len(whole), (draws, len(whole)))
+    low, high = np.quantile(whole[picks].mean(1), [0.025, 0.975])
+    return {"mean": float(whole.mean()), "low": float(low), "high": float(high)} | failed
+
+
+def trained_on(models: Mapping[str, object], metrics: Mapping[str, Metric]) -> dict[str, list[str]]:
+    """Return row -> the metrics whose network this row's model was trained with, or has a teacher in common with."""
+    seen = {
+        row: [name for name, metric in metrics.items() if getattr(metric, "origins", frozenset()) & model.trained_with]
+        for row, model in models.items()
+    }
+    return {row: names for row, names in seen.items() if names}
 
 
 @torch.no_grad()

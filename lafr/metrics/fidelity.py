@@ -5,6 +5,8 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lafr.images import as_saved
+from lafr.metrics.reference import OfReference
+from lafr.networks import origins
 from lafr.networks.st_lpips import STLPIPS
 
 
@@ -22,20 +24,16 @@ def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
 
 
 class PerceptualDistance:
-    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk.
-
-    The features of the last ground truth are kept: the rows of a table share it.
-    """
+    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
 
     def __init__(self, trunk: str):
         self.network = STLPIPS(trunk)
-        self._pixels: Tensor | None = None
-        self._features: list[Tensor] = []
+        self.origins = origins(self.network)
+        self._reference = OfReference()
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
-        network, pixels = self.network.to(image.device), as_saved(hq)
-        if self._pixels is None or not torch.equal(self._pixels, pixels):
-            self._pixels, self._features = pixels, network.features(pixels)
-        return network.compare(network.features(as_saved(image)), self._features)
+        network = self.network.to(image.device)
+        reference = self._reference(network.features, as_saved(hq))
+        return network.compare(network.features(as_saved(image)), reference)
