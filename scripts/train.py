@@ -49,9 +49,9 @@ def main(cfg) -> None:
     if trainer.trackers:
         accelerator.init_trackers("tracker")
 
-    pairs = PairStream(faces, degradation, cfg.seed)
     for name in cfg.stages:
         settings = instantiate(cfg.stage[name], _convert_="all")
+        pairs = settings.pop("stream", PairStream)(faces, degradation, cfg.seed)
         build = settings.pop("objective")
         objective = build(model)
         if not any(p.requires_grad for p in objective.parameters()):
@@ -59,7 +59,7 @@ def main(cfg) -> None:
             continue
         folder = run_dir / name
         validate = Validation(
-            held_out, degradation, folder / "validation", accelerator.device, cfg.seed, trainer.validation_images
+            pairs.held_out(held_out), folder / "validation", accelerator.device, trainer.validation_images
         )
         summary = train(
             objective.to(accelerator.device),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lafr.data.stream import PairStream
+from lafr.data.stream import HeldOut, PairStream
 from lafr.errors import InputError
 from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.multilevel import MultiLevelLoss
@@ -164,7 +164,7 @@ def test_validation_changes_nothing_that_is_trained(restorer, faces, degradation
     for name in ("with", "without"):
         restorer.load_state_dict(start)
         objective = CodebookObjective(restorer, {"latent_l1": 1.0, "commitment": 0.25})
-        check = Validation(faces, degradation, tmp_path / "images", torch.device("cpu"), num_images=3)
+        check = Validation(HeldOut(faces, degradation, 0), tmp_path / "images", torch.device("cpu"), num_images=3)
         settings = {"validate": check, "validate_every": 2} if name == "with" else {}
         ends.append(run(objective, name, ema_decay=ema_decay, **settings))
     assert ends[0].keys() and all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
@@ -183,9 +183,10 @@ def test_validation_sees_its_own_faces_only_and_the_same_ones_each_time(degradat
             return super().__getitem__(index)
 
     held_out = Counted(torch.rand(5, 3, 32, 32))
-    checks = [Validation(held_out, degradation, tmp_path, torch.device("cpu"), num_images=3) for _ in range(2)]
+    pairs = HeldOut(held_out, degradation, 0)
+    checks = [Validation(pairs, tmp_path, torch.device("cpu"), num_images=3) for _ in range(2)]
     assert sorted(set(held_out.read)) == [0, 1, 2]
-    assert torch.equal(checks[0].lq, checks[1].lq)
+    assert torch.equal(checks[0].items["lq"], checks[1].items["lq"])
     toy, fed = Toy().eval(), []
     toy.restore = lambda batch: fed.append(batch["hq"]) or batch["lq"]
     with torch.no_grad():
@@ -197,7 +198,7 @@ def test_validation_means_are_over_faces_whatever_the_batch_size(restorer, faces
     objective = CodebookObjective(restorer, {"latent_l1": 1.0}).eval()
     with torch.no_grad():
         means = [
-            Validation(faces, degradation, tmp_path, torch.device("cpu"), num_images=5, batch_size=size)(objective, 0)
+            Validation(HeldOut(faces, degradation, 0), tmp_path, torch.device("cpu"), 5, batch_size=size)(objective, 0)
             for size in (5, 2)
         ]
     assert means[0] == pytest.approx(means[1], rel=1e-4)

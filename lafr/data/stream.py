@@ -38,6 +38,10 @@ class PairStream(Dataset):
             hq = hq.flip(-1)
         return {"hq": hq, "lq": self.degradation(hq, rng), "n": torch.tensor(n)}
 
+    def held_out(self, faces: Sequence[Tensor]) -> "HeldOut":
+        """Return the validation pairs of `faces`."""
+        return HeldOut(faces, self.degradation, self.seed)
+
     def loader(
         self,
         first_step: int,
@@ -60,6 +64,20 @@ class PairStream(Dataset):
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # else the loader would draw from, and move, the global random state
         )
+
+
+class HeldOut:
+    """Validation pairs: face i, not mirrored, degraded by the generator (seed, 2, i); the same at every step."""
+
+    def __init__(self, faces: Sequence[Tensor], degradation: Callable, seed: int):
+        self.faces, self.degradation, self.seed = faces, degradation, seed
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        hq = self.faces[i]
+        return {"hq": hq, "lq": self.degradation(hq, np.random.default_rng([self.seed, 2, i])), "n": torch.tensor(i)}
 
 
 class _Steps:
