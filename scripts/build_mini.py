@@ -18,8 +18,15 @@ from lafr.results import provenance, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "data" / "mini"
-# experiment -> folder in data/mini; the base comes first, the others are trained on it as shipped
-PARTS = {"mini_base": "base", "mini": "lafr", "mini_none": "none", "mini_conv": "conv"}
+# experiment -> folder in data/mini; each is trained on what stands before it, as shipped
+PARTS = {
+    "mini_base": "base",
+    "mini_networks": "networks",
+    "mini_appearance": "appearance",
+    "mini_multilevel": "lafr",
+    "mini_none": "none",
+    "mini_conv": "conv",
+}
 
 
 def pack(source: Path, target: Path) -> None:

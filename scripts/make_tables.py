@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "data/mini/README.md")
-MARK = re.compile(r"(<!-- (?P<kind>table|training): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, root: Path = ROOT) -> str:
@@ -14,8 +14,7 @@ def filled(text: str, root: Path = ROOT) -> str:
 
     def fill(match: re.Match) -> str:
         record = json.loads((root / match["path"]).read_text())
-        body = block(record) if match["kind"] == "table" else training_block(record)
-        return match.group(1) + body + "\n" + match.group(4)
+        return match.group(1) + BLOCKS[match["kind"]](record) + "\n" + match.group(4)
 
     return MARK.sub(fill, text)
 
@@ -40,13 +39,85 @@ def block(record: dict) -> str:
     from lafr.results import markdown_table
 
     latents = ", ".join(f"{name} {value:.4g}" for name, value in record["latents"].items())
-    versions = record["versions"]
-    made = (
-        f"`{record['command']}`, seed {record['seed']}, {record['date']}, {record['machine']}, "
-        f"torch {versions['torch']}, diffusers {versions['diffusers']}"
-    )
     head = f"{record['benchmark']}, {record['images']} images; mean (95 % bootstrap interval over images)."
-    return f"{head}\n\n{markdown_table(record)}\n\nLatents: {latents}.\n\nMade by {made}."
+    return f"{head}\n\n{markdown_table(record)}\n\nLatents: {latents}.\n\n{made_by(record)}"
+
+
+def made_by(record: dict) -> str:
+    """Return the sentence that says what made a record."""
+    versions = record["versions"]
+    return (
+        f"Made by `{record['command']}`, seed {record['seed']}, {record['date']}, {record['machine']}, "
+        f"torch {versions['torch']}, diffusers {versions['diffusers']}."
+    )
+
+
+def study_block(record: dict) -> str:
+    """Return the loss study: means over seeds with a 95 % t-interval; rows without seeds as they are."""
+    from lafr.results import DIGITS, LEGEND, TRAINED_ON, headings
+
+    rows: dict[str, list[dict]] = {}
+    for name, scores in record["rows"].items():
+        rows.setdefault(name.partition(", seed")[0], []).append(scores)
+    marked = {name.partition(", seed")[0]: set(metrics) for name, metrics in record["trained_on"].items()}
+    columns = headings(record)
+    lines = ["| loss | " + " | ".join(columns.values()) + " |", "|---|" + "---|" * len(columns)]
+    for name, seeds in rows.items():
+        cells = []
+        for metric in columns:
+            values = [scores[metric]["mean"] for scores in seeds]
+            text = over_seeds(values, DIGITS.get(metric, 4))
+            cells.append(text + TRAINED_ON * (metric in marked.get(name, ())))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    head = (
+        f"{record['benchmark']}, {record['images']} images; mean over seeds ± half of its 95 % interval (Student's t)."
+    )
+    return "\n".join([head, "", *lines, "", LEGEND, "", made_by(record)])
+
+
+def over_seeds(values: list[float], digits: int) -> str:
+    """Return the mean and, for more than one seed, half of its 95 % t-interval."""
+    from scipy.stats import sem, t
+
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {t.ppf(0.975, len(values) - 1) * sem(values):.{digits}f}"
+
+
+def networks_block(record: dict) -> str:
+    """Return how well the miniature's recogniser, landmarker and parser work."""
+    lines = ["| what | score |", "|---|---|"]
+    lines += [f"| Spearman of pairwise similarities: {pair} | {v:.3f} |" for pair, v in record["spearman"].items()]
+    for row, found in record["finds_itself"].items():
+        lines += [
+            f"| a copy finds its own face first ({probe}): {row} | {100 * v:.1f} % |" for probe, v in found.items()
+        ]
+    lines.append(
+        f"| landmarker, error over the distance of the outer eye corners | {record['landmark_nme_percent']:.2f} % |"
+    )
+    regions = ", ".join(f"{name} {v:.2f}" for name, v in record["region_iou"].items())
+    lines.append(f"| parser, mean IoU ({regions}) | {record['region_iou_mean']:.3f} |")
+    return "\n".join([f"{record['faces']}, {record['images']} faces at 128 px.", "", *lines, "", made_by(record)])
+
+
+def cost_block(record: dict) -> str:
+    """Return what each term of the loss costs beside the rest of a step."""
+    from benchmark import loss_table
+
+    where = (
+        f"Batch {record['batch_size']} at {record['resolution']} px on {record['device']}, {record['threads']} threads."
+    )
+    return "\n".join([where, "", loss_table(record), "", made_by(record)])
+
+
+BLOCKS = {
+    "table": block,
+    "training": training_block,
+    "study": study_block,
+    "networks": networks_block,
+    "cost": cost_block,
+}
 
 
 def picture() -> None:

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from lafr.networks import NETWORKS
 from lafr.results import FREE
 from lafr.training import train
 
@@ -55,7 +56,7 @@ def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
 
 
 def test_the_numbers_of_experiments_and_benchmarks_are_known():
-    assert len(EXPERIMENTS) == 7
+    assert len(EXPERIMENTS) == 10
     assert len(BENCHMARKS) == 4
 
 
@@ -64,10 +65,12 @@ def test_an_experiment_composes_and_can_be_built(name):
     config = resolved("train", f"+experiment={name}")
     assert config["run_name"] == name
     assert set(config["stages"]) <= set(config["stage"])
-    # data, degradation, model, and for each of five stages an objective
-    assert require_callable(config, {}) >= 8
+    # a script adds to a stage's partial objective the model, to its stream faces, degradation and seed
+    given = {f".stage.{stage}.stream": {"faces", "degradation", "seed"} for stage in config["stage"]}
+    # data, degradation, model, and for each of nine stages an objective
+    assert require_callable(config, given) >= 12
     for stage, settings in config["stage"].items():
-        rest = {k: v for k, v in settings.items() if k != "objective"}
+        rest = {k: v for k, v in settings.items() if k not in ("objective", "stream")}
         given = dict.fromkeys(("objective", "pairs", "accelerator", "folder", "validate"), None) | {"name": stage}
         loop = ("gradient_checkpointing", "num_workers", "log_every", "validate_every", "checkpoint_every")
         given |= {key: config["trainer"][key] for key in (*loop, "keep_checkpoints")}
@@ -90,7 +93,7 @@ def test_a_benchmark_composes_and_can_be_built(name):
     later = {"resolution"}
     if not config["benchmark"]["build"]["_target_"].endswith("PairedBenchmark"):
         later |= {"degradation"}
-    assert require_callable(config, {".benchmark.build": later}) == 6  # build, degradation, four metrics
+    assert require_callable(config, {".benchmark.build": later}) == 9  # build, degradation, seven metrics
 
 
 def test_a_folder_reaches_every_benchmark_that_needs_one():
@@ -122,7 +125,8 @@ def test_the_conv_control_is_as_large_as_the_codebook_adapter_and_residual_codes
 
 
 def test_training_and_scoring_use_different_trunks_and_the_table_says_which():
-    trained = resolved("train", "+experiment=mini")["loss"]["terms"]["perceptual"]["trunk"]
+    trained = resolved("train", "+experiment=mini")["stage"]["multilevel"]["objective"]["loss"]
+    trained = trained["terms"]["perceptual"]["trunk"]
     metrics = resolved("eval", "benchmark=mini")["metrics"]
     distances = [name for name in metrics if name.startswith("st_lpips")]
     assert all(metrics[name]["trunk"] == name.rsplit("_", 1)[1] for name in distances)
@@ -145,3 +149,32 @@ def test_what_may_change_in_a_started_run_are_settings_of_the_trainer():
 def test_no_config_holds_a_path_of_one_machine():
     for path in CONFIGS.rglob("*.yaml"):
         assert not re.search(r"(?<![\w.$}])/(home|work|root|tmp|Users)/", path.read_text()), path
+
+
+def test_both_multi_level_losses_have_the_same_terms_and_the_networks_that_they_name_exist():
+    mini, full = (resolved("train", "run_name=x", f"loss={name}")["loss"] for name in ("multilevel_mini", "multilevel"))
+    assert list(mini["terms"]) == list(full["terms"]) == list(mini["weights"]) == list(full["weights"])
+    for loss, folder in ((mini, "mini"), (full, "")):
+        named = {term["network"]["name"] for term in loss["terms"].values() if "network" in term}
+        assert named <= NETWORKS.keys() and len(named) == 3
+        assert all(name.startswith("mini_") == bool(folder) for name in named)
+
+
+def test_every_network_that_a_config_or_a_metric_names_can_be_imported():
+    for path in NETWORKS.values():
+        assert callable(get_object(path).from_pretrained), path
+
+
+def test_identity_is_scored_by_networks_that_have_nothing_in_common_with_the_trained_one():
+    trained = get_object(NETWORKS["mini_recogniser"]).origins
+    for name, metric in resolved("eval", "benchmark=mini")["metrics"].items():
+        if name.startswith("identity"):
+            assert not trained & get_object(NETWORKS[metric["network"]]).origins
+
+
+def test_the_rows_of_the_loss_study_only_switch_terms_off():
+    config = resolved("loss_study", "benchmark=london")
+    weights = resolved("train", "run_name=x", "loss=multilevel_mini")["loss"]["weights"]
+    assert list(config["rows"]) == ["appearance", "identity", "structure", "all"] and len(config["seeds"]) == 3
+    for changes in config["rows"].values():
+        assert set(changes) <= weights.keys() and set(changes.values()) <= {0}

@@ -1,0 +1,54 @@
+"""Seconds and peak memory of a piece of work."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Median seconds with the fastest and slowest repeat, and peak memory above rest in MB."""
+
+    seconds: float
+    fastest: float
+    slowest: float
+    peak_mb: float
+
+
+def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, warm_up: int = 1) -> Cost:
+    """Run `work` and return its cost: resident memory on the CPU (Linux), allocated memory on a GPU."""
+    for _ in range(warm_up):
+        work()
+    rest = _reset_peak(device)
+    times = []
+    for _ in range(repeats):
+        _wait(device)
+        started = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return Cost(statistics.median(times), min(times), max(times), max(0.0, (_peak(device) - rest) / 1e6))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel starts the high-water mark anew
+    return _peak(device)
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status").read_text()
+    return 1024 * float(status.split("VmHWM:")[1].split()[0])
