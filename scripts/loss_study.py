@@ -46,6 +46,21 @@ def train_rows(cfg) -> dict[str, str]:
     return {name: f"{folder}/model" for name, folder in folders.items()}
 
 
+def by_severity(scores: dict[str, dict], by: str = "psnr_rgb") -> dict[str, dict[str, dict[str, float]]]:
+    """Return row -> metric -> mean over each third of the images, from the least to the most degraded input.
+
+    Severity is the PSNR of the LQ input: not what is compared, so that no row gains by the choice.
+    """
+    import numpy as np
+
+    thirds = np.array_split(np.argsort(-scores["LQ input"][by], kind="stable"), 3)
+    names = ("mild", "middle", "severe")
+    return {
+        row: {m: {name: float(np.nanmean(v[i])) for name, i in zip(names, thirds, strict=True)} for m, v in own.items()}
+        for row, own in scores.items()
+    }
+
+
 def main(cfg) -> None:
     """Train, score, write `results/loss_study/BENCHMARK.json` and `.csv`."""
     from omegaconf import OmegaConf
@@ -62,7 +77,9 @@ def main(cfg) -> None:
     benchmark = build_benchmark(cfg, start.resolution)
     metrics, not_measured = build_metrics(cfg)
     rows = {"LQ input": lambda lq, hq: lq, "codec(LQ)": lambda lq, hq: start.codec.reconstruct(lq)}
+    rows |= {"adapter only": lambda lq, hq: start.codec.decode(start.adapter(start.codec.encode(lq)))}
     rows |= {name: lambda lq, hq, model=model: model(lq) for name, model in models.items()}
+    rows |= {"adapter(HQ)": lambda lq, hq: start.codec.decode(start.adapter(start.codec.encode(hq)))}
     rows |= {"codec(HQ)": lambda lq, hq: start.codec.reconstruct(hq)}
     folder = Path("runs/loss_study/scores") / benchmark.name
     shown = f"{list(cfg.rows)[-1]}, seed {cfg.seeds[0]}"
@@ -71,6 +88,7 @@ def main(cfg) -> None:
         "benchmark": benchmark.name,
         "images": len(result.stems),
         "rows": result.summary(cfg.seed),
+        "by_severity": by_severity(result.scores),
         "trained_on": trained_on(models, metrics),
         "not_measured": not_measured,
         "latents": {},

@@ -56,23 +56,43 @@ def study_block(record: dict) -> str:
     """Return the loss study: means over seeds with a 95 % t-interval; rows without seeds as they are."""
     from lafr.results import DIGITS, LEGEND, TRAINED_ON, headings
 
-    rows: dict[str, list[dict]] = {}
-    for name, scores in record["rows"].items():
-        rows.setdefault(name.partition(", seed")[0], []).append(scores)
-    marked = {name.partition(", seed")[0]: set(metrics) for name, metrics in record["trained_on"].items()}
+    rows = by_row(record["rows"])
+    marked = by_row(record["trained_on"])
     columns = headings(record)
     lines = ["| loss | " + " | ".join(columns.values()) + " |", "|---|" + "---|" * len(columns)]
     for name, seeds in rows.items():
         cells = []
         for metric in columns:
             values = [scores[metric]["mean"] for scores in seeds]
-            text = over_seeds(values, DIGITS.get(metric, 4))
-            cells.append(text + TRAINED_ON * (metric in marked.get(name, ())))
+            mark = TRAINED_ON if any(metric in names for names in marked.get(name, ())) else ""
+            cells.append(over_seeds(values, DIGITS.get(metric, 4)) + mark)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     head = (
         f"{record['benchmark']}, {record['images']} images; mean over seeds ± half of its 95 % interval (Student's t)."
     )
     return "\n".join([head, "", *lines, "", LEGEND, "", made_by(record)])
+
+
+def severity_block(record: dict) -> str:
+    """Return held-out identity by how degraded the input is: thirds of the images by the PSNR of the LQ input."""
+    from lafr.results import headings
+
+    metrics = [m for m in ("identity_cos_sface", "identity_distance_dlib") if m in headings(record)]
+    thirds = list(next(iter(next(iter(record["by_severity"].values())).values())))
+    titles = [f"{headings(record)[m]}, {third}" for m in metrics for third in thirds]
+    lines = ["| loss | " + " | ".join(titles) + " |", "|---|" + "---|" * len(titles)]
+    for name, seeds in by_row(record["by_severity"]).items():
+        cells = [sum(own[m][third] for own in seeds) / len(seeds) for m in metrics for third in thirds]
+        lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+    return "\n".join([*lines, "", "Thirds of the images by the PSNR of their input, mean over images and seeds."])
+
+
+def by_row(of_runs: dict) -> dict[str, list]:
+    """Return row -> what its seeds hold, from "row, seed N" -> ..."""
+    rows: dict[str, list] = {}
+    for name, held in of_runs.items():
+        rows.setdefault(name.partition(", seed")[0], []).append(held)
+    return rows
 
 
 def over_seeds(values: list[float], digits: int) -> str:
@@ -115,6 +135,7 @@ BLOCKS = {
     "table": block,
     "training": training_block,
     "study": study_block,
+    "severity": severity_block,
     "networks": networks_block,
     "cost": cost_block,
 }
