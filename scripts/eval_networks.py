@@ -1,5 +1,6 @@
 """Score the miniature's recogniser, landmarker and parser: `python scripts/eval_networks.py faces=val|london`."""
 
+import itertools
 import shlex
 import sys
 import zlib
@@ -78,15 +79,22 @@ def main(cfg) -> None:
         labels = parser(images).argmax(1)
     drawn = torch.stack([torch.from_numpy(draw_regions(p.numpy(), 128)) for p in truth]).long()
     iou = score.region_iou(labels, drawn, len(REGIONS))
-    mini = embedding @ embedding.T
+    similarity = {
+        "mini_recogniser": embedding @ embedding.T,
+        "sface": sface @ sface.T,
+        "dlib": -torch.cdist(dlib, dlib),
+    }
+    try:  # what the student can reach, where the teacher's file is at hand
+        with torch.no_grad():
+            teacher = networks.load("faceplugin_feature")(images)
+        similarity["faceplugin_feature (teacher)"] = teacher @ teacher.T
+    except InputError:
+        pass
     record = {
         "faces": cfg.faces,
         "images": len(faces),
-        "spearman": {
-            "mini_recogniser, sface": score.agreement(mini, sface @ sface.T),
-            "mini_recogniser, dlib": score.agreement(mini, -torch.cdist(dlib, dlib)),
-            "sface, dlib": score.agreement(sface @ sface.T, -torch.cdist(dlib, dlib)),
-        },
+        "spearman": {f"{a}, {b}": score.agreement(similarity[a], similarity[b])
+                     for a, b in itertools.combinations(similarity, 2)},
         "finds_itself": found,
         "landmark_nme_percent": 100 * float(score.normalised_mean_error(points, truth).mean()),
         "region_iou": dict(zip(REGIONS[1:], iou[1:].tolist(), strict=True)),
