@@ -1,5 +1,7 @@
 """Seconds and peak memory of a piece of work."""
 
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +25,6 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, 
     """Run `work` and return its cost: resident memory on the CPU (Linux), allocated memory on a GPU."""
     for _ in range(warm_up):
         work()
-    rest = _reset_peak(device)
     times = []
     for _ in range(repeats):
         _wait(device)
@@ -31,6 +32,9 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, 
         work()
         _wait(device)
         times.append(time.perf_counter() - started)
+    rest = _reset_peak(device)
+    work()
+    _wait(device)
     return Cost(statistics.median(times), min(times), max(times), max(0.0, (_peak(device) - rest) / 1e6))
 
 
@@ -43,6 +47,9 @@ def _reset_peak(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps what was freed: it would hide what the work needs
     Path("/proc/self/clear_refs").write_text("5")  # the kernel starts the high-water mark anew
     return _peak(device)
 
