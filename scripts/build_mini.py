@@ -2,7 +2,7 @@
 
     python scripts/build_mini.py            # resumable; everything in runs/, then packed into data/mini/
 
-About 1.5 h on two CPU cores. Needs the faces of `configs/data/congress_omi.yaml`.
+About 5 h on two CPU cores. Needs the faces of `configs/data/congress_omi.yaml`.
 """
 
 import json
