@@ -22,7 +22,10 @@ class Cost:
 
 
 def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, warm_up: int = 1) -> Cost:
-    """Run `work` and return its cost: resident memory on the CPU (Linux), allocated memory on a GPU."""
+    """Run `work` and return its cost: resident memory on the CPU (Linux), allocated memory on a GPU.
+
+    `repeats` runs are timed; one more measures memory, so that what that takes is in no time.
+    """
     for _ in range(warm_up):
         work()
     times = []

@@ -63,33 +63,27 @@ def main(cfg) -> None:
     pixels = lambda batch: resize(crop(batch), 56)  # noqa: E731
     mean, basis = score.whitening(torch.stack([pixels(others[i][None])[0] for i in range(len(others))]), 128)
     with torch.no_grad():
-        recogniser, landmarker, parser = (networks.load(f"mini_{n}") for n in ("recogniser", "landmarker", "parser"))
-        embedding = recogniser(images)
-        sface = networks.load("sface")(images)
-        dlib = networks.load("dlib")(images).double()
-        seen = {
+        looks = {
             "raw pixels": lambda x: score.as_directions(pixels(x)),
             "PCA-whitened pixels": lambda x: score.as_directions(pixels(x), mean, basis),
-            "mini_recogniser": recogniser,
+            "mini_recogniser": networks.load("mini_recogniser"),
             "sface": networks.load("sface"),
         }
-        found = {row: {probe: score.finds_itself(normalize(see(x), dim=1), normalize(see(images), dim=1))
-                       for probe, x in copies.items()} for row, see in seen.items()}  # fmt: skip
-        points = landmarker(images).points
-        labels = parser(images).argmax(1)
+        seen = {row: look(images) for row, look in looks.items()}
+        found = {row: {probe: score.finds_itself(normalize(look(x), dim=1), normalize(seen[row], dim=1))
+                       for probe, x in copies.items()} for row, look in looks.items()}  # fmt: skip
+        similarity = {row: seen[row] @ seen[row].T for row in ("mini_recogniser", "sface")}
+        dlib = networks.load("dlib")(images).double()
+        similarity["dlib"] = -torch.cdist(dlib, dlib)
+        try:
+            teacher = networks.load("faceplugin_feature")(images)
+            similarity["faceplugin_feature (teacher)"] = teacher @ teacher.T
+        except InputError as missing:
+            print(f"what the student can reach is not measured: {missing}")
+        points = networks.load("mini_landmarker")(images).points
+        labels = networks.load("mini_parser")(images).argmax(1)
     drawn = torch.stack([torch.from_numpy(draw_regions(p.numpy(), 128)) for p in truth]).long()
     iou = score.region_iou(labels, drawn, len(REGIONS))
-    similarity = {
-        "mini_recogniser": embedding @ embedding.T,
-        "sface": sface @ sface.T,
-        "dlib": -torch.cdist(dlib, dlib),
-    }
-    try:  # what the student can reach, where the teacher's file is at hand
-        with torch.no_grad():
-            teacher = networks.load("faceplugin_feature")(images)
-        similarity["faceplugin_feature (teacher)"] = teacher @ teacher.T
-    except InputError:
-        pass
     record = {
         "faces": cfg.faces,
         "images": len(faces),
