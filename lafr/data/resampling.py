@@ -1,0 +1,98 @@
+"""Blur and bilinear resize as one linear map, computed only where the samples are read.
+
+A kernel is a sum of outer products, K = sum_i u_i v_i^T (its singular value decomposition; one term for a round
+Gaussian, a handful for a turned one). Blur and bilinear sampling of one axis are then one banded matrix a term, and
+the result is sum_i A_i X B_i^T: the cost falls with the number of rows and columns that are read.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+DIRECT = 11  # up to this size OpenCV filters directly, and nothing is gained; above, it transforms the whole image
+TOLERANCE = 1e-5  # largest error of a pixel in [0, 1] by the terms left out: 1/400 of an 8-bit level
+BLOCK = 8  # samples whose bands are multiplied together
+
+
+def blur_then_resize(image: np.ndarray, kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return `image [H, W, 3]` filtered with `kernel [k, k]` and bilinearly resized to `size` (height, width).
+
+    Equals OpenCV's `filter2D` (mirrored border) and `resize` (INTER_LINEAR) up to rounding and `TOLERANCE`; where as
+    many numbers would be computed as there are pixels, or the kernel is small, these two are called.
+    """
+    if kernel.shape[0] <= DIRECT:
+        return opencv_blur_then_resize(image, kernel, size)
+    columns, rows = outer_products(kernel)
+    if len(rows) * size[0] * size[1] > image.shape[0] * image.shape[1]:
+        return opencv_blur_then_resize(image, kernel, size)
+    planes = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0)))  # [3, H, W]
+    height, width = planes.shape[1:]
+    across, along = sampling(rows, width, size[1]), sampling(columns, height, size[0])  # [r, w', W], [r, h', H]
+
+    wide = torch.empty(3, height, len(rows), size[1], dtype=planes.dtype)
+    for start, stop, low, high in bands(width, size[1], kernel.shape[0]):
+        band = across[:, start:stop, low:high].flatten(0, 1)  # [r b, span]
+        wide[..., start:stop] = (planes[:, :, low:high] @ band.T).unflatten(-1, (len(rows), -1))
+    out = torch.empty(3, *size, dtype=planes.dtype)
+    for start, stop, low, high in bands(height, size[0], kernel.shape[0]):
+        band = along[:, start:stop, low:high].permute(1, 2, 0).flatten(1)  # [b, span r]
+        out[:, start:stop] = band @ wide[:, low:high].flatten(1, 2)
+    return out.permute(1, 2, 0).numpy()
+
+
+def opencv_blur_then_resize(image: np.ndarray, kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the same by filtering every pixel."""
+    blurred = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    return cv2.resize(blurred, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def outer_products(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return u `[r, k]` and v `[r, k]` with sum_i u_i v_i^T = kernel, within `TOLERANCE` after filtering [0, 1]."""
+    u, s, v = np.linalg.svd(kernel.astype(np.float64))
+    # a term s u v^T changes a pixel by at most s |u|_1 |v|_1
+    change = s * np.abs(u).sum(0) * np.abs(v).sum(1)
+    terms = max(1, int((np.cumsum(change[::-1])[::-1] > TOLERANCE).sum()))
+    root = np.sqrt(s[:terms])
+    return u.T[:terms] * root[:, None], v[:terms] * root[:, None]
+
+
+def bilinear(length: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each sample the pixel before it and the weight of the next one; samples beyond the border rest on it.
+
+    Pixel centres lie at halves (OpenCV's INTER_LINEAR, PyTorch's align_corners=False).
+    """
+    position = ((np.arange(samples) + 0.5) * (length / samples) - 0.5).clip(0, length - 1)
+    before = np.minimum(position.astype(np.int64), max(0, length - 2))
+    return before, position - before
+
+
+def pixels_read(length: int, samples: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels that each sample reads `[samples, size + 1]`, mirrored at the border, and its bilinear weight.
+
+    A sample lies between two pixels, and a filter of `size` taps around each of them reads size + 1 pixels.
+    """
+    before, weight = bilinear(length, samples)
+    position = before[:, None] + np.arange(-(size // 2), size // 2 + 2)
+    period = max(1, 2 * (length - 1))
+    position = position % period
+    return np.minimum(position, period - position) if length > 1 else position * 0, weight
+
+
+def sampling(taps: np.ndarray, length: int, samples: int) -> Tensor:
+    """Return `[r, samples, length]`: filter with each of `taps [r, k]` under a mirrored border, sample bilinearly."""
+    terms, size = taps.shape
+    pixels, weight = pixels_read(length, samples, size)
+    pair = np.zeros((terms, samples, size + 1))  # the taps around both neighbours, laid over each other
+    pair[..., :-1] += taps[:, None] * (1 - weight)[:, None]
+    pair[..., 1:] += taps[:, None] * weight[:, None]
+    matrix = torch.zeros(terms, samples, length)
+    return matrix.scatter_add_(2, torch.from_numpy(pixels).expand(terms, -1, -1), torch.from_numpy(pair).float())
+
+
+def bands(length: int, samples: int, size: int):
+    """Yield (first sample, past the last, first pixel, past the last) of blocks of samples and what they read."""
+    pixels, _ = pixels_read(length, samples, size)
+    for start in range(0, samples, BLOCK):
+        read = pixels[start : start + BLOCK]
+        yield start, start + len(read), int(read.min()), int(read.max()) + 1
