@@ -105,7 +105,7 @@ def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) ->
         rng: draws the noise in place of the generators that the record stores: for the caller who has just drawn the
             record, and whose generator stands where the noise begins.
     """
-    image = ((hq.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
+    image = hq.clamp(-1, 1).add_(1).div_(2).permute(1, 2, 0).numpy()
     for step in record:
         arguments = {name: value for name, value in step.items() if name != "op"}
         if rng is not None and "generator" in arguments:
@@ -113,8 +113,8 @@ def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) ->
         if step["op"] not in OPERATORS:
             raise InputError(f"operator {step['op']!r} is not known; known are {', '.join(OPERATORS)}")
         image = OPERATORS[step["op"]](image, **arguments)
-    image = np.round(image * 255).clip(0, 255).astype(np.float32)
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous() / 127.5 - 1
+    levels = torch.from_numpy(image).permute(2, 0, 1) * 255
+    return levels.round_().clamp_(0, 255).div_(127.5).sub_(1).contiguous()
 
 
 def as_text(rng: np.random.Generator) -> str:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 DIRECT = 11  # up to this size OpenCV filters directly, and nothing is gained; above, it transforms the whole image
-TOLERANCE = 1e-5  # largest error of a pixel in [0, 1] by the terms left out: 1/400 of an 8-bit level
-BLOCK = 8  # samples whose bands are multiplied together
+TOLERANCE = 1e-4  # largest error of a pixel in [0, 1] by the terms left out: 1/40 of an 8-bit level
 
 
 def blur_then_resize(image: np.ndarray, kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -30,14 +29,17 @@ def blur_then_resize(image: np.ndarray, kernel: np.ndarray, size: tuple[int, int
     height, width = planes.shape[1:]
     across, along = sampling(rows, width, size[1]), sampling(columns, height, size[0])  # [r, w', W], [r, h', H]
 
-    wide = torch.empty(3, height, len(rows), size[1], dtype=planes.dtype)
-    for start, stop, low, high in bands(width, size[1], kernel.shape[0]):
+    block = 16 if len(rows) == 1 else 8  # samples whose bands are multiplied together: the fastest
+    lines = planes.flatten(0, 1)  # [3 H, W]
+    wide = torch.empty(len(lines), len(rows), size[1])
+    for start, stop, low, high in bands(width, size[1], kernel.shape[0], block):
         band = across[:, start:stop, low:high].flatten(0, 1)  # [r b, span]
-        wide[..., start:stop] = (planes[:, :, low:high] @ band.T).unflatten(-1, (len(rows), -1))
-    out = torch.empty(3, *size, dtype=planes.dtype)
-    for start, stop, low, high in bands(height, size[0], kernel.shape[0]):
+        wide[..., start:stop] = (lines[:, low:high] @ band.T).unflatten(1, (len(rows), -1))
+    wide = wide.view(3, -1, size[1])  # [3, H r, w']
+    out = torch.empty(3, *size)
+    for start, stop, low, high in bands(height, size[0], kernel.shape[0], block):
         band = along[:, start:stop, low:high].permute(1, 2, 0).flatten(1)  # [b, span r]
-        out[:, start:stop] = band @ wide[:, low:high].flatten(1, 2)
+        torch.bmm(band.expand(3, -1, -1), wide[:, low * len(rows) : high * len(rows)], out=out[:, start:stop])
     return out.permute(1, 2, 0).numpy()
 
 
@@ -90,9 +92,9 @@ def sampling(taps: np.ndarray, length: int, samples: int) -> Tensor:
     return matrix.scatter_add_(2, torch.from_numpy(pixels).expand(terms, -1, -1), torch.from_numpy(pair).float())
 
 
-def bands(length: int, samples: int, size: int):
-    """Yield (first sample, past the last, first pixel, past the last) of blocks of samples and what they read."""
+def bands(length: int, samples: int, size: int, block: int):
+    """Yield (first sample, past the last, first pixel, past the last) for each `block` of samples and what they read."""
     pixels, _ = pixels_read(length, samples, size)
-    for start in range(0, samples, BLOCK):
-        read = pixels[start : start + BLOCK]
+    for start in range(0, samples, block):
+        read = pixels[start : start + block]
         yield start, start + len(read), int(read.min()), int(read.max()) + 1

@@ -1,0 +1,65 @@
+"""A contact sheet: one face under many draws, each with what was drawn."""
+
+import textwrap
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lafr.data.operators import Record
+from lafr.images import to_pil
+
+TILE, LINE, MARGIN, COLUMNS = 256, 15, 6, 5  # pixels; tiles in a row
+
+
+def describe(step: dict) -> str:
+    """Return one step in a few words, with units."""
+    match step:
+        case {"op": "blur_down" | "blur", "kernel": kernel}:
+            return ", ".join([_kernel(kernel), *([f"down {step['factor']:.1f}"] if "factor" in step else [])])
+        case {"op": "resize"}:
+            return f"{step['mode']} to {step['width']} px"
+        case {"op": "gaussian_noise"}:
+            return f"{'gray ' if step.get('gray') else ''}noise {step['sigma']:.1f}/255"
+        case {"op": "poisson_noise"}:
+            return f"{'gray ' if step['gray'] else ''}shot noise x{step['scale']:.2f}"
+        case {"op": "jpeg"}:
+            return f"JPEG {step['quality']}"
+        case {"op": "colour_shift"}:
+            return "colour " + " ".join(f"{value:+.0f}" for value in step["shift"])
+        case {"op": "colour_jitter"}:
+            return ", ".join(f"{name} {factor:.2f}" for name, factor in step["changes"])
+    return step["op"]
+
+
+def _kernel(kernel: dict) -> str:
+    if kernel["family"] == "sinc":
+        return f"sinc {kernel['cutoff']:.2f} rad"
+    x, y = kernel["sigma_x"], kernel["sigma_y"]
+    size = f"{x:.1f} px" if x == y else f"{x:.1f} x {y:.1f} px"
+    beta = f" {kernel['family']} {kernel['beta']:.1f}" if "beta" in kernel else ""
+    return f"blur {size}{beta}"
+
+
+def contact_sheet(hq: Tensor, lq: Sequence[Tensor], records: Sequence[Record], name: str) -> Image.Image:
+    """Return the face `hq [3, H, W]` and its degraded copies in a grid, each over a caption.
+
+    Tiles are 256 px; the return to the face's own size isn't told.
+    """
+    captions = [[name, "as it is"]]
+    for number, record in enumerate(records):
+        back = max(place for place, step in enumerate(record) if step["op"] == "resize")
+        words = [describe(step).replace(" ", "\N{NO-BREAK SPACE}") for step in [*record[:back], *record[back + 1 :]]]
+        captions.append([f"draw {number}", *textwrap.wrap(", ".join(words), 44)])
+    lines = max(len(caption) for caption in captions)
+    columns = min(COLUMNS, len(captions))
+    step_x, step_y = TILE + 2 * MARGIN, TILE + LINE * lines + 3 * MARGIN
+    rows = -(-len(captions) // columns)
+    sheet = Image.new("RGB", (columns * step_x, rows * step_y), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for number, (image, caption) in enumerate(zip([hq, *lq], captions, strict=True)):
+        x, y = number % columns * step_x + MARGIN, number // columns * step_y + MARGIN
+        sheet.paste(to_pil(image).resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
+        for row, line in enumerate(caption):
+            draw.text((x, y + TILE + 3 + row * LINE), line, "black" if row == 0 else "dimgray", font)
+    return sheet
