@@ -1,7 +1,11 @@
 """The image convention: float RGB `[3, H, W]` in [-1, 1]. This file alone reads, writes and converts."""
 
 import os
+import struct
 import warnings
+import zlib
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +30,16 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     return found
 
 
-def read_pil(path: str | Path) -> Image.Image:
-    """Return the picture at `path` as an upright 8-bit RGB image.
+def read_pil(path: str | Path, data: bytes | None = None) -> Image.Image:
+    """Return the picture at `path`, or in `data` (messages still say `path`), as an upright 8-bit RGB image.
 
     EXIF orientation is applied, transparency is blended over white, 16-bit and gray values keep their
     meaning (65535 and 255 are both white), CMYK and palettes are converted.
     """
-    path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if data is None else BytesIO(data)) as image:
                 image.load()
                 return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
@@ -118,13 +121,36 @@ def require_square(image: Image.Image, name: str) -> None:
 
 def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     """Write a picture aside and rename it, so that a stop or a full disk leaves no half file."""
-    path = Path(path)
     picture = to_pil(image) if isinstance(image, Tensor) else image
+    _write_aside(Path(path), picture.save)
+
+
+def write_stored_png(image: Tensor, path: str | Path) -> None:
+    """Write `[3, H, W]` in [-1, 1] as a PNG that isn't compressed: its bytes follow from the pixels alone.
+
+    Compressors differ between versions and builds (zlib, zlib-ng). As `write_image`, all or nothing.
+    """
+    pixels = to_uint8(image).permute(1, 2, 0).cpu().numpy()
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # filter 0: none
+    blocks = [rows[start : start + 65535] for start in range(0, len(rows), 65535)]
+    deflate = b"\x78\x01" + b"".join(  # RFC 1950; RFC 1951, 3.2.4
+        struct.pack("<BHH", block is blocks[-1], len(block), len(block) ^ 0xFFFF) + block for block in blocks
+    )
+    deflate += struct.pack(">I", zlib.adler32(rows))
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", deflate), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    _write_aside(Path(path), lambda aside: aside.write_bytes(data))
+
+
+def _write_aside(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            picture.save(aside)
+            write(aside)
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
