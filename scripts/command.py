@@ -17,7 +17,11 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 
-PATHS = ("input", "output", "outputs", "data.root", "model.folder", "model.build.folder", "run_dir")
+PATHS = (
+    "input", "output", "outputs", "source", "source_hq", "only", "data.root", "data.shards", "data.path",
+    "data.file_list", "data.validation_list", "data.scores", "model.folder", "model.build.folder", "run_dir",
+    "trainer.latent_cache",
+)  # fmt: skip
 
 
 def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[str]:

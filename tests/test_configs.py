@@ -16,6 +16,7 @@ from lafr.training import train
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 BENCHMARKS = sorted(path.stem for path in (CONFIGS / "benchmark").glob("*.yaml"))
+DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +58,8 @@ def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
 
 def test_the_numbers_of_experiments_and_benchmarks_are_known():
     assert len(EXPERIMENTS) == 10
-    assert len(BENCHMARKS) == 4
+    assert len(BENCHMARKS) == 6
+    assert len(DATASETS) == 11
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -72,7 +74,7 @@ def test_an_experiment_composes_and_can_be_built(name):
     for stage, settings in config["stage"].items():
         rest = {k: v for k, v in settings.items() if k not in ("objective", "stream")}
         given = dict.fromkeys(("objective", "pairs", "accelerator", "folder", "validate"), None) | {"name": stage}
-        loop = ("gradient_checkpointing", "num_workers", "log_every", "validate_every", "checkpoint_every")
+        loop = ("gradient_checkpointing", "num_workers", "log_every", "log_pairs", "validate_every", "checkpoint_every")
         given |= {key: config["trainer"][key] for key in (*loop, "keep_checkpoints")}
         inspect.signature(train).bind(**given, **rest)
 
@@ -101,6 +103,42 @@ def test_a_folder_reaches_every_benchmark_that_needs_one():
         root = resolved("eval", f"benchmark={name}", "data.root=somewhere")["benchmark"]["build"].get("root")
         assert root == (None if name == "mini" else "somewhere")
         assert resolved("eval", f"benchmark={name}")["benchmark"]["build"].get("root") is None
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_dataset_composes_can_be_made_and_carries_its_command(name):
+    config = resolved("prepare_data", f"dataset={name}", *(["output=data/folder"] if name == "folder" else []))
+    assert config["dataset"]["name"] == name
+    assert require_callable(config, {".dataset": {"output", "made_by"}}) >= 2  # it and the sheet's degradation
+    package, _, command = (CONFIGS / "dataset" / f"{name}.yaml").read_text().splitlines()[:3]
+    assert package == "# @package _global_"
+    assert command.startswith(f"#   python scripts/prepare_data.py dataset={name} source=")
+
+
+def test_a_set_is_prepared_where_and_as_large_as_it_is_read():
+    for name in set(BENCHMARKS) & set(DATASETS):
+        benchmark, dataset = (
+            resolved("eval", f"benchmark={name}")["benchmark"],
+            resolved("prepare_data", f"dataset={name}"),
+        )
+        assert dataset["output"] == f"data/{name}"  # PairedBenchmark's own place
+        assert (dataset["count"], dataset["resolution"]) == (
+            benchmark["build"]["count"],
+            benchmark.get("resolution", 512),
+        )
+    ffhq = resolved("train", "+experiment=ffhq_0.9pct")["data"]
+    for name in ("ffhq", "ffhq_600"):
+        assert resolved("prepare_data", f"dataset={name}")["output"] == ffhq["root"]
+    assert resolved("prepare_data", "dataset=ffhq_600")["only"] == [ffhq["file_list"], ffhq["validation_list"]]
+
+
+def test_without_a_dataset_prepare_data_is_what_quickstart_and_tables_expect():
+    config = resolved("prepare_data", "output=.")
+    assert "dataset" not in config
+    assert {key: config[key] for key in ("input", "output", "resolution", "seed")} == {
+        "input": None, "output": ".", "resolution": 128, "seed": 0,
+    }  # fmt: skip
+    assert config["degradation"] == resolved("train", "run_name=x", "degradation=mini")["degradation"]
 
 
 def test_the_controls_differ_from_the_miniature_in_the_adapter_alone():

@@ -1,5 +1,6 @@
 """Wrong input, through the scripts themselves: one line that says what and how to fix it, and nothing written."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL
 import pytest
 from PIL import Image
 
@@ -81,6 +83,30 @@ WRONG = {
         ["benchmark=london", "model.folder={model}", "data.root={faces}"],
         ["102 images", "holds 10"],
     ),
+    "mild celeba": ("eval", ["benchmark=celeba_test_mild", "model.folder={model}"], ["dataset=celeba_test_mild"]),
+    "neither dataset nor output": ("prepare_data", [], ["output"]),
+    "unknown dataset": ("prepare_data", ["dataset=celeba"], ["dataset/celeba", "celeba_test_mild"]),
+    "no source": ("prepare_data", ["dataset=wider_test"], ["wider_test needs source=", "drive.google.com"]),
+    "no place for a folder": ("prepare_data", ["dataset=folder", "source={faces}"], ["output"]),
+    "no folder of its own": ("prepare_data", ["dataset=ffhq", "source={faces}", "output=."], ["output='.'"]),
+    "missing source": ("prepare_data", ["dataset=lfw_test", "source=LFW (1).zip"], ["LFW (1).zip", "does not exist"]),
+    "source that is no archive": ("prepare_data", ["dataset=lfw_test", "source={text}"], ["text.png", "zip or tar"]),
+    "part of lfw": ("prepare_data", ["dataset=lfw_test", "source={faces}"], ["holds 10 images, the set has 1711"]),
+    "half a pair": ("prepare_data", ["dataset=celeba_test", "source={faces}"], ["folder 'lq'", "source_hq="]),
+    "ground truth of none": (
+        "prepare_data",
+        ["dataset=lfw_test", "source={faces}", "source_hq={faces}"],
+        ["no ground truth"],
+    ),
+    "pairs aligned apart": ("prepare_data", ["dataset=celeba_test", "aligned=false"], ["aligned=true"]),
+    "unknown filter": ("prepare_data", ["dataset=ffhq", "source={faces}", "filter=area"], ["area", "lanczos"]),
+    "no number": ("prepare_data", ["dataset=ffhq", "source={faces}", "count=few"], ["count=few", "whole number"]),
+    "neither aligned nor not": (
+        "prepare_data",
+        ["dataset=ffhq", "aligned=maybe"],
+        ["aligned=maybe", "neither true nor false"],
+    ),
+    "missing list": ("prepare_data", ["dataset=ffhq", "source={faces}", "only=[a].txt"], ["[a].txt", "does not exist"]),
     "no input": ("restore", ["output=o"], ["input"]),
     "missing input": ("restore", ["input=IMG (1).jpg", "output=o", "model.folder={model}"], ["IMG (1).jpg"]),
     "restore without model": ("restore", ["input=a.png", "output=o", "model.folder=no where"], ["no where"]),
@@ -155,6 +181,29 @@ def test_evaluation_writes_what_it_says(script, face_folder, model_folder, tmp_p
         assert row in ended.stdout
     for file in ("out/faces.png", "out/restored", "out/result.json", "out/scores.csv", "results/tiny/val.json"):
         assert file in ended.stdout
+
+
+def test_a_prepared_set_is_evaluated_and_its_index_says_what_made_it(script, face_folder, model_folder, tmp_path):
+    for number, path in enumerate(sorted(face_folder.glob("*.png"))[:2]):
+        clear = Image.open(path)
+        for part, image in ("hq", clear), ("lq", clear.resize((6, 6)).resize(clear.size)):
+            (tmp_path / "x y" / part).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "x y" / part / f"{number}.png")
+    ended = script(
+        "prepare_data", "dataset=celeba_test_mild", f"source={tmp_path / 'x y'}", "count=2", "resolution=32",
+        "dataset.severity=null",
+    )  # fmt: skip
+    assert ended.code == 0, ended.stderr
+    assert "prepared 2 pairs of celeba_test_mild at 32 px in data/celeba_test_mild" in ended.stdout
+    made_by = json.loads(Path("data/celeba_test_mild/index.json").read_text())["made_by"]
+    assert made_by["command"].startswith("python scripts/prepare_data.py dataset=celeba_test_mild 'source=x y' count=2")
+    assert made_by["versions"]["pillow"] == PIL.__version__ and "date" in made_by
+    ended = script(
+        "eval", "benchmark=celeba_test_mild", f"model.folder={model_folder}", "benchmark.resolution=32",
+        "benchmark.build.count=2", "output=out",
+    )  # fmt: skip
+    assert ended.code == 0, ended.stderr
+    assert "celeba_test_mild: 2 images" in ended.stdout
 
 
 def test_the_interpreter_itself_ends_with_one_line_and_code_1(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Test sets: the same pixels every time, pairs matched by file stem."""
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from lafr.data.faces import Faces, read_list
+from lafr.data.operators import degraded
 from lafr.errors import InputError
 from lafr.images import list_images, read_image
 
@@ -51,7 +53,8 @@ class SyntheticBenchmark:
         name, hq = self.faces.name(face), self.faces[face]
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), draw])
         stem = f"{name}_{draw:02d}" if self.draws > 1 else name
-        return Pair(stem, self.degradation(hq, rng), hq)
+        hq, lq = degraded(hq, self.degradation, rng)
+        return Pair(stem, lq, hq)
 
 
 def folder_benchmark(
@@ -92,6 +95,12 @@ class PairedBenchmark:
         for part in [lq] + ([hq] if hq else []):
             if not (Path(root) / part).is_dir():
                 raise InputError(f"benchmark {name} is missing: {str(Path(root) / part)!r} does not exist; {remedy}")
+        side = prepared_side(Path(root)) or resolution
+        if side != resolution:
+            raise InputError(
+                f"benchmark {name} in {root!r} was made at {side} px, the model restores {resolution} px; make it with "
+                f"resolution={resolution}"
+            )
         self.lq = list_images(Path(root) / lq)
         if count is not None and len(self.lq) != count:
             raise InputError(
@@ -105,6 +114,12 @@ class PairedBenchmark:
     def __getitem__(self, index: int) -> Pair:
         hq = read_image(self.hq[index], self.resolution) if self.hq else None
         return Pair(self.lq[index].stem, read_image(self.lq[index], self.resolution), hq)
+
+
+def prepared_side(root: Path) -> int | None:
+    """Return the side in pixels of a set that `prepare_data.py` made, None of another."""
+    index = root / "index.json"
+    return json.loads(index.read_text())["settings"]["resolution"] if index.is_file() else None
 
 
 def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Path]:

@@ -1,13 +1,15 @@
-"""A contact sheet: one face under many draws, each with what was drawn."""
+"""Contact sheets: one face under many draws, each with what was drawn; the images of a set."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lafr.data.operators import Record
-from lafr.images import to_pil
+from lafr.images import read_pil, to_pil
 
 TILE, LINE, MARGIN, COLUMNS = 256, 15, 6, 5  # pixels; tiles in a row
 
@@ -50,7 +52,7 @@ def contact_sheet(hq: Tensor, lq: Sequence[Tensor], records: Sequence[Record], n
     for number, record in enumerate(records):
         back = max(place for place, step in enumerate(record) if step["op"] == "resize")
         words = [describe(step).replace(" ", "\N{NO-BREAK SPACE}") for step in [*record[:back], *record[back + 1 :]]]
-        captions.append([f"draw {number}", *textwrap.wrap(", ".join(words), 44)])
+        captions.append([f"draw {number}", *textwrap.wrap(", ".join(words), 40)])
     lines = max(len(caption) for caption in captions)
     columns = min(COLUMNS, len(captions))
     step_x, step_y = TILE + 2 * MARGIN, TILE + LINE * lines + 3 * MARGIN
@@ -62,4 +64,26 @@ def contact_sheet(hq: Tensor, lq: Sequence[Tensor], records: Sequence[Record], n
         sheet.paste(to_pil(image).resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
         for row, line in enumerate(caption):
             draw.text((x, y + TILE + 3 + row * LINE), line, "black" if row == 0 else "dimgray", font)
+    return sheet
+
+
+def set_sheet(files: Sequence[Mapping], folder: Path, most: int = 24, side: int = 128, columns: int = 8) -> Image.Image:
+    """Return up to `most` images spread over a set, `side` px each; HQ stands under LQ.
+
+    Args:
+        files: `file` in `folder`, `part` (lq, hq or another), and of an LQ image that has one the `reference`.
+        folder: of the set.
+        most: images shown.
+        side: of each, in pixels.
+        columns: images in a row.
+    """
+    shown = [file for file in files if file["part"] != "hq"]
+    shown = [shown[i] for i in np.linspace(0, len(shown) - 1, min(most, len(shown))).astype(int)]
+    stacks = [[file["file"], *([file["reference"]] if "reference" in file else [])] for file in shown]
+    rows, columns, high = -(-len(stacks) // columns), min(columns, len(stacks)), len(stacks[0])
+    sheet = Image.new("RGB", (columns * side, rows * high * side), "white")
+    for i, stack in enumerate(stacks):
+        for k, file in enumerate(stack):
+            small = read_pil(folder / file).resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(small, (i % columns * side, (i // columns * high + k) * side))
     return sheet

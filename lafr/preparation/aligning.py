@@ -1,0 +1,121 @@
+"""Photographs into a set's form: find the face's points, warp once to FFHQ's alignment, resize."""
+
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+from PIL import Image
+
+from lafr.alignment import FFHQ_512, similarity
+from lafr.errors import InputError, need
+from lafr.images import read_pil, require_square
+from lafr.weights import locate
+
+FILTERS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+DETECTION_SIDE = 1024  # pixels of the longer side in which faces are looked for
+# Of the 68 iBUG points: those of the eyes as seen on the left and right, the nose tip, the mouth corners.
+FIVE_OF_68 = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
+
+
+class FaceFinder:
+    """The five points of a photograph's largest face, by dlib's detector and 68-point predictor.
+
+    Raises InputError without dlib or its file. The 68 points' licence excludes commercial use.
+    """
+
+    def __init__(self):
+        dlib = need("dlib", "dlib-bin")
+        self.version = dlib.__version__
+        self.detector = dlib.get_frontal_face_detector()
+        self.predictor = dlib.shape_predictor(str(locate("dlib_68_points")))
+
+    def __call__(self, image: Image.Image) -> tuple[np.ndarray | None, int]:
+        """Return eyes, nose tip and mouth corners `[5, 2]` in pixels, or None, and the number of faces.
+
+        Looks for faces of about 80 of 1024 px first, then for those of half the size.
+        """
+        shrink = max(1.0, max(image.size) / DETECTION_SIDE)
+        size = tuple(round(side / shrink) for side in image.size)
+        small = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+        pixels = np.asarray(small)
+        boxes = self.detector(pixels, 0) or self.detector(pixels, 1)
+        if not boxes:
+            return None, 0
+        points = self.predictor(pixels, max(boxes, key=lambda box: box.area())).parts()
+        points = np.array([(p.x, p.y) for p in points], np.float64)
+        five = np.stack([points[of].mean(0) for of in FIVE_OF_68])
+        scale = np.array(image.size) / size
+        return (five + 0.5) * scale - 0.5, len(boxes)
+
+
+@cache
+def face_finder() -> FaceFinder:
+    """Return the finder, loaded once a process."""
+    return FaceFinder()
+
+
+def crop(
+    image: Image.Image, points: np.ndarray, resolution: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> tuple[Image.Image, float]:
+    """Return the FFHQ crop of the face with these five points `[5, 2]`, and its side in the photograph's own pixels.
+
+    The photograph's pixels are warped once, bicubic, the border mirrored. Where that would shrink them, the canvas is
+    k times larger, k the least whole number for which it doesn't, and `resample`, which is antialiased, takes it down
+    to `resolution`: nothing aliases.
+    """
+    matrix = similarity(points, FFHQ_512)
+    native_size = 512 / float(np.hypot(*matrix[:, 0]))
+    k = max(1, int(np.ceil(native_size / resolution - 1e-6)))
+    side, zoom = k * resolution, k * resolution / 512
+    matrix = matrix * zoom
+    matrix[:, 2] += (zoom - 1) / 2  # whole numbers are pixel centres: scaled around -0.5
+    border, cubic = cv2.BORDER_REFLECT, cv2.INTER_CUBIC
+    face = Image.fromarray(cv2.warpAffine(np.asarray(image), matrix, (side, side), flags=cubic, borderMode=border))
+    return face if k == 1 else face.resize((resolution, resolution), resample), native_size
+
+
+class Converter:
+    """Brings a picture into a set's form: RGB, square, `resolution` px, aligned.
+
+    Args:
+        resolution: side in pixels.
+        filter: lanczos, bicubic or bilinear, antialiased.
+        aligned: leave the face where it is; else find it and align it.
+    """
+
+    def __init__(self, resolution: int, filter: str, aligned: bool):
+        if filter not in FILTERS or resolution < 1:
+            raise InputError(f"resolution={resolution} filter={filter}: filter is one of {', '.join(FILTERS)}")
+        self.resolution, self.resample = resolution, FILTERS[filter]
+        self.finder = None if aligned else face_finder()
+        self.versions = {"pillow": PIL.__version__}
+        if self.finder:
+            self.versions |= {"opencv": cv2.__version__, "dlib": self.finder.version}
+
+    def __call__(self, path: Path) -> tuple[Image.Image | None, dict]:
+        """Return the image, None where no face is found, and facts for the index.
+
+        A picture that has its size already keeps its pixels bit for bit; one that is smaller raises InputError.
+        """
+        picture = read_pil(path)
+        facts = {"original_size": list(picture.size)}
+        if self.finder:
+            points, faces = self.finder(picture)
+            if points is None:
+                return None, facts | {"left_out": "no face found"}
+            face, native_size = crop(picture, points, self.resolution, self.resample)
+            return face, facts | {"faces": faces, "native_size": round(native_size, 1)}
+        require_square(picture, str(path))
+        if min(picture.size) < self.resolution:
+            raise InputError(
+                f"{str(path)!r} is {picture.width} x {picture.height}, smaller than resolution={self.resolution}; "
+                f"get it larger, or give resolution={min(picture.size)}"
+            )
+        size = (self.resolution, self.resolution)
+        return picture if picture.size == size else picture.resize(size, self.resample), facts

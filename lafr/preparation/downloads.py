@@ -1,0 +1,97 @@
+"""A file from an http(s) address: in one piece, or from where the last try stopped."""
+
+import http.client
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lafr.errors import InputError
+from lafr.results import write_json
+
+CHUNK = 1 << 20
+BY_HAND = "download it by hand and give source=FILE"
+
+
+def is_address(source: str) -> bool:
+    """Tell an http(s) address from a path."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def download(address: str, target: Path, most_bytes: int = 200_000_000_000, timeout: float = 60) -> Path:
+    """Return `target`, fetched from `address`; what is there already is not fetched again.
+
+    The beginning of a broken download is kept beside it, and the next call asks for the rest if the server says that
+    its file is still the same (HTTP If-Range).
+
+    Args:
+        address: http or https.
+        target: file to write; its folder is made.
+        most_bytes: largest file that is accepted.
+        timeout: seconds without an answer.
+
+    Raises InputError when the server sends a web page or too much, ConnectionError when it can't be reached, refuses
+    or breaks off.
+    """
+    beginning, notes = target.with_name(f"{target.name}.beginning"), target.with_name(f"{target.name}.json")
+    known = json.loads(notes.read_text()) if notes.is_file() else {}
+    if known.get("address") != address:
+        known = {}
+    if target.is_file() and known:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    have = beginning.stat().st_size if beginning.is_file() and known.get("validator") else 0
+    request = urllib.request.Request(address, headers={"User-Agent": "lafr"})
+    if have:
+        request.headers |= {"Range": f"bytes={have}-", "If-range": known["validator"]}
+    try:
+        if not have or have != known["bytes"]:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                _save(answer, address, beginning, notes, have, most_bytes)
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConnectionError(
+            f"cannot download {address!r} ({reason}); run the same command again to go on, or {BY_HAND}"
+        ) from None
+    beginning.replace(target)
+    return target
+
+
+def _save(answer, address: str, beginning: Path, notes: Path, have: int, most_bytes: int) -> None:
+    """Write an answer: appended to `have` bytes if it is the rest of the file (206), anew if it is the whole (200)."""
+    if answer.headers.get_content_type() == "text/html":
+        raise InputError(f"{address!r} is a web page, not an archive; open it in a browser, {BY_HAND}")
+    whole = answer.status != 206
+    have = 0 if whole else have
+    length = answer.headers.get("Content-Length")
+    total = have + int(length) if length else None
+    if total is not None and total > most_bytes:
+        raise InputError(f"{address!r} has {total:,} bytes, {most_bytes:,} are the most; {BY_HAND}")
+    tag = answer.headers.get("ETag", "")
+    validator = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
+    write_json({"address": address, "validator": validator, "bytes": total}, notes)
+    with (
+        open(beginning, "wb" if whole else "ab") as file,
+        tqdm(desc="download", initial=have, total=total, unit="B", unit_scale=True) as bar,
+    ):
+        while data := answer.read(CHUNK):
+            have += len(data)
+            if have > most_bytes:
+                break
+            file.write(data)
+            bar.update(len(data))
+    if have > most_bytes:
+        beginning.unlink()
+        notes.unlink()
+        raise InputError(f"{address!r} has more than {most_bytes:,} bytes; {BY_HAND}")
+    if total is not None and have != total:
+        raise ConnectionError(f"it broke off after {have:,} of {total:,} bytes")
+
+
+def public(address: str) -> str:
+    """Return an address without user, query and fragment, where secrets stand."""
+    parts = urllib.parse.urlsplit(address)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

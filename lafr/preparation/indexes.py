@@ -1,0 +1,71 @@
+"""What a prepared set says of itself: `index.json`, written last, holds the hash of every image and of its source."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lafr.errors import InputError
+from lafr.results import differences
+
+INDEX = "index.json"
+CHUNK = 1 << 20
+
+
+def read_index(folder: Path) -> dict | None:
+    """Return the index of a prepared set, or None where nothing is; raises InputError where something else is."""
+    path = folder / INDEX
+    if path.is_file():
+        return json.loads(path.read_text())
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{str(folder)!r} holds other things and no {INDEX}; choose output=FOLDER or move them away")
+    return None
+
+
+def require_same(record: Mapping, job: Mapping, folder: Path) -> None:
+    """Raise InputError when `folder` was made, or begun, from another source or with other settings than `job`."""
+    if changed := differences(_compared({key: record.get(key) for key in job}), _compared(job)):
+        raise InputError(
+            f"{str(folder)!r} was made from another source or with other settings ({'; '.join(changed[:3])}); "
+            "give those, choose output=FOLDER, or delete it"
+        )
+
+
+def _compared(job: Mapping) -> dict:
+    """Leave out how a source is called: a renamed archive is the same."""
+    hashes = {f"sha256 of {part or 'source'}": source["sha256"] for part, source in job.get("sources", {}).items()}
+    return {**job, **({"sources": hashes} if hashes else {})}
+
+
+def verify(folder: Path, record: Mapping) -> None:
+    """Raise InputError unless every file of an index is there with its sha256."""
+    for file in tqdm(record["files"], desc="verify", unit="image", delay=1):
+        path = folder / file["file"]
+        if not path.is_file() or sha256_of(path) != file["sha256"]:
+            state = "was altered" if path.is_file() else "is missing"
+            raise InputError(f"{str(path)!r} {state} since it was prepared; delete {str(folder)!r} and run again")
+
+
+def sha256_of(path: Path, desc: str | None = None) -> str:
+    """Return the hex sha256 of a file as it is now; with `desc` behind a progress bar."""
+    digest = hashlib.sha256()
+    bar = tqdm(desc=desc, total=path.stat().st_size, unit="B", unit_scale=True, delay=1, disable=desc is None)
+    with open(path, "rb") as file, bar:
+        while data := file.read(CHUNK):
+            digest.update(data)
+            bar.update(len(data))
+    return digest.hexdigest()
+
+
+def sha256_of_names(sizes: Mapping[str, int]) -> str:
+    """Return the hex sha256 of the lines `NAME<tab>BYTES`, sorted: what tells one folder from another."""
+    return hashlib.sha256("".join(f"{name}\t{size}\n" for name, size in sorted(sizes.items())).encode()).hexdigest()
+
+
+def sha256_of_pixels(image: Image.Image) -> str:
+    """Return the hex sha256 of a picture's 8-bit RGB values, row by row: the same whoever compressed it."""
+    return hashlib.sha256(np.asarray(image.convert("RGB")).tobytes()).hexdigest()

@@ -1,0 +1,110 @@
+"""What a set is made from: fetched, listed, hashed, and its members chosen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lafr.data.benchmarks import match_by_stem
+from lafr.errors import InputError
+from lafr.images import EXTENSIONS
+from lafr.preparation.archives import list_source
+from lafr.preparation.downloads import download, is_address, public
+from lafr.preparation.indexes import sha256_of, sha256_of_names
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one part's images come from: a folder or an archive here, its images, and what the index says of it."""
+
+    path: Path
+    images: tuple[str, ...]
+    record: Mapping
+
+
+def find_source(given: str, pinned: str | None, aside: Path, output: Path) -> Source:
+    """Return the source, downloaded to `aside` if `given` is an address, and hashed.
+
+    A folder's hash is that of its images' names and sizes. Raises InputError when it isn't there, holds no image, or
+    its sha256 is not the one `pinned`.
+    """
+    path = download(given, aside) if is_address(given) else Path(given)
+    if not path.exists():
+        raise InputError(f"source={given!r} does not exist; give a folder, a zip or tar archive, or an address")
+    if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"output={str(output)!r} lies in its own source {given!r}; choose output=FOLDER elsewhere")
+    listing = list_source(path)
+    digest = sha256_of_names(listing.images) if path.is_dir() else sha256_of(path, "sha256")
+    if pinned and str(pinned).lower() != digest:
+        raise InputError(f"the sha256 of {given!r} is {digest}, not {pinned}; get the right one, or pin what you trust")
+    record = {
+        "name": PurePosixPath(public(given)).name if is_address(given) else path.resolve().name,
+        "address": public(given) if is_address(given) else None,
+        "sha256": digest,
+        "sha256_of": "names and sizes" if path.is_dir() else "archive",
+        "images": len(listing.images),
+        "ignored": listing.ignored,
+    }
+    return Source(path, tuple(listing.images), record)
+
+
+def read_names(path: Path) -> frozenset[str]:
+    """Return the stems of the images named in a list, one a line; `#` begins a comment."""
+    if not path.is_file():
+        raise InputError(f"only={str(path)!r} does not exist; give a text file, one image name a line")
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    names = frozenset(stem_of(line) for line in lines if line)
+    if not names:
+        raise InputError(f"only={str(path)!r} names no image; write one name a line")
+    return names
+
+
+def stem_of(name: str) -> str:
+    """Return an image's name without folders and extension; a dot before anything else belongs to it."""
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in EXTENSIONS else path.name
+
+
+def choose(
+    source: Source, inside: str | None, required: bool, wanted: frozenset[str] | None, count: int | None, exact: bool
+) -> dict[str, str]:
+    """Return stem -> member of the images to take, in the source's order.
+
+    Args:
+        source: to choose from.
+        inside: name of the folder, at any depth, to take alone; all of the source is taken if it has none such.
+        required: it must have one.
+        wanted: stems to take; all when None.
+        count: number of images that there must be.
+        exact: more are wrong too.
+
+    Raises InputError for a wrong count, missing names, and two images of one stem.
+    """
+    where = f"source {source.record['name']!r}"
+    within = [name for name in source.images if inside in PurePosixPath(name).parts[:-1]]
+    if required and not within:
+        raise InputError(f"{where} has no images in a folder {inside!r}; give one with lq/ and hq/, or source_hq= too")
+    members: dict[str, str] = {}
+    seen: dict[str, str] = {}  # without case, as file systems have it
+    for name in within or source.images:
+        stem = stem_of(name)
+        if wanted is not None and stem not in wanted:
+            continue
+        if twin := seen.get(stem.casefold()):
+            raise InputError(f"{where} holds {twin!r} and {name!r}, both would be {stem}.png; take one away")
+        seen[stem.casefold()] = members[stem] = name
+    if wanted is not None and (missing := sorted(wanted - members.keys())):
+        raise InputError(f"{where} lacks {len(missing)} of {len(wanted)} images in the list, first {missing[:3]}")
+    if count is not None and (len(members) < count or (exact and len(members) > count)):
+        raise InputError(
+            f"{where} holds {len(members)} images, the set has {count}; get the right one, or say count={len(members)} "
+            "if this part is meant, or only=LIST"
+        )
+    return members
+
+
+def pair(members: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the HQ stem of each LQ stem, where there are both."""
+    if "hq" not in members:
+        return {}
+    lq, hq = ([Path(f"{stem}.png") for stem in members[part]] for part in ("lq", "hq"))
+    return {image.stem: reference.stem for image, reference in zip(lq, match_by_stem(lq, hq), strict=True)}

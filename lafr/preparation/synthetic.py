@@ -1,0 +1,167 @@
+"""A test set of LQ images made from any HQ faces: the same bytes on every machine."""
+
+import hashlib
+import itertools
+import math
+import random
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.data.batched import CHAIN, apply_batch
+from lafr.data.degradation import first_order, odd
+from lafr.data.faces import Faces
+from lafr.data.operators import Record, apply, as_text, target
+from lafr.data.sheet import set_sheet
+from lafr.data.sources import File, folder
+from lafr.errors import InputError
+from lafr.images import to_pil, write_image, write_stored_png
+from lafr.preparation.indexes import (
+    INDEX,
+    read_index,
+    require_same,
+    sha256_of,
+    sha256_of_names,
+    sha256_of_pixels,
+    verify,
+)
+from lafr.preparation.unfinished import Unfinished
+from lafr.results import write_json
+
+# DifFace (Yue & Loy, TPAMI 2024), scripts/prepare_testing_restoration.py: in this order, the last changing fastest.
+GRID = {
+    "jpeg_quality": (30, 40, 50, 60, 70),
+    "down": (4, 8, 12, 16, 20, 24, 28, 32, 36, 40),
+    "noise_sigma": (1, 5, 10, 15, 20),  # 1/255
+    "sigma_x": (4, 8, 12, 16),  # pixels at 512
+    "theta": tuple(quarter * math.pi for quarter in (0, 0.25, 0.5, 0.75)),
+}
+GRID_SEED = 10_000  # DifFace's, for sigma_y
+
+Draw = Callable[[int, str, int, int], Record]  # number, name, height, width
+
+
+def difface_grid() -> list[dict]:
+    """Return DifFace's 4,000 settings in its order; sigma_y is drawn as there, by Python's generator."""
+    draw = random.Random(GRID_SEED)
+    cells = (dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values()))
+    return [cell | {"sigma_y": draw.choice(GRID["sigma_x"])} for cell in cells]
+
+
+def grid_draw(images: int, seed: int) -> Draw:
+    """Return how image number i is degraded by DifFace's grid: by its cell i if there are 4,000 images.
+
+    For fewer the seed chooses as many cells, in the grid's order. The noise field of an image depends on
+    (seed, its name).
+    """
+    cells = difface_grid()
+    if images > len(cells):
+        raise InputError(f"DifFace's grid has {len(cells)} settings for {images} images; give count={len(cells)}")
+    chosen = sorted(np.random.default_rng(seed).choice(len(cells), images, replace=False))
+
+    def draw(number: int, name: str, height: int, width: int) -> Record:
+        cell, rng = cells[chosen[number]], own_generator(seed, name, 0)
+        scale = width / 512
+        return first_order(height, width, odd(41 * scale), cell["sigma_x"] * scale, cell["sigma_y"] * scale,
+                           cell["theta"], max(1.0, cell["down"] * scale), cell["noise_sigma"], cell["jpeg_quality"],
+                           as_text(rng))  # fmt: skip
+
+    return draw
+
+
+def recipe_draw(degradation, seed: int, number_of_draw: int = 0) -> Draw:
+    """Return how an image is degraded by a recipe: by the generator (seed, its name, draw), as in benchmarks."""
+
+    def draw(_number: int, name: str, height: int, width: int) -> Record:
+        return degradation.draw(height, width, own_generator(seed, name, number_of_draw))
+
+    return draw
+
+
+def own_generator(seed: int, name: str, draw: int) -> np.random.Generator:
+    """Return the generator of one draw of one image, whatever else is in the set."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), draw])
+
+
+def degrade_exactly(hq: Tensor, record: Record) -> Tensor:
+    """Return `lq [3, H, W]`; for a first-order record its pixels hang on no machine's rounding and no JPEG library."""
+    if [step["op"] for step in record[:4]] == CHAIN:
+        return apply_batch([record], hq[None].double())[0].float()
+    return apply(record, hq)
+
+
+def prepare_synthetic(
+    name: str, output: str, source: str | None, made_by: Mapping, *, grid: bool = True, degradation=None,
+    resolution: int = 512, count: int | None = None, seed: int = 0,
+) -> str:  # fmt: skip
+    """Make `output`/{hq,lq} and an index from the faces in the folder `source`; return what to tell the user.
+
+    PNGs are stored without compression (0.8 MB a face at 512 px): no compressor's version can change a byte. Run
+    again, a stopped run goes on, and a finished set is verified.
+
+    Args:
+        name: of the set.
+        output: folder to make.
+        source: folder of aligned HQ faces.
+        made_by: command, date and versions, for the index.
+        grid: degrade by DifFace's grid.
+        degradation: the recipe otherwise: a dataclass with `draw(height, width, rng)`.
+        resolution: side in pixels; faces are resized to it (Lanczos).
+        count: the first so many faces by name; all when None.
+        seed: of the draws.
+    """
+    work, done = Unfinished(Path(output)), read_index(Path(output))
+    if source is None or not Path(source).is_dir():
+        raise InputError(f"source={source!r} is no folder; give a folder of aligned HQ faces, source=FOLDER")
+    items = folder(source)[:count]
+    if count is not None and len(items) < count:
+        raise InputError(f"source={source!r} holds {len(items)} images, count={count}; give a smaller count")
+    sizes = {item.path.relative_to(source).as_posix(): item.path.stat().st_size for item in items}
+    recipe = "difface_grid" if grid else asdict(degradation)
+    settings = dict(recipe=recipe, resolution=resolution, count=len(items), seed=seed)
+    job = {"dataset": name, "settings": settings,
+           "sources": {"": {"name": Path(source).resolve().name, "sha256": sha256_of_names(sizes)}}}  # fmt: skip
+    if done is not None:
+        require_same(done, job, work.target)
+        verify(work.target, done)
+        return f"{work.target} is complete: {done['images']} images, every file as it was written"
+    draw = grid_draw(len(items), seed) if grid else recipe_draw(degradation, seed)
+    work.begin(job)
+    with work.discarded():
+        files = _make(items, draw, resolution, work)
+    record = {"images": len(items), "pixels_sha256": sha256_of_pixels_of(files), "files": files, "made_by": made_by}
+    write_image(set_sheet(files, work.set), work.set / "sheet.png")
+    write_json(job | record, work.set / INDEX)
+    work.finish()
+    return (
+        f"made {len(items)} pairs at {resolution} px in {work.target}, pixels {record['pixels_sha256'][:16]} "
+        f"(look at {work.target / 'sheet.png'})"
+    )
+
+
+def _make(items: Sequence[File], draw: Draw, resolution: int, work: Unfinished) -> list[dict]:
+    """Write the pairs that are not yet written; return the index of all."""
+    faces = Faces(items, resolution, memory_gb=0)
+    for number, item in enumerate(tqdm(items, desc="synthetic_test", unit="pair")):
+        if {("hq", item.name), ("lq", item.name)} <= work.done.keys():
+            continue
+        hq = faces[number]
+        record = draw(number, item.name, resolution, resolution)
+        for part, image in (("hq", target(record, hq)), ("lq", degrade_exactly(hq, record))):
+            file = f"{part}/{item.name.replace('/', '_')}.png"
+            write_stored_png(image, work.set / file)
+            facts = {"part": part, "name": item.name, "file": file, "sha256": sha256_of(work.set / file),
+                     "pixels_sha256": sha256_of_pixels(to_pil(image))}  # fmt: skip
+            drawn = {"reference": file.replace("lq/", "hq/", 1), "degradation": record} if part == "lq" else {}
+            work.note(facts | drawn)
+    return [work.done[part, item.name] for part in ("hq", "lq") for item in items]
+
+
+def sha256_of_pixels_of(files: Sequence[Mapping]) -> str:
+    """Return one hash for the pixels of all files, in their order: two machines can compare it at a glance."""
+    return hashlib.sha256("".join(file["pixels_sha256"] for file in files).encode()).hexdigest()
