@@ -29,6 +29,8 @@ def main(cfg) -> None:
             raise InputError(f"trainer.trackers names {tracker}, which is not installed: pip install {tracker}")
     faces, held_out = instantiate(cfg.data, _convert_="all")
     degradation = instantiate(cfg.degradation, _convert_="all")
+    if trainer.cache_latents and getattr(degradation, "gray_target", False):
+        raise InputError("trainer.cache_latents=true, but this recipe turns some HQ faces gray; choose one of the two")
     accelerator = Accelerator(
         mixed_precision=trainer.mixed_precision,
         gradient_accumulation_steps=trainer.accumulation,
@@ -58,11 +60,14 @@ def main(cfg) -> None:
             accelerator.print(f"{name}: this model has nothing to train here")
             continue
         folder = run_dir / name
+        objective.to(accelerator.device)
+        if trainer.cache_latents and hasattr(objective, "codec") and not (folder / "final").is_dir():
+            pairs.latents = latents_of(faces, objective.codec, accelerator, trainer.latent_cache)
         validate = Validation(
             pairs.held_out(held_out), folder / "validation", accelerator.device, trainer.validation_images
         )
         summary = train(
-            objective.to(accelerator.device),
+            objective,
             pairs,
             accelerator,
             folder,
@@ -72,6 +77,7 @@ def main(cfg) -> None:
             gradient_checkpointing=trainer.gradient_checkpointing,
             num_workers=trainer.num_workers,
             log_every=trainer.log_every,
+            log_pairs=trainer.log_pairs,
             validate_every=trainer.validate_every,
             checkpoint_every=trainer.checkpoint_every,
             keep_checkpoints=trainer.keep_checkpoints,
@@ -83,6 +89,19 @@ def main(cfg) -> None:
         write_folder(run_dir / "model", model.save_pretrained)
         print(f"saved {run_dir / 'model'}")
     accelerator.end_training()
+
+
+def latents_of(faces, codec, accelerator, folder: str):
+    """Return the faces' latents from the cache, filled by the main process first, in the precision of a step."""
+    from lafr.data.latents import cached_latents
+
+    def encode(images):
+        with accelerator.autocast():
+            return codec.encode(images.to(accelerator.device))
+
+    key = f"{codec.fingerprint()}-{accelerator.mixed_precision.replace('no', 'fp32')}"
+    with accelerator.main_process_first():
+        return cached_latents(faces, encode, folder, key, progress=accelerator.is_main_process)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import torch
 from conftest import BASE, SIZE
 from diffusers import AutoencoderKL, AutoencoderTiny
 
+from lafr.models.base import Base
 from lafr.models.codec import Codec
 
 
@@ -72,3 +73,22 @@ def test_an_autoencoder_without_a_posterior_works_the_same():
     assert codec.downscale == 4 and z.shape == (2, codec.latent_channels, 8, 8)
     assert torch.equal(z, tiny.encode(images()).latents * 0.5)
     assert torch.equal(codec.decode(z), tiny.decode(z / 0.5).sample)
+
+
+def test_the_fingerprint_is_that_of_the_saved_and_loaded_codec(base, tmp_path):
+    base.vae.register_to_config(scaling_factor=0.3)
+    base.save_pretrained(tmp_path)
+    assert Base.from_pretrained(tmp_path).codec().fingerprint() == base.codec().fingerprint()
+
+
+def test_one_weight_moved_by_its_last_bit_is_another_fingerprint():
+    codec = Codec(vae())
+    before, weight = codec.fingerprint(), codec.vae.encoder.conv_in.weight
+    with torch.no_grad():
+        weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(1.0))
+    assert codec.fingerprint() != before == Codec(vae()).fingerprint()
+
+
+def test_a_setting_that_no_weight_shows_is_another_fingerprint():
+    settings = [{}, {"scaling_factor": 0.25}, {"shift_factor": 0.5}, {"norm_num_groups": 2}]
+    assert len({Codec(vae(**changed)).fingerprint() for changed in settings}) == 4

@@ -205,6 +205,38 @@ def test_the_restoration_terms_are_those_of_the_restorers_own_output(restorer, f
     torch.testing.assert_close(terms["latent_l1"], expected)
 
 
+@pytest.mark.parametrize(
+    "stage, encoded", [("prior", []), ("codebook", []), ("alignment", ["lq"]), ("restoration", ["lq"])]
+)
+def test_a_batch_that_brings_its_hq_latents_has_only_its_degraded_faces_encoded(
+    stage, encoded, restorer, base, faces, degradation
+):
+    make = {
+        "prior": lambda: PriorObjective(base),
+        "codebook": lambda: CodebookObjective(restorer, CODEBOOK),
+        "alignment": lambda: AlignmentObjective(restorer, ALIGNMENT),
+        "restoration": lambda: RestorationObjective(restorer, appearance(pixel_mse=1.0, latent_l1=1.0)),
+    }
+    objective, b = make[stage]().eval(), batch(faces, degradation)
+    expected, z_hq = objective(b), objective.codec.encode(b["hq"])
+    seen, encode = [], objective.codec.vae.encode
+    objective.codec.vae.encode = lambda image: (
+        seen.append("hq" if torch.equal(image, b["hq"]) else "lq") or encode(image)
+    )
+    for name, value in objective(b | {"z_hq": z_hq}).items():
+        assert torch.equal(value, expected[name])
+    assert seen == encoded
+
+
+def test_the_codes_start_from_the_latents_that_a_batch_brings(restorer, faces, degradation):
+    started, b = [], batch(faces, degradation)
+    for z_hq in ({}, {"z_hq": restorer.codec.encode(b["hq"])}, {"z_hq": torch.randn(4, 4, 8, 8)}):
+        restorer.adapter.code_buffers()["quantizer._codebook.initted"].fill_(False)
+        CodebookObjective(restorer, CODEBOOK).before_step([b | z_hq], 0, lambda t: t)
+        started.append(restorer.adapter.code_buffers()["quantizer._codebook.embed"].clone())
+    assert torch.equal(started[0], started[1]) and not torch.equal(started[0], started[2])
+
+
 def test_the_prior_learns_the_noise_of_ddpms_forward_process(base, faces, degradation):
     objective = PriorObjective(base, seed=3)
     b = batch(faces, degradation)

@@ -21,6 +21,7 @@ class Objective(nn.Module):
 
     Attributes:
         weights: name -> weight of each term that `forward` returns; others are reported only.
+        codec: the frozen codec, in stages that look at z_hq; a batch that holds "z_hq" need not be encoded.
     """
 
     weights: dict[str, float]
@@ -70,6 +71,11 @@ class Objective(nn.Module):
         for module in self.modules():
             if getattr(module, "_supports_gradient_checkpointing", False):
                 module.enable_gradient_checkpointing()
+
+
+def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
+    """Return z_hq `[B, C, h, w]`: the batch's own where the stream brings it (lafr.data.latents), else encoded."""
+    return batch["z_hq"] if "z_hq" in batch else codec.encode(batch["hq"])
 
 
 def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
@@ -138,7 +144,7 @@ class PriorObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the error of the predicted noise, at a time and noise drawn from (seed, n)."""
-        z = self.codec.encode(batch["hq"])  # [B, C, h, w]
+        z = hq_latents(batch, self.codec)  # [B, C, h, w]
         noise = seeded_noise(z, batch["n"], self.seed)
         steps = len(self.alphas_cumprod)
         t = torch.tensor(
@@ -167,7 +173,7 @@ class CodebookObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1 and commitment on HQ latents."""
-        z_hq = self.codec.encode(batch["hq"])
+        z_hq = hq_latents(batch, self.codec)
         features = self.adapter.extract(z_hq)
         quantized = self.adapter.quantize(features)
         z_rebuilt = self.adapter.map(quantized.features)
@@ -180,7 +186,7 @@ class CodebookObjective(Objective):
         """Start the codes by k-means on the first global batch."""
         self._seen.clear()
         if self.adapter.has_codes and not self.adapter.codes_are_initialised():
-            local = [gather(self.adapter.extract(self.codec.encode(b["hq"]))) for b in batches]
+            local = [gather(self.adapter.extract(hq_latents(b, self.codec))) for b in batches]
             self.adapter.initialise_codes(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     @torch.no_grad()
@@ -195,7 +201,7 @@ class CodebookObjective(Objective):
 
     def restore(self, batch: Batch) -> Tensor:
         """Return the HQ faces rebuilt through the codebook: the best that the hard codes allow."""
-        return self.codec.decode(self.adapter(self.codec.encode(batch["hq"])))
+        return self.codec.decode(self.adapter(hq_latents(batch, self.codec)))
 
     def trained_buffers(self) -> dict[str, Tensor]:
         """Return codes, their EMA sums and sizes."""
@@ -220,7 +226,7 @@ class AlignmentObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
-        z_lq, z_hq = self.codec.encode(batch["lq"]), self.codec.encode(batch["hq"])
+        z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)
         features = self.adapter.extract(z_lq)
         z_aligned = self.adapter.map(self.adapter.quantize(features).features)
         terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
@@ -253,10 +259,15 @@ class RestorationObjective(Objective):
             parameter.requires_grad_(True)
         self.weights = loss.weights
 
+    @property
+    def codec(self) -> nn.Module:
+        """The restorer's."""
+        return self.restorer.codec
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss."""
         with torch.no_grad():
-            z_hq = self.restorer.codec.encode(batch["hq"])
+            z_hq = hq_latents(batch, self.codec)
         latents = self.restorer.latents(batch["lq"])
         restored = self.restorer.codec.decode(latents.z_restored)
         return self.loss(Restoration(restored, batch["hq"], latents.z_restored, z_hq))

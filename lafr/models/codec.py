@@ -1,5 +1,8 @@
 """The codec: a frozen diffusers autoencoder, deterministic, with the scale of its own config."""
 
+import hashlib
+import json
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +60,15 @@ class Codec(nn.Module):
     def train(self, mode: bool = True) -> "Codec":
         """Stay in eval mode: a frozen codec has no training mode."""
         return super().train(False)
+
+    def fingerprint(self) -> str:
+        """Return the hex sha256 of the autoencoder's weights and settings: equal codecs encode equally."""
+        settings = {name: value for name, value in self.vae.config.items() if not name.startswith("_")}
+        known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name, value in sorted(self.vae.state_dict().items()):
+            known.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            known.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return known.hexdigest()
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
