@@ -18,7 +18,8 @@ from lafr.metrics import DIRECTION
 DIGITS = {"psnr_rgb": 2}  # decimals shown; 4 for the others
 
 # Settings that change how a run is executed and shown, not what it computes.
-FREE = {"trackers", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "num_workers"}
+FREE = {"trackers", "log_every", "log_pairs", "latent_cache", "validate_every", "checkpoint_every", "keep_checkpoints",
+        "num_workers"}  # fmt: skip
 
 
 def remember_config(config: dict, run_dir: Path) -> None:
@@ -66,7 +67,7 @@ def provenance(command: str, seed: int) -> dict:
     }
 
 
-def write_json(record: dict, path: Path) -> None:
+def write_json(record: dict | list, path: Path) -> None:
     """Write a record aside and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")

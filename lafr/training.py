@@ -38,6 +38,7 @@ def train(
     gradient_checkpointing: bool = False,
     num_workers: int = 0,
     log_every: int = 10,
+    log_pairs: bool = False,
     validate_every: int | None = None,
     checkpoint_every: int = 500,
     keep_checkpoints: int = 2,
@@ -62,6 +63,7 @@ def train(
         gradient_checkpointing: recompute activations to save memory.
         num_workers: loader processes.
         log_every: steps between log lines.
+        log_pairs: write all that was drawn for each pair to `pairs.jsonl`: `lafr.data.stream.rebuilt` makes it again.
         validate_every: steps between validations; only at the end when None.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many are kept.
@@ -91,7 +93,7 @@ def train(
         accelerator.num_processes,
         num_workers,
     )
-    log = Log(accelerator, Path(folder) / "log.jsonl", name, step, max_steps, batch_size)
+    log = Log(accelerator, Path(folder), name, step, max_steps, batch_size)
     for batches in optimiser_batches(loader, accelerator):
         started = time.perf_counter()
         objective.before_step(batches, step, accelerator.gather)
@@ -115,6 +117,8 @@ def train(
         if step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps:
             log.terms(step, mean_terms(all_terms, accelerator), schedule_lr.get_last_lr()[0], norm)
         log.advance()
+        if log_pairs:
+            log.pairs(pairs.record(n) for n in range((step - 1) * batch_size, step * batch_size))
         if validate and validate_every and step % validate_every == 0 and step < max_steps:
             log.validation(step, validate_with(validate, objective, step, ema, parameters, accelerator))
         if step % checkpoint_every == 0 and step < max_steps:
@@ -208,16 +212,16 @@ def resume(checkpoints: Checkpoints, accelerator, objective, optimizer, schedule
 
 
 class Log:
-    """Progress bar, `log.jsonl` and trackers of one stage; on resume the log is cut back to the checkpoint."""
+    """Progress bar, `log.jsonl`, `pairs.jsonl` and trackers of a stage; on resume both are cut to the checkpoint."""
 
-    def __init__(self, accelerator: Accelerator, path: Path, name: str, step: int, max_steps: int, batch_size: int):
-        self.accelerator, self.path, self.name, self.batch_size = accelerator, path, name, batch_size
+    def __init__(self, accelerator: Accelerator, folder: Path, name: str, step: int, max_steps: int, batch_size: int):
+        self.accelerator, self.name, self.batch_size = accelerator, name, batch_size
+        self.path, self.pairs_path = folder / "log.jsonl", folder / "pairs.jsonl"
         self.started, self.first = time.perf_counter(), step
         if accelerator.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            whole = [line for line in lines if line.endswith("}\n")]  # a full disk may have cut the last one short
-            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+            folder.mkdir(parents=True, exist_ok=True)
+            cut_back(self.path, lambda line: line["step"] <= step)
+            cut_back(self.pairs_path, lambda line: line["n"] < step * batch_size)
         self.bar = tqdm(
             total=max_steps, initial=step, desc=name, unit="step", dynamic_ncols=True, mininterval=1,
             disable=not accelerator.is_main_process,
@@ -226,6 +230,12 @@ class Log:
     def advance(self) -> None:
         """Move the progress bar by one step."""
         self.bar.update()
+
+    def pairs(self, records: Iterable[dict]) -> None:
+        """Write what was drawn for the pairs of a step."""
+        if self.accelerator.is_main_process:
+            with self.pairs_path.open("a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records)
 
     def terms(self, step: int, terms: dict[str, float], learning_rate: float, norm: Tensor) -> None:
         """Log the loss terms; a loss that is not finite ends the run with the last checkpoint intact."""
@@ -256,3 +266,10 @@ class Log:
     def close(self) -> None:
         """End the progress bar."""
         self.bar.close()
+
+
+def cut_back(path: Path, keep: Callable[[dict], bool]) -> None:
+    """Drop the lines of a JSON-lines file that `keep` refuses, and one that a full disk cut short."""
+    if path.exists():
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        path.write_text("".join(line for line in whole if keep(json.loads(line))))

@@ -123,7 +123,7 @@ def networks_block(record: dict) -> str:
 
 def cost_block(record: dict) -> str:
     """Return what each term of the loss costs beside the rest of a step."""
-    from benchmark import loss_table
+    from benchmark_loss import loss_table
 
     where = (
         f"Batch {record['batch_size']} at {record['resolution']} px on {record['device']}, {record['threads']} threads."

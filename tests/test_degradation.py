@@ -269,6 +269,15 @@ def test_colour_changes_come_as_often_as_gfpgan_says():
         assert abs(np.mean([name in record for record in records]) - share) < 3 * (share / 4000) ** 0.5
 
 
+def test_a_gray_photo_has_a_gray_target_only_where_the_recipe_says_so(hq):
+    for is_target in (False, True):
+        chain = Degradation(gray=1, gray_target=is_target)
+        target, lq = chain.pair(hq, np.random.default_rng(0))
+        assert torch.equal(lq[0], lq[2])
+        assert torch.equal(target[0], target[2]) == is_target
+        assert torch.equal(target, hq) != is_target
+
+
 def test_the_second_order_keeps_what_is_lost_at_another_resolution():
     """At a quarter of the resolution kernels and the final shrinking are a quarter; the passes' own factors stay."""
     chain = SecondOrderDegradation()

@@ -57,7 +57,9 @@ def test_kernels_are_basicsrs(size, sigma_x, sigma_y, theta):
 
 @pytest.mark.parametrize(("size", "cutoff"), [(7, np.pi), (13, 1.2), (21, np.pi / 5)])
 def test_the_sinc_kernel_is_basicsrs(size, cutoff):
-    assert np.abs(kernels.sinc_kernel(size, cutoff) - basicsr.circular_lowpass_kernel(cutoff, size)).max() < 2e-7
+    with np.errstate(invalid="ignore"):  # BasicSR divides by zero at the centre, then mends it
+        theirs = basicsr.circular_lowpass_kernel(cutoff, size)
+    assert np.abs(kernels.sinc_kernel(size, cutoff) - theirs).max() < 2e-7
 
 
 @pytest.mark.parametrize("is_gray", [False, True])

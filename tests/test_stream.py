@@ -1,11 +1,16 @@
 """Pair n is a function of (seed, n), however many processes share the stream."""
 
+import json
+
 import pytest
 import torch
 
+from lafr.data.degradation import Degradation
 from lafr.data.faces import Faces
-from lafr.data.stream import PairStream
+from lafr.data.second_order import SecondOrderDegradation
+from lafr.data.stream import PairStream, rebuilt
 from lafr.errors import InputError
+from lafr.images import read_image
 
 
 @pytest.fixture
@@ -88,6 +93,13 @@ def test_worker_processes_change_nothing(stream):
         assert torch.equal(a["lq"], b["lq"])
 
 
+def test_a_set_larger_than_memory_gives_the_same_pairs(stream):
+    tight = PairStream(Faces(stream.faces.paths, 16, memory_gb=0), stream.degradation, seed=5)
+    for n in range(20):
+        for key in ("hq", "lq"):
+            assert torch.equal(tight[n][key], stream[n][key])
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(stream):
     with pytest.raises(InputError, match="batch_size=6 cannot be shared by 2 processes x 2 accumulation steps"):
         stream.loader(0, 1, batch_size=6, accumulation=2, world=2)
@@ -98,3 +110,18 @@ def test_loading_leaves_the_global_random_state_alone(stream):
     before = torch.get_rng_state()
     list(stream.loader(0, 2, batch_size=4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("chain", [Degradation(), SecondOrderDegradation(), Degradation(gray=0.5, gray_target=True)])
+def test_a_pair_is_rebuilt_from_its_record_and_the_face_that_it_names(face_folder, chain):
+    stream = PairStream(Faces(sorted(face_folder.glob("*.png")), 16), chain, seed=5)
+    mirrored = gray = 0
+    for n in range(30):
+        record = json.loads(json.dumps(stream.record(n)))
+        face = read_image(face_folder / f"{record['face']}.png", 16)
+        pair, again = stream[n], rebuilt(record, face)
+        assert all(torch.equal(pair[key], again[key]) for key in ("hq", "lq", "n"))
+        mirrored += record["mirrored"]
+        gray += torch.equal(pair["hq"][0], pair["hq"][2])
+    assert 5 < mirrored < 25
+    assert (5 < gray < 25) == getattr(chain, "gray_target", False)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lafr.data.stream import HeldOut, PairStream
+from lafr.data.stream import HeldOut, PairStream, rebuilt
 from lafr.errors import InputError
 from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.multilevel import MultiLevelLoss
@@ -56,6 +56,22 @@ def assert_close(one, other, tolerance=1e-5):
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=tolerance, atol=tolerance)
+
+
+def test_the_logged_pairs_are_those_that_were_trained_on_and_can_be_made_again(run, faces, degradation, tmp_path):
+    path = tmp_path / "run" / "pairs.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"n": 7}\n{"n": 8')  # of an earlier try that left no checkpoint
+    run(Toy(), log_pairs=True)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["n"] for record in records] == list(range(24))
+    pairs = PairStream(faces, degradation, 0)
+    for record in records[::5]:
+        face = next(faces[i] for i in range(len(faces)) if faces.name(i) == record["face"])
+        for key, value in rebuilt(record, face).items():
+            assert torch.equal(value, pairs[record["n"]][key])
+    run(Toy(), folder="silent")
+    assert not (tmp_path / "silent" / "pairs.jsonl").exists()
 
 
 def test_the_loss_falls(run, tmp_path):

@@ -10,10 +10,30 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lafr.data.operators import Record, apply, as_text
+from lafr.data.operators import Record, apply, as_text, target
 from lafr.errors import InputError
 
 Range = tuple[float, float]
+
+
+def odd(size: float) -> int:
+    """Return the odd number nearest to `size`, at least 3."""
+    return max(3, 2 * round((size - 1) / 2) + 1)
+
+
+def first_order(
+    height: int, width: int, kernel_size: int, sigma_x: float, sigma_y: float, theta: float, factor: float,
+    noise_sigma: float, quality: int, generator: str,
+) -> Record:  # fmt: skip
+    """Return the record of the chain for an image of this size: lengths in its pixels, noise in 1/255."""
+    kernel = {"family": "gaussian", "size": kernel_size, "sigma_x": float(sigma_x), "sigma_y": float(sigma_y),
+              "theta": float(theta)}  # fmt: skip
+    return [
+        {"op": "blur_down", "kernel": kernel, "factor": float(factor)},
+        {"op": "gaussian_noise", "sigma": float(noise_sigma), "generator": generator},
+        {"op": "jpeg", "quality": quality},
+        {"op": "resize", "height": height, "width": width, "mode": "bilinear"},
+    ]
 
 
 @dataclass(frozen=True)
@@ -71,14 +91,9 @@ class Degradation:
         noise_sigma = rng.uniform(*self.noise_sigma)
         quality = int(rng.integers(*self.jpeg_quality))
         colour = self._draw_colour(rng)
-        kernel_size = max(3, 2 * round((self.kernel_size * scale - 1) / 2) + 1)  # the nearest odd number
-        kernel = {"family": "gaussian", "size": kernel_size, "sigma_x": float(sigma_x), "sigma_y": float(sigma_y),
-                  "theta": theta}  # fmt: skip
+        size = odd(self.kernel_size * scale)
         return [
-            {"op": "blur_down", "kernel": kernel, "factor": float(factor)},
-            {"op": "gaussian_noise", "sigma": noise_sigma, "generator": as_text(rng)},
-            {"op": "jpeg", "quality": quality},
-            {"op": "resize", "height": height, "width": width, "mode": "bilinear"},
+            *first_order(height, width, size, sigma_x, sigma_y, theta, factor, noise_sigma, quality, as_text(rng)),
             *colour,
         ]
 
@@ -87,7 +102,7 @@ class Degradation:
         if self.colour_shift_probability and rng.random() < self.colour_shift_probability:
             steps.append({"op": "colour_shift", "shift": rng.uniform(*self.colour_shift, 3).tolist()})
         if self.gray and rng.random() < self.gray:
-            steps.append({"op": "gray"})
+            steps.append({"op": "gray", "target": self.gray_target})
         if self.colour_jitter and rng.random() < self.colour_jitter_probability:
             names = list(self.colour_jitter)
             order = [names[i] for i in rng.permutation(len(names))]
@@ -95,6 +110,11 @@ class Degradation:
             steps.append({"op": "colour_jitter", "changes": changes})
         return steps
 
+    def pair(self, hq: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return what should be restored and what from: `hq`, gray if it lost its colour (`gray_target`), and `lq`."""
+        record = self.draw(*hq.shape[-2:], rng)
+        return target(record, hq), apply(record, hq, rng)
+
     def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
         """Return `lq`, degraded `hq`: both `[3, H, W]` in [-1, 1], 8-bit levels, same size."""
-        return apply(self.draw(*hq.shape[-2:], rng), hq, rng)
+        return self.pair(hq, rng)[1]

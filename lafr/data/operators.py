@@ -83,8 +83,8 @@ def colour_jitter(image: np.ndarray, changes: list) -> np.ndarray:
     return planes.permute(1, 2, 0).numpy()
 
 
-def gray(image: np.ndarray) -> np.ndarray:
-    """Take the colour away: luma of BT.601 in all channels."""
+def gray(image: np.ndarray, target: bool = False) -> np.ndarray:
+    """Take the colour away: luma of BT.601 in all channels. `target`: the pair's HQ image loses it too."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
@@ -115,6 +115,17 @@ def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) ->
         image = OPERATORS[step["op"]](image, **arguments)
     levels = torch.from_numpy(image).permute(2, 0, 1) * 255
     return levels.round_().clamp_(0, 255).div_(127.5).sub_(1).contiguous()
+
+
+def target(record: Record, hq: Tensor) -> Tensor:
+    """Return what the restored image should be: `hq`, gray where the record says that the pair lost its colour."""
+    is_gray = any(step["op"] == "gray" and step.get("target") for step in record)
+    return apply([{"op": "gray"}], hq) if is_gray else hq
+
+
+def degraded(hq: Tensor, degradation: Callable, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return the pair (hq, lq) by a recipe, or by any function of (hq, rng)."""
+    return degradation.pair(hq, rng) if hasattr(degradation, "pair") else (hq, degradation(hq, rng))
 
 
 def as_text(rng: np.random.Generator) -> str:

@@ -93,7 +93,7 @@ def sampling(taps: np.ndarray, length: int, samples: int) -> Tensor:
 
 
 def bands(length: int, samples: int, size: int, block: int):
-    """Yield (first sample, past the last, first pixel, past the last) for each `block` of samples and what they read."""
+    """Yield (first sample, past the last, first pixel, past the last) of each `block` of samples and what it reads."""
     pixels, _ = pixels_read(length, samples, size)
     for start in range(0, samples, block):
         read = pixels[start : start + block]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from lafr.data.degradation import odd
 from lafr.data.operators import Record, apply, as_text
 
 Range = tuple[float, float]
@@ -116,7 +117,7 @@ class SecondOrderDegradation:
         kind = rng.choice(len(self.kernels), p=list(self.kernels.values()))
         family, _, shape = list(self.kernels)[kind].rpartition("_")
         sigma_x, sigma_y = rng.uniform(*ranges.blur_sigma, 2) * ratio
-        kernel = {"family": family or "gaussian", "size": _odd(size * ratio), "sigma_x": float(sigma_x),
+        kernel = {"family": family or "gaussian", "size": odd(size * ratio), "sigma_x": float(sigma_x),
                   "sigma_y": float(sigma_x if shape == "iso" else sigma_y),
                   "theta": 0.0 if shape == "iso" else rng.uniform(-np.pi, np.pi)}  # fmt: skip
         if family:
@@ -126,7 +127,7 @@ class SecondOrderDegradation:
 
     def _draw_sinc(self, size: int, lowest: float, ratio: float, rng: np.random.Generator) -> dict:
         cutoff = min(np.pi, rng.uniform(lowest, np.pi) / ratio)
-        return {"family": "sinc", "size": _odd(size * ratio), "cutoff": float(cutoff)}
+        return {"family": "sinc", "size": odd(size * ratio), "cutoff": float(cutoff)}
 
     def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
         """Return `lq`, degraded `hq`: both `[3, H, W]` in [-1, 1], 8-bit levels, same size."""
@@ -136,7 +137,3 @@ class SecondOrderDegradation:
 def _resize(size, rng: np.random.Generator) -> dict:
     height, width = size
     return {"op": "resize", "height": int(height), "width": int(width), "mode": str(rng.choice(MODES))}
-
-
-def _odd(size: float) -> int:
-    return max(3, 2 * round((size - 1) / 2) + 1)

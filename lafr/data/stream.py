@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lafr.data.operators import apply, degraded, target
 from lafr.errors import InputError
 
 
@@ -15,7 +16,13 @@ class PairStream(Dataset):
 
     Epoch e visits every face once in an order drawn from (seed, e); flip and degradation of pair n are drawn
     from (seed, n). Nothing else is random, so any process can make any pair at any time.
+
+    Attributes:
+        latents: of each face, plain and mirrored, `[N, 2, C, h, w]` (`lafr.data.latents`); where they are set, a pair
+            also holds `z_hq [C, h, w]`, the latent of its own `hq`.
     """
+
+    latents: Tensor | None = None
 
     def __init__(
         self,
@@ -32,11 +39,31 @@ class PairStream(Dataset):
         return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.faces))[position])
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, 1, n])
-        hq = self.faces[self.face_index(n)]
-        if rng.random() < self.flip:
+        index, mirrored, rng = self._drawn(n)
+        hq = self.faces[index]
+        if mirrored:
             hq = hq.flip(-1)
-        return {"hq": hq, "lq": self.degradation(hq, rng), "n": torch.tensor(n)}
+        hq, lq = degraded(hq, self.degradation, rng)
+        pair = {"hq": hq, "lq": lq, "n": torch.tensor(n)}
+        return pair if self.latents is None else pair | {"z_hq": self.latents[index, int(mirrored)]}
+
+    def _drawn(self, n: int) -> tuple[int, bool, np.random.Generator]:
+        rng = np.random.default_rng([self.seed, 1, n])
+        return self.face_index(n), bool(rng.random() < self.flip), rng
+
+    def record(self, n: int) -> dict:
+        """Return all that was drawn for pair `n`: it can be logged as JSON, and `rebuilt` makes the pair of it.
+
+        Its degradation is that of `lafr.data.operators`; only recipes that draw such a record have one.
+        """
+        index, mirrored, rng = self._drawn(n)
+        height, width = self.faces[index].shape[-2:]
+        return {
+            "n": n,
+            "face": self.faces.name(index),
+            "mirrored": mirrored,
+            "degradation": self.degradation.draw(height, width, rng),
+        }
 
     def held_out(self, faces: Sequence[Tensor]) -> "HeldOut":
         """Return the validation pairs of `faces`."""
@@ -66,6 +93,13 @@ class PairStream(Dataset):
         )
 
 
+def rebuilt(record: dict, face: Tensor) -> dict[str, Tensor]:
+    """Return the pair {"hq", "lq", "n"} of a `PairStream.record` and the face that it names, `[3, H, W]`."""
+    hq = face.flip(-1) if record["mirrored"] else face
+    steps = record["degradation"]
+    return {"hq": target(steps, hq), "lq": apply(steps, hq), "n": torch.tensor(record["n"])}
+
+
 class HeldOut:
     """Validation pairs: face i, not mirrored, degraded by the generator (seed, 2, i); the same at every step."""
 
@@ -76,8 +110,8 @@ class HeldOut:
         return len(self.faces)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        hq = self.faces[i]
-        return {"hq": hq, "lq": self.degradation(hq, np.random.default_rng([self.seed, 2, i])), "n": torch.tensor(i)}
+        hq, lq = degraded(self.faces[i], self.degradation, np.random.default_rng([self.seed, 2, i]))
+        return {"hq": hq, "lq": lq, "n": torch.tensor(i)}
 
 
 class _Steps:
