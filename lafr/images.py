@@ -1,10 +1,8 @@
 """The image convention: float RGB `[3, H, W]` in [-1, 1]. This file alone reads, writes and converts."""
 
-import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lafr.errors import InputError
+from lafr.files import write_aside
 
 EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"])
 
@@ -122,7 +121,7 @@ def require_square(image: Image.Image, name: str) -> None:
 def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     """Write a picture aside and rename it, so that a stop or a full disk leaves no half file."""
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    _write_aside(Path(path), picture.save)
+    write_aside(Path(path), picture.save)
 
 
 def write_stored_png(image: Tensor, path: str | Path) -> None:
@@ -142,19 +141,4 @@ def write_stored_png(image: Tensor, path: str | Path) -> None:
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
-    _write_aside(Path(path), lambda aside: aside.write_bytes(data))
-
-
-def _write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(aside)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; free space or choose another folder"
-        ) from None
+    write_aside(Path(path), lambda aside: aside.write_bytes(data))

@@ -131,6 +131,28 @@ def cost_block(record: dict) -> str:
     return "\n".join([where, "", loss_table(record), "", made_by(record)])
 
 
+def degradation_block(record: dict) -> str:
+    """Return how fast a recipe's chain is beside BasicSR's."""
+    from benchmark_degradation import degradation_table
+
+    return "\n".join([degradation_table(record), "", f"One core, {record['images']} draws. {made_by(record)}"])
+
+
+def loader_block(record: dict) -> str:
+    """Return how many pairs the loader makes beside what training eats."""
+    from benchmark_loader import loader_table
+
+    return "\n".join([loader_table(record), "", made_by(record)])
+
+
+def latents_block(record: dict) -> str:
+    """Return what cached latents save."""
+    from benchmark_latents import latents_table
+
+    where = f"Batch {record['batch_size']} at {record['resolution']} px on {record['device']}."
+    return "\n".join([where, "", latents_table(record), "", made_by(record)])
+
+
 BLOCKS = {
     "table": block,
     "training": training_block,
@@ -138,6 +160,9 @@ BLOCKS = {
     "severity": severity_block,
     "networks": networks_block,
     "cost": cost_block,
+    "degradation": degradation_block,
+    "loader": loader_block,
+    "latents": latents_block,
 }
 
 
@@ -162,12 +187,38 @@ def picture() -> None:
     write_image(torch.cat(columns, dim=2), ROOT / "results" / "astronaut.png")
 
 
+def recipes_picture(draws: int = 6, side: int = 128) -> None:
+    """Write `results/recipes.jpg`: the astronaut at 512 px under the first draws of each recipe, shown at `side` px."""
+    import numpy as np
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from PIL import Image, ImageDraw, ImageFont
+
+    from lafr.data.packaged import ASTRONAUT, PackagedFaces
+    from lafr.images import to_pil
+
+    hq = PackagedFaces(512, ASTRONAUT)[0]
+    recipes = sorted(path.stem for path in (ROOT / "configs" / "degradation").glob("*.yaml") if path.stem != "mini")
+    left = 110
+    sheet = Image.new("RGB", (left + draws * side, len(recipes) * side), "white")
+    for row, name in enumerate(recipes):
+        with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+            chosen = compose("prepare_data", ["output=.", f"degradation={name}"]).degradation
+        degradation = instantiate(chosen, _convert_="all")
+        ImageDraw.Draw(sheet).text((6, row * side + side // 2 - 8), name, "black", ImageFont.load_default(14))
+        for k in range(draws):
+            lq = to_pil(degradation(hq, np.random.default_rng([0, k]))).resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(lq, (left + k * side, row * side))
+    sheet.save(ROOT / "results" / "recipes.jpg", quality=88)
+
+
 def main() -> None:
     """Rewrite the pages' blocks and the picture."""
     for page in PAGES:
         (ROOT / page).write_text(filled((ROOT / page).read_text()))
     picture()
-    print(f"up to date: {', '.join(PAGES)}, results/astronaut.png")
+    recipes_picture()
+    print(f"up to date: {', '.join(PAGES)}, results/astronaut.png, results/recipes.jpg")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ encodes and IMAGE is the hash of the 8-bit pixels: other weights or other pixels
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from lafr.errors import InputError
+from lafr.files import write_aside
 from lafr.images import to_uint8
 
 SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: both are stored
@@ -76,16 +75,9 @@ def read_latents(path: Path, codec_key: str, image: str) -> Tensor | None:
 def write_latents(z: Tensor, path: Path, codec_key: str, image: str) -> None:
     """Write `z [2, C, h, w]` aside and rename it, with what it belongs to and the hash of its values."""
     metadata = {"codec": codec_key, "image": image, "sha256": digest(z)}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(save({side: z[i].contiguous() for i, side in enumerate(SIDES)}, metadata))
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; free space, choose another folder "
-            "(trainer.latent_cache=FOLDER) or encode at every step (trainer.cache_latents=false)"
-        ) from None
+    data = save({side: z[i].contiguous() for i, side in enumerate(SIDES)}, metadata)
+    remedy = (
+        "free space, choose another folder (trainer.latent_cache=FOLDER) or encode at every step "
+        "(trainer.cache_latents=false)"
+    )
+    write_aside(path, lambda aside: aside.write_bytes(data), remedy)

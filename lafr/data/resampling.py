@@ -51,7 +51,8 @@ def opencv_blur_then_resize(image: np.ndarray, kernel: np.ndarray, size: tuple[i
 
 def outer_products(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return u `[r, k]` and v `[r, k]` with sum_i u_i v_i^T = kernel, within `TOLERANCE` after filtering [0, 1]."""
-    u, s, v = np.linalg.svd(kernel.astype(np.float64))
+    # PyTorch's: it keeps to one core in a loader's worker, where NumPy's would take all of them
+    u, s, v = (part.numpy() for part in torch.linalg.svd(torch.from_numpy(kernel).double()))
     # a term s u v^T changes a pixel by at most s |u|_1 |v|_1
     change = s * np.abs(u).sum(0) * np.abs(v).sum(1)
     terms = max(1, int((np.cumsum(change[::-1])[::-1] > TOLERANCE).sum()))

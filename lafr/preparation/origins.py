@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lafr.data import selection
 from lafr.data.benchmarks import match_by_stem
 from lafr.errors import InputError
 from lafr.images import EXTENSIONS
@@ -48,14 +49,10 @@ def find_source(given: str, pinned: str | None, aside: Path, output: Path) -> So
 
 
 def read_names(path: Path) -> frozenset[str]:
-    """Return the stems of the images named in a list, one a line; `#` begins a comment."""
+    """Return the stems of the images named in a list, one a line; a line that begins with `#` is a comment."""
     if not path.is_file():
         raise InputError(f"only={str(path)!r} does not exist; give a text file, one image name a line")
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-    names = frozenset(stem_of(line) for line in lines if line)
-    if not names:
-        raise InputError(f"only={str(path)!r} names no image; write one name a line")
-    return names
+    return frozenset(stem_of(name) for name in selection.read_names(path))
 
 
 def stem_of(name: str) -> str:

@@ -43,7 +43,7 @@ def prepare(
         parts: subfolders to make: none, lq, or lq and hq.
         inside: name of the source's subfolder to take, if it has one.
         count: number of images the set must have.
-        only: text file, or several, of the images to take, one name a line, `#` before a comment; `count` is then
+        only: text file, or several, of the images to take, one name a line; `count` is then
             theirs.
         resolution: side in pixels.
         filter: lanczos, bicubic or bilinear, antialiased.
