@@ -5,7 +5,7 @@ import torch
 
 from lafr.data.degradation import Degradation
 from lafr.data.second_order import SecondOrderDegradation
-from lafr.data.sheet import COLUMNS, TILE, contact_sheet, describe
+from lafr.data.sheet import COLUMNS, TILE, caption, contact_sheet, describe
 
 
 def test_steps_are_told_with_their_numbers_and_units():
@@ -18,6 +18,15 @@ def test_steps_are_told_with_their_numbers_and_units():
     assert [describe(step) for step in colour] == ["colour +4 +4 +4", "gray"]
     assert describe({"op": "blur", "kernel": {"family": "sinc", "size": 9, "cutoff": 1.5}}) == "sinc 1.50 rad"
     assert describe({"op": "poisson_noise", "scale": 2, "gray": True}) == "gray shot noise x2.00"
+
+
+def test_captions_break_between_steps_and_hold_only_what_the_font_can_draw():
+    for chain in (Degradation(), SecondOrderDegradation()):
+        for seed in range(40):
+            lines = caption(chain.draw(64, 64, np.random.default_rng(seed)))
+            assert all(len(line) <= 40 for line in lines)
+            assert not any(line.endswith(("JPEG", "noise", "down", "to", "x")) for line in lines)
+            assert all(line.isascii() for line in lines)  # Pillow's own font has little else
 
 
 def test_the_sheet_shows_the_face_and_every_draw_and_no_caption_is_cut():

@@ -43,26 +43,36 @@ def _kernel(kernel: dict) -> str:
     return f"blur {size}{beta}"
 
 
+def caption(record: Record, width: int = 40) -> list[str]:
+    """Return a record's steps in lines of at most `width` characters, numbers beside their units.
+
+    The return to the face's own size isn't told.
+    """
+    back = max(place for place, step in enumerate(record) if step["op"] == "resize")
+    together = "\N{NO-BREAK SPACE}"
+    words = [describe(step).replace(" ", together) for step in [*record[:back], *record[back + 1 :]]]
+    lines = textwrap.wrap(", ".join(words).replace(f",{together}", ", "), width)
+    return [line.replace(together, " ") for line in lines]  # the font has no glyph for it
+
+
 def contact_sheet(hq: Tensor, lq: Sequence[Tensor], records: Sequence[Record], name: str) -> Image.Image:
     """Return the face `hq [3, H, W]` and its degraded copies in a grid, each over a caption.
 
-    Tiles are 256 px; the return to the face's own size isn't told.
+    Tiles are 256 px.
     """
     captions = [[name, "as it is"]]
     for number, record in enumerate(records):
-        back = max(place for place, step in enumerate(record) if step["op"] == "resize")
-        words = [describe(step).replace(" ", "\N{NO-BREAK SPACE}") for step in [*record[:back], *record[back + 1 :]]]
-        captions.append([f"draw {number}", *textwrap.wrap(", ".join(words), 40)])
-    lines = max(len(caption) for caption in captions)
+        captions.append([f"draw {number}", *caption(record)])
+    lines = max(len(words) for words in captions)
     columns = min(COLUMNS, len(captions))
     step_x, step_y = TILE + 2 * MARGIN, TILE + LINE * lines + 3 * MARGIN
     rows = -(-len(captions) // columns)
     sheet = Image.new("RGB", (columns * step_x, rows * step_y), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for number, (image, caption) in enumerate(zip([hq, *lq], captions, strict=True)):
+    for number, (image, words) in enumerate(zip([hq, *lq], captions, strict=True)):
         x, y = number % columns * step_x + MARGIN, number // columns * step_y + MARGIN
         sheet.paste(to_pil(image).resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
-        for row, line in enumerate(caption):
+        for row, line in enumerate(words):
             draw.text((x, y + TILE + 3 + row * LINE), line, "black" if row == 0 else "dimgray", font)
     return sheet
 
