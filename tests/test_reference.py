@@ -176,6 +176,11 @@ def test_ten_thousand_second_order_kernels_are_distributed_as_basicsrs(basicsr_d
     passes = [chain._draw_kernel(chain.first, 1, rng) for _ in range(DRAWS)]
     ours = [kernel for kernel in passes if kernel["family"] != "sinc"]
     assert abs(len(ours) - 0.9 * DRAWS) < 3 * (0.09 * DRAWS) ** 0.5
+    sinc = [kernel for kernel in passes if kernel["family"] == "sinc"]
+    for low, chosen in ((np.pi / 3, range(7, 13)), (np.pi / 5, range(13, 22))):  # as RealESRGANDataset draws them
+        cutoffs = [kernel["cutoff"] for kernel in sinc if kernel["size"] in chosen]
+        assert kstest(cutoffs, uniform(low, np.pi - low).cdf).pvalue > 0.01
+    assert chisquare([sum(k["size"] == size for k in passes) for size in chain.kernel_size]).pvalue > 0.01
     names = {"gaussian": "bivariate_Gaussian", "generalized": "bivariate_generalized_Gaussian",
              "plateau": "bivariate_plateau"}  # fmt: skip
     theirs = {family: basicsr_draws(name) for family, name in names.items()}

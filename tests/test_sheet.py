@@ -25,7 +25,7 @@ def test_captions_break_between_steps_and_hold_only_what_the_font_can_draw():
         for seed in range(40):
             lines = caption(chain.draw(64, 64, np.random.default_rng(seed)))
             assert all(len(line) <= 40 for line in lines)
-            assert not any(line.endswith(("JPEG", "noise", "down", "to", "x")) for line in lines)
+            assert all(line.endswith(",") for line in lines[:-1])
             assert all(line.isascii() for line in lines)  # Pillow's own font has little else
 
 
