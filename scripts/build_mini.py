@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lafr.results import provenance, write_json
@@ -36,7 +37,9 @@ def pack(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
     for path in target.rglob("*.safetensors"):
         state = {k: v.half() if v.dtype == torch.float32 else v for k, v in load_file(path).items()}
-        save_file(state, path, metadata={"format": "pt"})
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()  # a LoRA's alpha stands there
+        save_file(state, path, metadata=metadata)
         path.chmod(0o644)
 
 

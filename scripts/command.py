@@ -20,7 +20,7 @@ from lafr.errors import InputError
 PATHS = (
     "input", "output", "outputs", "source", "source_hq", "only", "data.root", "data.shards", "data.path",
     "data.file_list", "data.validation_list", "data.scores", "model.folder", "model.build.folder", "run_dir",
-    "trainer.latent_cache",
+    "trainer.latent_cache", "base",
 )  # fmt: skip
 
 

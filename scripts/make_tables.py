@@ -153,6 +153,20 @@ def latents_block(record: dict) -> str:
     return "\n".join([where, "", latents_table(record), "", made_by(record)])
 
 
+def parameters_block(record: dict) -> str:
+    """Return what the full-size experiment trains, part by part."""
+    from count_parameters import parameters_table
+
+    return "\n".join([parameters_table(record), "", made_by(record)])
+
+
+def timesteps_block(record: dict) -> str:
+    """Return how near to z_hq each t* stands before training."""
+    from benchmark_timesteps import timesteps_table
+
+    return "\n".join([timesteps_table(record), "", made_by(record)])
+
+
 BLOCKS = {
     "table": block,
     "training": training_block,
@@ -163,6 +177,8 @@ BLOCKS = {
     "degradation": degradation_block,
     "loader": loader_block,
     "latents": latents_block,
+    "parameters": parameters_block,
+    "timesteps": timesteps_block,
 }
 
 

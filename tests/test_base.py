@@ -51,7 +51,11 @@ def test_a_missing_part_is_named_with_the_remedy(base_folder, tmp_path):
         Base.from_pretrained(tmp_path / "base", remedy="download it")
 
 
-def test_without_a_stored_null_embedding_it_is_zero_and_of_the_width_of_the_cross_attention(base_folder, tmp_path):
+def test_without_a_stored_null_embedding_there_is_none_and_saving_writes_none(base_folder, tmp_path):
     shutil.copytree(base_folder, tmp_path / "base")
     (tmp_path / "base" / "null_embedding.safetensors").unlink()
-    assert torch.equal(Base.from_pretrained(tmp_path / "base").null_embedding, torch.zeros(1, 1, 8))
+    base = Base.from_pretrained(tmp_path / "base")
+    assert base.null_embedding is None
+    base.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "null_embedding.safetensors").exists()
+    assert Base.from_pretrained(tmp_path / "again").null_embedding is None

