@@ -12,12 +12,18 @@ from lafr.images import list_images, read_image, write_image
 
 @torch.no_grad()
 def restore_files(
-    restorer, source: Path, output: Path, batch_size: int = 8, side_by_side: bool = True
+    restorer,
+    source: Path,
+    output: Path,
+    batch_size: int = 8,
+    side_by_side: bool = True,
+    equal_batches: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Restore `source`, a file or a folder (recursive), into `output` as PNG under the same relative names.
 
     Two inputs whose names differ only in the extension keep it (`a.jpg.png`). A picture that cannot be read is
-    skipped. With `side_by_side`, LQ | restored is written into `output/side_by_side`.
+    skipped. With `side_by_side`, LQ | restored is written into `output/side_by_side`; with `equal_batches`, a batch
+    that is not full is filled up with copies, as a compiled restorer would be compiled again for another size.
 
     Returns:
         the files written, and one message for each picture skipped.
@@ -36,18 +42,25 @@ def restore_files(
     done: list[Path] = []
     skipped: list[str] = []
     waiting: list[tuple[Path, torch.Tensor]] = []
-    bar = tqdm(total=len(paths), desc="restore", unit="image", dynamic_ncols=True, disable=len(paths) == 1)
+    batch_size = min(batch_size, len(paths))
+    bar = tqdm(
+        total=len(paths), desc="restore", unit=" images", dynamic_ncols=True, disable=len(paths) == 1,
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]",
+    )  # fmt: skip
 
     def flush() -> None:
         if not waiting:
             return
         lq = torch.stack([image for _, image in waiting])
-        restored = restorer(lq.to(device)).cpu()
+        if equal_batches:
+            lq = lq[torch.arange(batch_size) % len(lq)]
+        restored = restorer(lq.to(device))[: len(waiting)].cpu()
         for (target, before), after in zip(waiting, restored, strict=True):
             write_image(after, target)
             if side_by_side:
                 write_image(torch.cat([before, after], dim=2), beside[target])
             done.append(target)
+        bar.update(len(waiting))
         waiting.clear()
 
     for path, target in zip(paths, targets, strict=True):
@@ -57,9 +70,9 @@ def restore_files(
             if len(paths) == 1:
                 raise
             skipped.append(str(error))
+            bar.update()
         if len(waiting) == batch_size:
             flush()
-        bar.update()
     flush()
     bar.close()
     return done, skipped

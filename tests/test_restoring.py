@@ -61,6 +61,41 @@ def test_each_output_is_the_restoration_of_its_own_input(tmp_path, restorer):
         assert torch.equal(beside, torch.cat([lq, restored], dim=2))
 
 
+def test_equal_batches_show_the_restorer_one_size_and_restore_each_input_once(tmp_path, restorer):
+    save(tmp_path / "in", *(f"{i}.png" for i in range(5)))
+    sizes = []
+    watch = restorer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    done, _ = restore_files(restorer, tmp_path / "in", tmp_path / "equal", 3, equal_batches=True)
+    assert sizes == [3, 3]
+    watch.remove()
+    restore_files(restorer, tmp_path / "in", tmp_path / "plain", 3)
+    assert [p.name for p in done] == [f"{i}.png" for i in range(5)]
+    assert written(tmp_path / "equal") == written(tmp_path / "plain")
+    for path in done:
+        plain = tmp_path / "plain" / path.name
+        assert (read_image(path) - read_image(plain)).abs().max() <= 2 / 127.5  # batches differ in the last bits
+
+
+def test_progress_counts_pictures_restored_or_skipped_not_read(tmp_path, restorer, monkeypatch):
+    save(tmp_path / "in", "a.png", "b.png", "c.png", "e.png")
+    (tmp_path / "in" / "d.png").write_text("no picture")
+    seen = []
+
+    class Bar:
+        def __init__(self, total, **_):
+            seen.append(total)
+
+        def update(self, n=1):
+            seen.append(n)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("lafr.restoring.tqdm", Bar)
+    restore_files(restorer, tmp_path / "in", tmp_path / "out", batch_size=3, side_by_side=False)
+    assert seen == [5, 3, 1, 1]  # of five: the first batch, the one that is no picture, the last
+
+
 def test_a_file_can_be_given_instead_of_a_folder_and_any_size_is_resized(tmp_path, restorer):
     save(tmp_path, "big.png", size=50)
     done, _ = restore_files(restorer, tmp_path / "big.png", tmp_path / "out", side_by_side=False)

@@ -82,7 +82,7 @@ def _read(path: Path, meta: bool = False) -> dict[str, Tensor]:
         raise InputError(
             f"{str(path)!r} holds more than weights, or is damaged, and isn't unpickled; give it as .safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:  # OSError: torch of a torn zip
         raise InputError(f"{str(path)!r} can't be read ({str(error).splitlines()[0][:100]}); fetch it again") from None
     while "state_dict" in state:
         state = state["state_dict"]
