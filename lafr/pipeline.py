@@ -32,6 +32,9 @@ class LAFRPipeline(DiffusionPipeline):
     precision the VAE and the UNet are stored and run in it; the adapter's weights stay in float32, as close codes
     would be confused, and so does the x0 step.
 
+    Tested on the CPU. `to("cuda")`, `to("mps")` and offloading to a real accelerator have not been run. diffusers'
+    generic `DiffusionPipeline.from_pretrained` does not know this class: load with `LAFRPipeline.from_pretrained`.
+
     Args:
         restorer: put in eval mode. A control without weights (`NoAdapter`) has `pipe.adapter` None.
     """

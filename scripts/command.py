@@ -23,6 +23,8 @@ PATHS = (
     "trainer.latent_cache", "base",
 )  # fmt: skip
 
+LISTS = ("model.build.folder", "outputs")
+
 
 def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[str]:
     """Quote the values of path options for Hydra's override grammar, which reads `,(){}[]'` and numbers otherwise."""
@@ -32,6 +34,8 @@ def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[s
 def _quoted(argument: str, keys: Sequence[str]) -> str:
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+~") not in keys or value in ("null", ""):
+        return argument
+    if key in LISTS and value.startswith("["):  # several sources, in Hydra's grammar
         return argument
     # In a quoted value only backslashes before a quote are escapes; OmegaConf then reads `${` unless escaped.
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)

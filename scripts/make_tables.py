@@ -1,11 +1,18 @@
-"""Fill README and model card from `results/`: tables and picture. `python scripts/make_tables.py`"""
+"""Fill the pages from `results/`, tables and pictures: `python scripts/make_tables.py`; or print one result's table.
 
+python scripts/make_tables.py RESULT.json [--format markdown|latex|csv] [--metrics psnr_rgb,lmd] [--published]
+"""
+
+import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
+from lafr.errors import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "data/mini/README.md")
+PAGES = ("README.md", "data/mini/README.md", "results/benchmarks/README.md")
 MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -34,13 +41,18 @@ def training_block(record: dict) -> str:
     )
 
 
-def block(record: dict) -> str:
-    """Return a result's table, its latents and what made it."""
-    from lafr.results import markdown_table
+def block(record: dict, others: bool = False) -> str:
+    """Return a result's table, those of published values if `others`, its latents and what made it."""
+    from lafr.tables import table
 
-    latents = ", ".join(f"{name} {value:.4g}" for name, value in record["latents"].items())
-    head = f"{record['benchmark']}, {record['images']} images; mean (95 % bootstrap interval over images)."
-    return f"{head}\n\n{markdown_table(record)}\n\nLatents: {latents}.\n\n{made_by(record)}"
+    latents = ", ".join(f"{name} {value:.4g}" for name, value in record.get("latents", {}).items())
+    latents = f"Latents: {latents}.\n\n" if latents else ""
+    return f"{table(record, others=others)}\n\n{latents}{made_by(record)}"
+
+
+def published_block(record: dict) -> str:
+    """Return a result's table and, each in a table of its own, what every source printed for its set."""
+    return block(record, others=True)
 
 
 def made_by(record: dict) -> str:
@@ -54,7 +66,7 @@ def made_by(record: dict) -> str:
 
 def study_block(record: dict) -> str:
     """Return the loss study: means over seeds with a 95 % t-interval; rows without seeds as they are."""
-    from lafr.results import DIGITS, LEGEND, TRAINED_ON, headings
+    from lafr.tables import LEGEND, TRAINED_ON, digits, headings
 
     rows = by_row(record["rows"])
     marked = by_row(record["trained_on"])
@@ -65,7 +77,7 @@ def study_block(record: dict) -> str:
         for metric in columns:
             values = [scores[metric]["mean"] for scores in seeds]
             mark = TRAINED_ON if any(metric in names for names in marked.get(name, ())) else ""
-            cells.append(over_seeds(values, DIGITS.get(metric, 4)) + mark)
+            cells.append(over_seeds(values, digits(record, metric)) + mark)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     head = (
         f"{record['benchmark']}, {record['images']} images; mean over seeds ± half of its 95 % interval (Student's t)."
@@ -75,7 +87,7 @@ def study_block(record: dict) -> str:
 
 def severity_block(record: dict) -> str:
     """Return held-out identity by how degraded the input is: thirds of the images by the PSNR of the LQ input."""
-    from lafr.results import headings
+    from lafr.tables import headings
 
     metrics = [m for m in ("identity_cos_sface", "identity_distance_dlib") if m in headings(record)]
     thirds = list(next(iter(next(iter(record["by_severity"].values())).values())))
@@ -167,8 +179,23 @@ def timesteps_block(record: dict) -> str:
     return "\n".join([timesteps_table(record), "", made_by(record)])
 
 
+def recipes_block(record: dict) -> str:
+    """Return what a training step and a whole recipe cost beside the costly ways."""
+    from benchmark_training import training_table
+
+    return "\n".join([training_table(record), "", made_by(record)])
+
+
+def inference_block(record: dict) -> str:
+    """Return how fast one step is beside a full UNet with prompt and time."""
+    from benchmark_inference import inference_table
+
+    return "\n".join([inference_table(record), "", made_by(record)])
+
+
 BLOCKS = {
     "table": block,
+    "published": published_block,
     "training": training_block,
     "study": study_block,
     "severity": severity_block,
@@ -179,6 +206,8 @@ BLOCKS = {
     "latents": latents_block,
     "parameters": parameters_block,
     "timesteps": timesteps_block,
+    "recipes": recipes_block,
+    "inference": inference_block,
 }
 
 
@@ -228,13 +257,47 @@ def recipes_picture(draws: int = 6, side: int = 128) -> None:
     sheet.save(ROOT / "results" / "recipes.jpg", quality=88)
 
 
-def main() -> None:
-    """Rewrite the pages' blocks and the picture."""
+def print_one(path: Path, style: str, metrics: list[str], others: bool) -> None:
+    """Print the table of the result at `path`; raises InputError for another file or a metric that it does not hold."""
+    from lafr.tables import metrics_of, table
+
+    try:
+        record = json.loads(path.read_text())
+        held = metrics_of(record)
+    except OSError as error:
+        raise InputError(f"result {str(path)!r} cannot be read: {error.strerror}; give a JSON of eval.py") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{str(path)!r} is not a result of scripts/eval.py; give its result.json") from None
+    if unknown := [metric for metric in metrics if metric not in held]:
+        raise InputError(f"metric {unknown[0]!r} is not in {str(path)!r}; it holds {', '.join(held)}")
+    if metrics:
+        record["rows"] = {row: {m: scores[m] for m in metrics if m in scores} for row, scores in record["rows"].items()}
+    print(table(record, style, others))
+
+
+def fill_pages() -> None:
+    """Rewrite the pages' blocks and the pictures."""
     for page in PAGES:
         (ROOT / page).write_text(filled((ROOT / page).read_text()))
     picture()
     recipes_picture()
     print(f"up to date: {', '.join(PAGES)}, results/astronaut.png, results/recipes.jpg")
+
+
+def main() -> None:
+    """Fill the pages, or print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("result", nargs="?", type=Path, help="a JSON that scripts/eval.py wrote; without it: the pages")
+    parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"])
+    parser.add_argument("--metrics", default="", help="of these metrics, in this order: psnr_rgb,lmd")
+    parser.add_argument("--published", action="store_true", help="with a table for each source of published values")
+    asked = parser.parse_args()
+    if asked.result is None:
+        return fill_pages()
+    try:
+        print_one(asked.result, asked.format, [m for m in asked.metrics.split(",") if m], asked.published)
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

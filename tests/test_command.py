@@ -47,6 +47,14 @@ def test_values_that_are_no_paths_keep_hydras_grammar():
     assert command.quote_paths(["data.root=null", "input="]) == ["data.root=null", "input="]
 
 
+def test_several_sources_arrive_as_a_list_and_one_as_it_was_typed():
+    name = "model.build.folder"
+    cfg = compose("train", ["run_name=x", "model=sd21_base", *command.quote_paths([f"{name}=[a,'b c']"])])
+    assert cfg.model.build.folder == ["a", "b c"]
+    cfg = compose("train", ["run_name=x", "model=sd21_base", *command.quote_paths([f"{name}=a,b"])])
+    assert cfg.model.build.folder == "a,b"
+
+
 def test_a_path_can_be_added_to_a_configuration_that_lacks_it():
     (quoted,) = command.quote_paths(["+data.root=a,b"])
     (override,) = OverridesParser.create().parse_overrides([quoted])

@@ -258,6 +258,12 @@ def test_the_prior_learns_the_noise_of_ddpms_forward_process(base, faces, degrad
     assert torch.equal(fed["condition"], base.null_embedding.expand(4, -1, -1))
 
 
+def test_a_prior_without_a_null_condition_is_refused_with_the_remedy(base):
+    base.null_embedding, base.source = None, "data/sd15"
+    with pytest.raises(InputError, match=r"'data/sd15' has none; save a null_embedding\.safetensors"):
+        PriorObjective(base)
+
+
 def test_the_times_that_the_prior_sees_are_spread_evenly(base, faces, degradation):
     objective, times = PriorObjective(base), []
     objective.unet.forward = lambda z_t, t, _: times.append(t) or type("Out", (), {"sample": z_t})

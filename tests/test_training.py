@@ -1,16 +1,19 @@
 import json
 import math
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from lafr.data.stream import HeldOut, PairStream, rebuilt
 from lafr.errors import InputError
 from lafr.losses.appearance import LatentL1, PixelMSE
+from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss
-from lafr.losses.objectives import CodebookObjective, Objective, PriorObjective, RestorationObjective
+from lafr.losses.objectives import CodebookObjective, Objective, PriorObjective, RestorationObjective, cropped
 from lafr.training import train
 from lafr.validation import Validation
 
@@ -265,3 +268,82 @@ def test_gradient_checkpointing_trains_the_same_weights(base, restorer, run, sta
         ends.append(run(objective, str(checkpointing), **settings))
         assert any(calls) == checkpointing
     assert_close(*ends)
+
+
+def test_an_optimiser_that_is_not_known_or_not_installed_is_refused_in_one_line(run, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="optimizer=lion is not known; choose adamw or adamw8bit"):
+        run(Toy(), optimizer="lion")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
+        run(Toy(), optimizer="adamw8bit")
+    assert not list((tmp_path / "run").rglob("*.*"))
+
+
+def test_eight_bits_keep_a_byte_a_value_stay_near_adamw_and_resume_exactly(run, tmp_path):
+    pytest.importorskip("bitsandbytes")
+
+    class Wide(Toy):
+        def __init__(self, fail_at=None):
+            super().__init__(fail_at)
+            self.weight = nn.Parameter(torch.linspace(-1, 1, 3 * 4096).reshape(3, 4096))
+
+        def forward(self, batch):
+            mse = F.mse_loss((self.weight @ self.weight.new_full((4096,), 1e-2)).expand(len(batch["lq"]), 3),
+                             batch["lq"].mean((2, 3)))  # fmt: skip
+            return {"mse": mse * float("nan") if self.fail_at in batch["n"].tolist() else mse}
+
+    eight, full = (run(Wide(), kind, optimizer=kind)["weight"] for kind in ("adamw8bit", "adamw"))
+    torch.testing.assert_close(eight, full, rtol=0, atol=5e-3)  # of the 0.06 that six steps move
+    assert not torch.equal(eight, full)
+    with pytest.raises(InputError, match="not finite"):
+        run(Wide(fail_at=16), "killed", optimizer="adamw8bit", checkpoint_every=3)
+    state = torch.load(tmp_path / "killed" / "step_00000003" / "state.pt", weights_only=True)["optimizer"]["state"]
+    averages = [value for value in tree_leaves(state) if torch.is_tensor(value) and value.numel() == 3 * 4096]
+    assert [value.dtype for value in averages] == [torch.uint8] * 2
+    assert torch.equal(run(Wide(), "killed", optimizer="adamw8bit")["weight"], eight)
+
+
+def restoration(restorer, **terms):
+    terms = terms or {"a": PixelMSE(), "b": LatentL1()}
+    return RestorationObjective(restorer, MultiLevelLoss(terms, dict.fromkeys(terms, 1.0)))
+
+
+def test_decoding_a_part_as_large_as_the_latent_trains_the_same_weights_and_a_smaller_part_others(restorer, run):
+    start = {name: value.clone() for name, value in restorer.state_dict().items()}
+    ends = {}
+    for side in (None, 8, 4):
+        restorer.load_state_dict(start)
+        ends[side] = run(restoration(restorer), str(side), decode_crop=side, max_steps=2, learning_rate=1e-3)
+    assert all(torch.equal(value, ends[8][name]) for name, value in ends[None].items())
+    assert not all(torch.equal(value, ends[4][name]) for name, value in ends[None].items())
+
+
+def test_the_part_that_is_decoded_is_the_same_of_latent_and_face_and_follows_from_seed_and_pair():
+    z = torch.arange(64.0).reshape(1, 1, 8, 8).expand(20, 1, 8, 8)
+    image = z.repeat_interleave(4, 2).repeat_interleave(4, 3).expand(20, 3, 32, 32)
+    n = torch.arange(20)
+    part, face = cropped(z, image, n, 3, 0)
+    assert part.shape == (20, 1, 3, 3) and face.shape == (20, 3, 12, 12)
+    assert torch.equal(face[:, :1, ::4, ::4], part)
+    corners = part[:, 0, 0, 0]
+    assert len(corners.unique()) > 10
+    assert {int(c) // 8 for c in corners} | {int(c) % 8 for c in corners} == set(range(6))
+    assert torch.equal(cropped(z[5:], image[5:], n[5:], 3, 0)[0], part[5:])  # alike in any batch
+    assert not torch.equal(cropped(z, image, n, 3, 1)[0], part)
+
+
+def test_a_part_is_refused_where_it_is_larger_than_the_latent_or_a_term_needs_the_whole_face(restorer, run):
+    with pytest.raises(InputError, match=r"trainer.decode_crop=9 is not in 1..8, the latent's side"):
+        run(restoration(restorer), decode_crop=9)
+    objective = restoration(restorer, identity=IdentityCosine(nn.Flatten()))
+    with pytest.raises(InputError, match=r"decode_crop=4, but identity need whole faces; choose .*decode_crop=null"):
+        run(objective, decode_crop=4)
+
+
+def test_a_stage_that_decodes_nothing_for_its_loss_is_the_same_with_and_without_a_part(restorer, run):
+    start = {name: value.clone() for name, value in restorer.adapter.state_dict().items()}
+    ends = []
+    for side in (None, 4):
+        restorer.adapter.load_state_dict(start)
+        ends.append(run(CodebookObjective(restorer, {"latent_l1": 1.0}), str(side), decode_crop=side))
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())

@@ -77,12 +77,12 @@ WRONG = {
     "no turbo": (
         "train",
         ["run_name=x", "model=sd_turbo", "adapter=sd", "data.root={faces}"],
-        ["data/sd_turbo", "hub:stabilityai/sd-turbo' is not in the hub's cache", "hf download"],
+        ["data/sd_turbo", "hub:stabilityai/sd-turbo@b261bac6fd2cf515557d5d0707481eafa0485ec2' is not in the hub's cache", "hf download"],
     ),
     "no 1.5": (
         "train",
         ["run_name=x", "model=sd15", "adapter=sd", "data.root={faces}", "model.build.offline=true"],
-        ["data/sd15", "hub:stable-diffusion-v1-5/stable-diffusion-v1-5' is not in the hub's cache", "hf download"],
+        ["data/sd15", "hub:stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113bff5a5d2269ed5ad43b0592e9a14' is not in the hub's cache", "hf download"],
     ),
     "1.5 for 2.1": (
         "train",

@@ -10,10 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafr.errors import InputError
+from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
+from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1
 
 Batch = dict[str, Tensor]
 Gather = Callable[[Tensor], Tensor]
+
+# Their networks expect an aligned face at its place in the picture: a part of it means nothing to them.
+WHOLE_FACE = (IdentityCosine, LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1)
 
 
 class Objective(nn.Module):
@@ -72,6 +78,9 @@ class Objective(nn.Module):
             if getattr(module, "_supports_gradient_checkpointing", False):
                 module.enable_gradient_checkpointing()
 
+    def decode_crops(self, side: int, seed: int) -> None:
+        """Decode a part of each face alone for the loss, where the loss looks at decoded faces; here it does not."""
+
 
 def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
     """Return z_hq `[B, C, h, w]`: the batch's own where the stream brings it (lafr.data.latents), else encoded."""
@@ -85,6 +94,24 @@ def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         draws.append(torch.randn(like.shape[1:], generator=generator))
     return torch.stack(draws).to(like)
+
+
+def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return `side` x `side` positions of each latent `[B, C, h, w]` and the same part of its image `[B, 3, H, W]`.
+
+    Where the part lies depends on (seed, pair number) alone. Raises InputError when `side` is larger than the latent.
+    """
+    height, width = z.shape[-2:]
+    if not 0 < side <= min(height, width):
+        raise InputError(f"trainer.decode_crop={side} is not in 1..{min(height, width)}, the latent's side")
+    f = image.shape[-1] // width
+    parts = []
+    for latent, picture, number in zip(z, image, n.tolist(), strict=True):
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        y, x = (int(torch.randint(free + 1, (), generator=draw)) for free in (height - side, width - side))
+        part = picture[:, f * y : f * (y + side), f * x : f * (x + side)]
+        parts.append((latent[:, y : y + side, x : x + side], part))
+    return torch.stack([latent for latent, _ in parts]), torch.stack([part for _, part in parts])
 
 
 class CodecObjective(Objective):
@@ -138,6 +165,11 @@ class PriorObjective(Objective):
 
     def __init__(self, base, seed: int = 0):
         super().__init__()
+        if base.null_embedding is None:
+            raise InputError(
+                f"the prior learns under a null condition, and the base {base.source!r} has none; save a "
+                "null_embedding.safetensors of shape [1, L, D] beside its unet/"
+            )
         self.codec, self.unet, self.seed = base.codec(), base.unet.requires_grad_(True), seed
         self.register_buffer("null_embedding", base.null_embedding, persistent=False)
         self.register_buffer("alphas_cumprod", base.scheduler.alphas_cumprod, persistent=False)
@@ -248,7 +280,13 @@ class AlignmentObjective(Objective):
 
 
 class RestorationObjective(Objective):
-    """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen."""
+    """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen.
+
+    Attributes:
+        crop: (side, seed) of the part of each latent that is decoded, see `cropped`; None decodes all of it.
+    """
+
+    crop: tuple[int, int] | None = None
 
     def __init__(self, restorer, loss: MultiLevelLoss):
         super().__init__()
@@ -268,9 +306,23 @@ class RestorationObjective(Objective):
         """Return the terms of the loss."""
         with torch.no_grad():
             z_hq = hq_latents(batch, self.codec)
-        latents = self.restorer.latents(batch["lq"])
-        restored = self.restorer.codec.decode(latents.z_restored)
-        return self.loss(Restoration(restored, batch["hq"], latents.z_restored, z_hq))
+        z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]
+        z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop) if self.crop else (z_restored, hq)
+        restored = self.codec.decode(z_decoded)
+        return self.loss(Restoration(restored, hq, z_restored, z_hq))
+
+    def decode_crops(self, side: int, seed: int) -> None:
+        """Decode a part of each face for the loss: an approximation, as the decoder's attention sees no further.
+
+        Raises InputError where a term of the loss needs the whole face.
+        """
+        whole = [name for name, term in self.loss.terms.items() if isinstance(term, WHOLE_FACE)]
+        if whole:
+            raise InputError(
+                f"trainer.decode_crop={side}, but {', '.join(whole)} need whole faces; "
+                "choose trainer.decode_crop=null or a loss of appearance alone"
+            )
+        self.crop = side, seed
 
     def restore(self, batch: Batch) -> Tensor:
         """Return the restored faces."""
