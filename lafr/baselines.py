@@ -21,11 +21,13 @@ ENCODER_TARGETS = r"encoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|
 class EncoderObjective(RestorationObjective):
     """The VAE's encoder, all of it, learns together with the UNet's LoRA, under the same loss: no adapter is needed.
 
-    `z_hq` stays what the encoder made of a face before; give a restorer with a `NoAdapter`.
+    `z_hq` stays what the encoder made of a face before; give a restorer with a `NoAdapter`, whose encoder no stage
+    trained yet. From then on the restorer is saved whole: its base holds another encoder.
     """
 
     def __init__(self, restorer, loss: MultiLevelLoss):
         super().__init__(restorer, loss)
+        restorer.base = None
         vae = restorer.codec.vae
         self.original = copy.deepcopy(restorer.codec)
         self.original.vae.decoder = vae.decoder  # one of it: neither changes it
@@ -37,6 +39,36 @@ class EncoderObjective(RestorationObjective):
     def codec(self) -> nn.Module:
         """The codec as it was."""
         return self.original
+
+
+class FullUNetObjective(RestorationObjective):
+    """All of the pruned UNet learns, where LAFR's has a LoRA; a LoRA that is there is merged first.
+
+    From then on the restorer is saved whole: its base holds another UNet.
+    """
+
+    def __init__(self, restorer, loss: MultiLevelLoss):
+        restorer.denoiser.merge_lora()
+        super().__init__(restorer, loss)
+        restorer.base = None
+        restorer.denoiser.unet.requires_grad_(True)
+
+
+class ScratchUNetObjective(FullUNetObjective):
+    """All of the pruned UNet learns from random weights, drawn by `seed`: what is the pretrained prior worth?"""
+
+    def __init__(self, restorer, loss: MultiLevelLoss, seed: int = 0):
+        super().__init__(restorer, loss)
+        restart(restorer.denoiser.unet, seed)
+
+
+def restart(network: nn.Module, seed: int) -> None:
+    """Draw every layer's weights anew, in place, as torch does for a new layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in network.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
 
 
 class OSEDiffObjective(Objective):

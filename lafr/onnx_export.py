@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from lafr.checkpoints import write_folder
 from lafr.errors import need
 from lafr.model_card import CARD, model_card, read_results
-from lafr.models.adapter import flatten
 from lafr.models.restorer import Restorer
 from lafr.pipeline import fused, require_free
 
@@ -62,17 +61,7 @@ class Fused(nn.Module):
         if not self.adapter.has_codes:
             return self.adapter(z_lq)
         features = self.adapter.extract(z_lq)  # [B, d, h, w]
-        residual, total = flatten(features), 0.0  # [B, h * w, d]
-        for layer in self.adapter.code_layers():
-            codes = layer.codebook[nearest(residual, layer.codebook)]
-            residual, total = residual - codes, total + codes
-        return self.adapter.map(total.transpose(1, 2).reshape(features.shape))
-
-
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the index `[B, n]` of the code in `[N, d]` that is nearest to each of `vectors [B, n, d]`."""
-    squared = (codebook**2).sum(-1) - 2 * vectors @ codebook.T + (vectors**2).sum(-1, keepdim=True)  # [B, n, N]
-    return squared.clamp(min=1e-8).sqrt().argmin(-1)
+        return self.adapter.map(self.adapter.assign_in_graph(features))
 
 
 def save_onnx(

@@ -223,14 +223,16 @@ def test_no_adapter_changes_nothing_and_learns_nothing():
     assert NoAdapter().size() == 0
 
 
-def test_the_control_without_a_codebook_is_as_large_as_the_adapter_within_5_percent():
+def test_what_is_compared_with_the_adapter_is_as_large_within_5_percent():
+    equal = ("residual_codebook", "soft_codebook", "topk_codebook", "heads_codebook")
     with initialize_config_dir(CONFIGS, version_base=None):
         size = {
             name: instantiate(compose("train", [f"adapter={name}", "run_name=test"]).adapter).size()
-            for name in ("codebook", "conv", "residual_codebook", "sd")
+            for name in ("codebook", "conv", "code_prediction", "sd", *equal)
         }
-    assert abs(size["conv"] / size["codebook"] - 1) < 0.05
-    assert size["residual_codebook"] == size["codebook"]
+    for name in ("conv", "code_prediction"):
+        assert abs(size[name] / size["codebook"] - 1) < 0.05
+    assert {size[name] for name in equal} == {size["codebook"]}
     assert abs(size["sd"] / 3.9e6 - 1) < 0.05
 
 

@@ -15,8 +15,9 @@ from lafr.errors import InputError
 from lafr.images import from_pil, to_pil
 from lafr.models.adapter import CodebookAdapter, ConvAdapter, NoAdapter, flatten
 from lafr.models.base import new_base
+from lafr.models.codes import nearest
 from lafr.models.restorer import Restorer
-from lafr.onnx_export import GRAPH, Fused, nearest, run_onnx, save_onnx
+from lafr.onnx_export import GRAPH, Fused, run_onnx, save_onnx
 from lafr.pipeline import fused
 
 SIDE = 16

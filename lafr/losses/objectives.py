@@ -200,6 +200,8 @@ class CodebookObjective(Objective):
     def __init__(self, restorer, weights: dict[str, float], seed: int = 0):
         super().__init__()
         self.codec, self.adapter, self.seed = restorer.codec, restorer.adapter.requires_grad_(True), seed
+        for part in self.adapter.frozen_in_codebook():
+            part.requires_grad_(False)
         self.weights = dict(weights)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -233,7 +235,8 @@ class CodebookObjective(Objective):
 
     def restore(self, batch: Batch) -> Tensor:
         """Return the HQ faces rebuilt through the codebook: the best that the hard codes allow."""
-        return self.codec.decode(self.adapter(hq_latents(batch, self.codec)))
+        features = self.adapter.extract(hq_latents(batch, self.codec))
+        return self.codec.decode(self.adapter.map(self.adapter.quantize(features).features))
 
     def trained_buffers(self) -> dict[str, Tensor]:
         """Return codes, their EMA sums and sizes."""
@@ -260,7 +263,7 @@ class AlignmentObjective(Objective):
         """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
         z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)
         features = self.adapter.extract(z_lq)
-        z_aligned = self.adapter.map(self.adapter.quantize(features).features)
+        z_aligned = self.adapter.map(self.adapter.assign(features).features)
         terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
         if self.adapter.has_codes:
             with torch.no_grad():

@@ -20,7 +20,8 @@ class CodeUse:
     def add(self, z_lq: Tensor, z_hq: Tensor) -> None:
         """Count the codes of two batches of latents."""
         for side, z in (("lq", z_lq), ("hq", z_hq)) if self.counts["lq"] else ():
-            indices = self.adapter.quantize(self.adapter.extract(z)).indices
+            match = self.adapter.assign if side == "lq" else self.adapter.quantize
+            indices = match(self.adapter.extract(z)).indices
             for counts, chosen in zip(self.counts[side], indices.flatten(0, 2).unbind(-1), strict=True):
                 counts += torch.bincount(chosen.cpu(), minlength=len(counts))
 

@@ -5,6 +5,7 @@ moves the extractor alone, so that LQ latents reach the codes of their HQ partne
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ, VectorQuantize
+
+from lafr.models.codes import flatten, nearest, quantizer_settings, seeded_global
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Adapter(ModelMixin, ConfigMixin):
 
     def forward(self, z_lq: Tensor) -> Tensor:
         """Map `z_lq [B, C, h, w]` to `z_aligned`, same shape, float32."""
-        return self.map(self.quantize(self.extract(z_lq)).features)
+        return self.map(self.assign(self.extract(z_lq)).features)
 
     def extract(self, z: Tensor) -> Tensor:
         """Return features `[B, d, h, w]`, float32; the convolutions follow autocast."""
@@ -70,9 +73,21 @@ class Adapter(ModelMixin, ConfigMixin):
         """Pass the features through: there are no codes."""
         return Quantized(features, None, features.new_zeros(()))
 
+    def assign(self, features: Tensor) -> Quantized:
+        """Return what the mapper gets for an LQ latent's `features [B, d, h, w]`: what `quantize` matches."""
+        return self.quantize(features)
+
+    def assign_in_graph(self, features: Tensor) -> Tensor:
+        """Return the features of `assign`, by operations that an exported graph can hold."""
+        return features
+
     def map(self, features: Tensor) -> Tensor:
         """Return the latent `[B, C, h, w]` of (quantised) features, float32; the convolutions follow autocast."""
         return self.mapper(features).float()
+
+    def frozen_in_codebook(self) -> list[nn.Module]:
+        """Return the parts that the codebook phase leaves as they are: none."""
+        return []
 
     def frozen_in_alignment(self) -> list[nn.Module]:
         """Return the parts that the alignment phase leaves as they are: none."""
@@ -155,10 +170,7 @@ class CodebookAdapter(ConvAdapter):
         dead_below: float = 1.0,
     ):
         super().__init__(latent_channels, width, code_dim, extractor_blocks, mapper_blocks)
-        settings = dict(
-            dim=code_dim, codebook_size=num_codes, kmeans_init=True, decay=decay, threshold_ema_dead_code=dead_below,
-            commitment_weight=1.0, rotation_trick=False, sync_codebook=False,
-        )  # fmt: skip
+        settings = quantizer_settings(code_dim, num_codes, decay, dead_below)
         self.quantizer = (
             VectorQuantize(**settings) if num_residual == 1 else ResidualVQ(num_quantizers=num_residual, **settings)
         )
@@ -174,14 +186,29 @@ class CodebookAdapter(ConvAdapter):
         codes = codes.transpose(1, 2).unflatten(2, (height, width))
         return Quantized(codes, indices.reshape(len(flat), height, width, -1), commitment.sum())
 
+    def assign_in_graph(self, features: Tensor) -> Tensor:
+        """Return the matched codes' sum; the library asks the values of its buffers, which a graph cannot."""
+        residual, total = flatten(features), 0.0  # [B, h * w, d]
+        for layer in self.code_layers():
+            codes = layer.codebook[nearest(residual, layer.codebook)]
+            residual, total = residual - codes, total + codes
+        return total.transpose(1, 2).reshape(features.shape)
+
     def index_cross_entropy(self, features: Tensor, indices: Tensor) -> Tensor:
         """Return the cross-entropy of the given codes under softmax(-distance to every code), over quantisers a sum."""
-        residual, total = flatten(features), 0.0
-        for layer, given in zip(self.code_layers(), indices.flatten(1, 2).unbind(-1), strict=True):
-            with torch.autocast(features.device.type, enabled=False):
-                total = total + layer(residual, indices=given, freeze_codebook=True)[1]
-            residual = residual - layer.get_codes_from_indices(given)
-        return total
+        with torch.autocast(features.device.type, enabled=False):
+            return sum(
+                layer(given, indices=chosen, freeze_codebook=True)[1]
+                for layer, given, chosen in self.inputs(features, indices)
+            )
+
+    def inputs(self, features: Tensor, indices: Tensor) -> Iterator[tuple[VectorQuantize, Tensor, Tensor]]:
+        """Yield each quantiser, what it is given `[B, h * w, d]` and its own indices `[B, h * w]`."""
+        residual = flatten(features)
+        for layer, chosen in zip(self.code_layers(), indices.flatten(1, 2).unbind(-1), strict=True):
+            left_over = residual - layer.get_codes_from_indices(chosen)  # before anyone moves the codes
+            yield layer, residual, chosen
+            residual = left_over
 
     def frozen_in_alignment(self) -> list[nn.Module]:
         """Return codebook and mapper: what was learned from HQ stays."""
@@ -204,36 +231,13 @@ class CodebookAdapter(ConvAdapter):
         """Start the codes by k-means on `features [B, d, h, w]`, later quantisers on what earlier ones leave over."""
         residual = flatten(features)
         for layer in self.code_layers():
-            with _seeded(generator):
+            with seeded_global(generator):
                 layer._codebook.init_embed_(residual.reshape(1, -1, residual.shape[-1]))
             residual = residual - layer.get_codes_from_indices(layer(residual, freeze_codebook=True)[1])
 
     @torch.no_grad()
     def update_codes(self, features: Tensor, indices: Tensor, generator: torch.Generator) -> None:
         """Move codes towards the `features [B, d, h, w]` matched by `indices [B, h, w, Q]`; reset dead ones."""
-        residual = flatten(features)
-        for layer, chosen in zip(self.code_layers(), indices.flatten(1, 2).unbind(-1), strict=True):
-            left_over = residual - layer.get_codes_from_indices(chosen)
-            with _seeded(generator):
-                layer.update_indices(residual, chosen)
-            residual = left_over
-
-
-def flatten(features: Tensor) -> Tensor:
-    """Return `[B, h * w, d]` from `[B, d, h, w]`."""
-    return features.flatten(2).transpose(1, 2)
-
-
-class _seeded:
-    """The library draws from the global generator: lend it a state of ours, then put its own back."""
-
-    def __init__(self, generator: torch.Generator):
-        self.seed = int(torch.randint(2**62, (), generator=generator))
-
-    def __enter__(self) -> None:
-        self.fork = torch.random.fork_rng()
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *exception) -> None:
-        self.fork.__exit__(*exception)
+        for layer, given, chosen in self.inputs(features, indices):
+            with seeded_global(generator):
+                layer.update_indices(given, chosen)
