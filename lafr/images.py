@@ -1,8 +1,11 @@
 """The image convention: float RGB `[3, H, W]` in [-1, 1]. This file alone reads, writes and converts."""
 
+import errno
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from torch import Tensor
 from lafr.errors import InputError
 from lafr.files import write_aside
 
+# What Pillow's readers raise for a file that is broken.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)
 EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"])
 
 
@@ -35,20 +40,58 @@ def read_pil(path: str | Path, data: bytes | None = None) -> Image.Image:
     EXIF orientation is applied, transparency is blended over white, 16-bit and gray values keep their
     meaning (65535 and 255 are both white), CMYK and palettes are converted.
     """
+    with _said_of(path), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path if data is None else BytesIO(data)) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_photo(path: str | Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the photo at `path`, upright, in its own mode and with its metadata in `info`; and what was lost.
+
+    Up to Pillow's limit of 178 megapixels. Of an animation the first picture is read; 16 bits a colour become 8.
+    """
+    lost = []
+    with _said_of(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged metadata, and 89 megapixels, are warned of
+        with Image.open(path) as image:
+            if image.mode.startswith("RGB") and any("16" in str(tile[3]) for tile in image.tile):
+                lost.append("its 16 bits a colour were read as 8")
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # a camera's: the second picture is a preview
+                lost.append(f"only the first of its {frames} pictures was read")
+            image.load()
+            photo = image.copy()
+            photo.info = dict(image.info)
+            try:
+                photo = ImageOps.exif_transpose(image)
+            except Exception as error:  # Pillow has no one exception for the ways in which EXIF is broken
+                lost.append(f"its EXIF cannot be read ({type(error).__name__}); it may lie on its side")
+                photo.info.pop("exif", None)
+    return photo, tuple(lost)
+
+
+def upright(photo: Image.Image) -> Image.Image:
+    """Return a copy with its EXIF orientation applied and removed; damaged EXIF is not warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ImageOps.exif_transpose(photo)
+
+
+@contextmanager
+def _said_of(path: str | Path) -> Iterator[None]:
+    """Say in one line what is wrong with a picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path if data is None else BytesIO(data)) as image:
-                image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
+        yield
     except FileNotFoundError:
         raise InputError(f"image {str(path)!r} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{str(path)!r} is not an image that can be read; convert it to PNG or JPEG") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{str(path)!r} has too many pixels to be a face crop; crop or shrink it") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, PermissionError | IsADirectoryError):
+        raise InputError(f"{str(path)!r} has too many pixels; crop or shrink it") from None
+    except BROKEN as error:
+        if isinstance(error, PermissionError | IsADirectoryError) or getattr(error, "errno", None) == errno.ELOOP:
             raise InputError(f"{str(path)!r} cannot be opened: {error.strerror}") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{str(path)!r} is damaged or truncated ({reason}); get a whole copy") from None
@@ -122,6 +165,19 @@ def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     """Write a picture aside and rename it, so that a stop or a full disk leaves no half file."""
     picture = to_pil(image) if isinstance(image, Tensor) else image
     write_aside(Path(path), picture.save)
+
+
+def write_photo(photo: Image.Image, path: str | Path) -> Path:
+    """Write a photo without loss, with its profile, resolution and EXIF; returns where: CMYK, unknown to PNG, as TIFF.
+
+    As `write_image`, all or nothing.
+    """
+    kept = {key: photo.info[key] for key in ("icc_profile", "dpi", "exif") if photo.info.get(key)}
+    if photo.mode == "CMYK":
+        path = Path(path).with_suffix(".tif")
+        kept["compression"] = "tiff_lzw"
+    write_aside(Path(path), lambda aside: photo.save(aside, **kept))
+    return Path(path)
 
 
 def write_stored_png(image: Tensor, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from lafr.errors import InputError
 from lafr.models.restorer import Restorer
-from lafr.results import markdown_table
+from lafr.tables import markdown_table
 
 CARD = "README.md"
 ROW = "LAFR"  # in a result: the model itself, beside inputs, controls and ceilings

@@ -43,6 +43,8 @@ FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
 TORCHVISION = "https://download.pytorch.org/models"
 INSIGHTFACE = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
 VQFR_METRICS = "https://drive.google.com/drive/folders/1k3RCSliF6PsujCMIdCD1hNM63EozlDIZ"
+TORCH_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download"
+PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
 ADAFACE = "https://drive.google.com/file/d/1eUaSHG4pGlIZK7hBkqjyp2fc2epKoBvI"
 
 # Hashes of files that no package carries are those that several public repositories record independently.
@@ -166,7 +168,67 @@ TRUNKS = {
     ]
 }
 
-EXTERNAL: dict[str, ExternalFile] = PACKAGED | DLIB | FACE_NETWORKS | TRUNKS
+METRICS = {
+    f"lpips_{trunk}": ExternalFile(
+        package="lpips",
+        path=f"weights/v0.1/{trunk}.pth",
+        sha256=sha256,
+        source="PyPI lpips 0.1.4 (Zhang et al., CVPR 2018): the weights of the comparison, not the trunk",
+        licence="BSD-2-Clause",
+        remedy="pip install lpips==0.1.4",
+    )
+    for trunk, sha256 in {
+        "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+        "vgg": "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    }.items()
+} | {
+    "dists_comparison": ExternalFile(
+        package="torchmetrics",
+        path="functional/image/dists_models/weights.pt",
+        sha256="f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218",
+        source="PyPI torchmetrics, from dingkeyan93/DISTS: the weights of the comparison, not the trunk",
+        licence="MIT (DISTS)",
+        remedy="pip install torchmetrics",
+    ),
+    "inception_2015": _release(
+        "weights-inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        f"{TORCH_FIDELITY}/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        "torch-fidelity, from TensorFlow's Inception of 2015-12-05: the network that FID is defined by", "Apache-2.0",
+    ),
+    "niqe_pristine": _release(
+        "niqe_pris_params.npz",
+        "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
+        "https://github.com/XPixelGroup/BasicSR/raw/v1.4.2/basicsr/metrics/niqe_pris_params.npz",
+        "BasicSR 1.4.2, from LIVE's NIQE release (Mittal et al., SPL 2013)", "Apache-2.0 (BasicSR)",
+    ),
+    "musiq_koniq": _release(
+        "musiq_koniq_ckpt-e95806b9.pth",
+        "e95806b9eae5f3814c410f574ba8e552362bd5bc63d758ed5b97860f5d6185aa",
+        f"{PYIQA}/musiq_koniq_ckpt-e95806b9.pth", "pyiqa, from google-research/musiq",
+        "Apache-2.0 (google-research); pyiqa's collection of weights is non-commercial",
+    ),
+    "maniqa_koniq": _release(
+        "ckpt_koniq10k.pt",
+        "a207f8ab57322e6be38ff5c8d019301dc032b454bef21c3c9f9dbf7974eebff6",
+        "https://github.com/IIGROUP/MANIQA/releases/download/Koniq10k/ckpt_koniq10k.pt",
+        "IIGROUP/MANIQA", "Apache-2.0 (the repository); trained on KonIQ-10k",
+    ),
+    "topiq_cgfiqa": ExternalFile(
+        "topiq_nr_cgfiqa_res50.pth", None, f"pyiqa, {PYIQA}/topiq_nr_cgfiqa_res50-0a8b8e4f.pth",
+        "non-commercial (pyiqa)",
+        # upstream's file name states the first eight digits of a hash of which we never saw the rest
+        remedy=f"download {PYIQA}/topiq_nr_cgfiqa_res50-0a8b8e4f.pth, name it topiq_nr_cgfiqa_res50.pth",
+    ),
+    "clip_rn50": _release(
+        "RN50.pt", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+        "https://openaipublic.azureedge.net/clip/models/"
+        "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
+        "openai/CLIP", "MIT (the repository)",
+    ),
+}  # fmt: skip
+
+EXTERNAL: dict[str, ExternalFile] = PACKAGED | DLIB | FACE_NETWORKS | TRUNKS | METRICS
 
 
 def locate(name: str) -> Path:

@@ -68,7 +68,8 @@ def main(cfg) -> None:
     from lafr.devices import choose_device
     from lafr.evaluation import evaluate, trained_on
     from lafr.models.restorer import Restorer
-    from lafr.results import print_table, provenance, write_json
+    from lafr.results import provenance, write_json
+    from lafr.tables import print_table
 
     folders = {"start": cfg.start} | train_rows(cfg)
     device = choose_device(cfg.device)

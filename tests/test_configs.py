@@ -58,7 +58,7 @@ def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
 
 def test_the_numbers_of_experiments_and_benchmarks_are_known():
     assert len(EXPERIMENTS) == 10
-    assert len(BENCHMARKS) == 6
+    assert len(BENCHMARKS) == 11
     assert len(DATASETS) == 11
 
 
@@ -93,7 +93,7 @@ def test_a_benchmark_composes_and_can_be_built(name):
     config = resolved("eval", f"benchmark={name}")
     assert config["benchmark"]["name"] == config["benchmark"]["build"]["name"] == name
     later = {"resolution"}
-    if not config["benchmark"]["build"]["_target_"].endswith("PairedBenchmark"):
+    if not config["benchmark"]["build"]["_target_"].endswith(("PairedBenchmark", "pair_benchmark")):
         later |= {"degradation"}
     assert require_callable(config, {".benchmark.build": later}) == 9  # build, degradation, seven metrics
 
@@ -101,8 +101,28 @@ def test_a_benchmark_composes_and_can_be_built(name):
 def test_a_folder_reaches_every_benchmark_that_needs_one():
     for name in BENCHMARKS:
         root = resolved("eval", f"benchmark={name}", "data.root=somewhere")["benchmark"]["build"].get("root")
-        assert root == (None if name == "mini" else "somewhere")
+        assert root == (None if name in ("mini", "pair") else "somewhere")
         assert resolved("eval", f"benchmark={name}")["benchmark"]["build"].get("root") is None
+
+
+def test_two_folders_reach_the_benchmark_of_any_pair():
+    build = resolved("eval", "benchmark=pair", "data.lq=here", "data.hq=there")["benchmark"]["build"]
+    assert (build["lq"], build["hq"]) == ("here", "there")
+
+
+def test_only_the_two_celeba_tests_are_told_apart_by_how_degraded_they_are():
+    severities = {name: resolved("eval", f"benchmark={name}")["benchmark"].get("severity") for name in BENCHMARKS}
+    assert {name: s for name, s in severities.items() if s} == {"celeba_test": "severe", "celeba_test_mild": "mild"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
+def test_every_metric_that_a_protocol_names_is_defined_once_or_alike(name):
+    protocol = resolved("eval", "benchmark=mini", f"protocol={name}")["protocol"]
+    assert protocol["name"] == name
+    files = [OmegaConf.to_container(OmegaConf.load(path)) for path in (CONFIGS / "metrics").glob("*.yaml")]
+    for metric in protocol["metrics"]:
+        definitions = [file[metric] for file in files if metric in file]
+        assert definitions and all(d == definitions[0] for d in definitions), metric
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -15,7 +15,7 @@ from lafr.data.packaged import aligned
 from lafr.images import from_pil
 from lafr.metrics import DIRECTION
 from lafr.metrics.face import LMD, Deg, IdaRad, IdentityCosine, IdentityDistance
-from lafr.metrics.fidelity import PerceptualDistance
+from lafr.metrics.perceptual import PerceptualDistance
 from lafr.networks.landmarkers import Landmarks
 from lafr.networks.recognisers import ArcFaceResNet18, Recogniser
 

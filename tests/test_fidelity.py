@@ -5,12 +5,28 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lafr.images import as_saved, to_uint8
+from lafr.data.packaged import aligned
+from lafr.images import as_saved, from_pil, resize_pil, to_uint8
 from lafr.metrics.codebook import CodeUse, perplexity
-from lafr.metrics.fidelity import PerceptualDistance, psnr_rgb, ssim_rgb
+from lafr.metrics.fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
+from lafr.metrics.perceptual import PerceptualDistance
 from lafr.models.adapter import NoAdapter
+
+
+@pytest.fixture(scope="module", params=[128, 512])
+def faces(request):
+    """Photographed faces and degraded copies, 8-bit: blurred, noisy, and with a flat, saturated part."""
+    side = request.param
+    hq = torch.stack([from_pil(resize_pil(aligned(name), side)) for name in ("astronaut", "t1_0", "t1_2")])
+    noise = torch.randn(hq.shape, generator=torch.Generator().manual_seed(0))
+    lq = torch.nn.functional.avg_pool2d(hq, 5, 1, 2, count_include_pad=False)
+    lq[1] += 0.1 * noise[1]
+    lq[2, :, : side // 2] = 1
+    return as_saved(lq), as_saved(hq)
 
 
 @pytest.fixture
@@ -24,34 +40,68 @@ def pair():
 
 
 def per_image(pair, measure) -> np.ndarray:
-    return np.array([measure(a.numpy(), b.numpy()) for a, b in zip(to_uint8(pair[0]), to_uint8(pair[1]), strict=True)])
+    pixels = zip(*(to_uint8(images).permute(0, 2, 3, 1).numpy() for images in pair), strict=True)
+    return np.array([measure(a, b) for a, b in pixels])
 
 
-def test_psnr_is_scikit_images_image_by_image(pair):
-    reference = per_image(pair, lambda a, b: peak_signal_noise_ratio(b, a, data_range=255))
-    assert np.allclose(psnr_rgb(*pair).numpy(), reference, atol=1e-4)
-    pooled = peak_signal_noise_ratio(to_uint8(pair[1]).numpy(), to_uint8(pair[0]).numpy(), data_range=255)
-    assert abs(float(psnr_rgb(*pair).mean()) - pooled) > 1  # the mean of dB, not the dB of the mean
+def of_luma(measure):
+    """scikit-image's measure of scikit-image's luma: BT.601, 16 to 235."""
+    return lambda a, b: measure(rgb2ycbcr(a)[..., :1], rgb2ycbcr(b)[..., :1])
 
 
-def test_ssim_is_scikit_images_with_the_border_mirrored(pair):
-    settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=0, data_range=255)
-    inside = per_image(pair, lambda a, b: structural_similarity(a, b, **settings))
+def their_psnr(a, b) -> float:
+    return peak_signal_noise_ratio(b, a, data_range=255)
 
-    def mirrored(a, b):  # scikit-image leaves out the 5 pixels whose window crosses the border, torchmetrics mirrors
-        a, b = (np.pad(image, ((0, 0), (5, 5), (5, 5)), mode="reflect") for image in (a, b))
-        return structural_similarity(a, b, **settings)
 
-    assert np.allclose(ssim_rgb(*pair).numpy(), per_image(pair, mirrored), atol=1e-5)
-    assert np.allclose(ssim_rgb(*pair).numpy(), inside, atol=0.03)  # at 48 px; the border's share falls with the size
+def their_ssim(a, b) -> float:
+    """scikit-image's SSIM with its own border, of the 5 pixels whose window is cut, left out."""
+    settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=-1, data_range=255)
+    return structural_similarity(a, b, **settings)
+
+
+def mirrored_ssim(a, b) -> float:
+    """scikit-image's SSIM over every pixel: of images whose border is mirrored by those 5 pixels."""
+    return their_ssim(*(np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="reflect") for image in (a, b)))
+
+
+def test_psnr_of_faces_is_scikit_images_to_a_millionth(faces):
+    assert np.allclose(psnr_rgb(*faces).numpy(), per_image(faces, their_psnr), rtol=0, atol=2e-6)
+    assert np.allclose(psnr_y(*faces).numpy(), per_image(faces, of_luma(their_psnr)), rtol=0, atol=2e-6)
+
+
+def test_ssim_of_faces_is_scikit_images_to_a_millionth(faces):
+    assert np.allclose(ssim_rgb(*faces).numpy(), per_image(faces, mirrored_ssim), rtol=0, atol=1e-6)
+    assert np.allclose(ssim_y(*faces).numpy(), per_image(faces, of_luma(mirrored_ssim)), rtol=0, atol=1e-6)
+
+
+def test_the_mirrored_border_moves_ssim_by_a_hundredth_at_128_px_and_by_a_fifth_of_that_at_512(faces):
+    natural = [images[:2] for images in faces]
+    apart = np.abs(ssim_rgb(*natural).numpy() - per_image(natural, their_ssim)).max()
+    assert 1e-4 < apart < (1.5e-2 if faces[0].shape[-1] == 128 else 3e-3)
+
+
+def test_ssim_of_faces_is_torchmetrics(faces):
+    x, y = ((image.double() + 1) / 2 for image in faces)
+    if x.shape[-1] == 512:  # seconds an image
+        x, y = x[:1, :, :200, :200], y[:1, :, :200, :200]
+    theirs = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none", gaussian_kernel=True)
+    assert torch.allclose(ssim_rgb(x * 2 - 1, y * 2 - 1).double(), theirs, rtol=0, atol=1e-6)
+
+
+def test_the_luma_leaves_out_errors_of_hue(faces):
+    hq = faces[1]
+    tinted = as_saved(hq + torch.tensor([0.1, 0, -0.2])[:, None, None])
+    assert (psnr_y(tinted, hq) > psnr_rgb(tinted, hq) + 3).all()
+    assert (ssim_y(tinted, hq) > ssim_rgb(tinted, hq)).all()
 
 
 def test_equal_images_score_100_db_and_an_ssim_of_one(pair):
     assert psnr_rgb(pair[1], pair[1]).tolist() == [100, 100, 100]
-    assert ssim_rgb(pair[1], pair[1]).tolist() == [1, 1, 1]
+    assert psnr_y(pair[1], pair[1]).tolist() == [100, 100, 100]
+    assert ssim_rgb(pair[1], pair[1]).tolist() == ssim_y(pair[1], pair[1]).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("metric", [psnr_rgb, ssim_rgb, "st_lpips_alex"])
+@pytest.mark.parametrize("metric", [psnr_rgb, psnr_y, ssim_rgb, ssim_y, "st_lpips_alex"])
 def test_what_a_png_cannot_hold_does_not_count(pair, metric):
     metric = PerceptualDistance("alex") if isinstance(metric, str) else metric
     lq, hq = map(as_saved, pair)

@@ -13,7 +13,7 @@ from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.losses.objectives import RestorationObjective
 from lafr.models.restorer import Restorer
-from lafr.results import best_rows, markdown_table
+from lafr.tables import best_rows, markdown_table
 
 
 class Counted(nn.Module):

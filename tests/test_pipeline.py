@@ -20,7 +20,7 @@ from lafr.images import to_pil
 from lafr.models.adapter import NoAdapter
 from lafr.models.restorer import Restorer
 from lafr.pipeline import LAFRPipeline
-from lafr.results import markdown_table
+from lafr.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,4 +1,4 @@
-"""A run keeps its settings, a number its interval, a table its best row."""
+"""A run keeps its settings, a number its interval and its origin."""
 
 import json
 
@@ -8,7 +8,7 @@ import scipy.stats
 
 from lafr.errors import InputError
 from lafr.evaluation import mean_and_interval
-from lafr.results import FREE, best_rows, differences, markdown_table, provenance, remember_config, write_json
+from lafr.results import FREE, differences, provenance, remember_config, write_json
 
 CONFIG = {"seed": 0, "trainer": {"log_every": 10, "accumulation": 1}, "stage": {"codebook": {"max_steps": 5}}}
 
@@ -56,27 +56,6 @@ def test_the_interval_is_the_same_every_time_and_a_point_for_one_image():
     values = np.arange(10.0)
     assert mean_and_interval(values) == mean_and_interval(values)
     assert mean_and_interval(np.array([3.0])) == {"mean": 3, "low": 3, "high": 3}
-
-
-def record() -> dict:
-    score = lambda mean: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}  # noqa: E731
-    means = {"LQ input": (30, 0.1), "no adapter": (24, 0.2), "LAFR": (23, 0.15), "codec(HQ)": (31, 0.0)}
-    return {"rows": {row: {"psnr_rgb": score(p), "st_lpips_vgg": score(d)} for row, (p, d) in means.items()}}
-
-
-def test_best_means_highest_psnr_and_lowest_distance_among_the_methods():
-    assert best_rows(record()) == {"psnr_rgb": "no adapter", "st_lpips_vgg": "LAFR"}
-
-
-def test_the_markdown_table_marks_the_best_and_says_which_way_is_better():
-    assert markdown_table(record()).splitlines() == [
-        "| row | psnr_rgb ↑ | st_lpips_vgg ↓ |",
-        "|---|---|---|",
-        "| LQ input | 30.00 (29.90–30.10) | 0.1000 (0.0000–0.2000) |",
-        "| no adapter | **24.00 (23.90–24.10)** | 0.2000 (0.1000–0.3000) |",
-        "| LAFR | 23.00 (22.90–23.10) | **0.1500 (0.0500–0.2500)** |",
-        "| codec(HQ) | 31.00 (30.90–31.10) | 0.0000 (-0.1000–0.1000) |",
-    ]
 
 
 def test_a_record_is_whole_or_the_one_before(tmp_path):

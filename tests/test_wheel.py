@@ -57,5 +57,10 @@ def test_an_installed_wheel_restores_a_photo_as_the_checkout_does(site, tmp_path
     assert restored.shape == (128, 128, 3) and abs(restored - expected).max() <= 1
 
 
+def test_the_wheel_carries_the_reports_page_and_the_published_values(site):
+    for name in ("report/page.html", "report/page.css", "report/page.js", "_data/published.csv"):
+        assert (site / "lafr" / name).stat().st_size > 100
+
+
 def test_the_miniature_is_at_most_40_mb():
     assert sum(path.stat().st_size for path in (ROOT / "data" / "mini").rglob("*")) < 40e6

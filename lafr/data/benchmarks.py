@@ -18,11 +18,13 @@ from lafr.images import list_images, read_image
 
 @dataclass(frozen=True)
 class Pair:
-    """One test image: `lq` and, where there is a ground truth, `hq`, each `[3, R, R]` in [-1, 1]."""
+    """One test image: `lq` and, where there is a ground truth, `hq`, `[3, R, R]` in [-1, 1]; their files, if any."""
 
     stem: str
     lq: Tensor
     hq: Tensor | None
+    lq_path: Path | None = None
+    hq_path: Path | None = None
 
 
 class SyntheticBenchmark:
@@ -48,13 +50,17 @@ class SyntheticBenchmark:
     def __len__(self) -> int:
         return len(self.faces) * self.draws
 
+    def stem(self, index: int) -> str:
+        """Return the name of image `index`: the face's, and the draw where there are several."""
+        face, draw = divmod(index, self.draws)
+        return f"{self.faces.name(face)}_{draw:02d}" if self.draws > 1 else self.faces.name(face)
+
     def __getitem__(self, index: int) -> Pair:
         face, draw = divmod(index, self.draws)
         name, hq = self.faces.name(face), self.faces[face]
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), draw])
-        stem = f"{name}_{draw:02d}" if self.draws > 1 else name
         hq, lq = degraded(hq, self.degradation, rng)
-        return Pair(stem, lq, hq)
+        return Pair(self.stem(index), lq, hq)
 
 
 def folder_benchmark(
@@ -70,7 +76,8 @@ def folder_benchmark(
     paths = read_list(Path(root) / file_list, Path(root)) if file_list else list_images(root)
     if count is not None and len(paths) != count:
         raise InputError(f"benchmark {name} has {count} images, {root!r} holds {len(paths)}; {remedy}")
-    return SyntheticBenchmark(name, Faces(paths, resolution), degradation, seed=seed)
+    faces = Faces(paths, resolution, memory_gb=0)  # each is looked at once
+    return SyntheticBenchmark(name, faces, degradation, seed=seed)
 
 
 class PairedBenchmark:
@@ -80,7 +87,7 @@ class PairedBenchmark:
         name: as results print it.
         root: folder that holds both; `data/NAME` when None.
         resolution: side in pixels.
-        lq: subfolder of the degraded images.
+        lq: subfolder of the degraded images; without a ground truth they may lie in `root` itself.
         hq: subfolder of the ground truth; None when there is none.
         count: number of images the set must have.
         remedy: how to get it, for the error when it is missing.
@@ -92,6 +99,9 @@ class PairedBenchmark:
     ):  # fmt: skip
         self.name, self.resolution = name, resolution
         root = root or f"data/{name}"
+        self.root = Path(root)
+        if not hq and self.root.is_dir() and not (self.root / lq).is_dir():
+            lq = "."
         for part in [lq] + ([hq] if hq else []):
             if not (Path(root) / part).is_dir():
                 raise InputError(f"benchmark {name} is missing: {str(Path(root) / part)!r} does not exist; {remedy}")
@@ -106,14 +116,29 @@ class PairedBenchmark:
             raise InputError(
                 f"benchmark {name} has {count} images, {str(Path(root) / lq)!r} holds {len(self.lq)}; {remedy}"
             )
+        if twice := [stem for stem, times in Counter(path.stem for path in self.lq).items() if times > 1]:
+            raise InputError(f"benchmark {name}: several images are named {twice[0]!r}; rename them")
         self.hq = match_by_stem(self.lq, list_images(Path(root) / hq)) if hq else None
 
     def __len__(self) -> int:
         return len(self.lq)
 
+    def stem(self, index: int) -> str:
+        """Return the name of image `index`."""
+        return self.lq[index].stem
+
     def __getitem__(self, index: int) -> Pair:
-        hq = read_image(self.hq[index], self.resolution) if self.hq else None
-        return Pair(self.lq[index].stem, read_image(self.lq[index], self.resolution), hq)
+        lq_path, hq_path = self.lq[index], self.hq[index] if self.hq else None
+        hq = read_image(hq_path, self.resolution) if hq_path else None
+        return Pair(lq_path.stem, read_image(lq_path, self.resolution), hq, lq_path, hq_path)
+
+
+def pair_benchmark(name: str, lq: str | None, hq: str | None, resolution: int) -> PairedBenchmark:
+    """Return any two folders as a set, `lq` alone where `hq` is None."""
+    if lq is None:
+        raise InputError(f"benchmark {name} needs data.lq=FOLDER of degraded faces, and data.hq=FOLDER of their truth")
+    folder = Path(lq).absolute()
+    return PairedBenchmark(name, str(folder.parent), resolution, folder.name, hq and str(Path(hq).absolute()))
 
 
 def prepared_side(root: Path) -> int | None:

@@ -1,15 +1,6 @@
-"""Numbers that compare restored images with the ground truth."""
+"""Numbers that say how good restored images are: against the ground truth, alone, or as a set."""
+
+from lafr.metrics.facts import FACTS
 
 # Which way is better, as papers print it; a metric not named here is shown without a mark.
-DIRECTION = {
-    "psnr_rgb": "↑",
-    "ssim_rgb": "↑",
-    "st_lpips_vgg": "↓",
-    "st_lpips_alex": "↓",
-    "deg": "↓",
-    "deg_vqfr": "↓",
-    "ida_rad": "↓",
-    "lmd": "↓",
-    "lmd_68": "↓",
-    "identity_distance_dlib": "↓",
-} | {f"identity_cos_{network}": "↑" for network in ("mini", "irse50", "clip", "sface", "insightface", "adaface")}
+DIRECTION = {name: facts.direction for name, facts in FACTS.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lafr.images import as_saved, to_uint8
+from lafr.metrics.card import hashes_of_network
 from lafr.metrics.reference import OfReference
 from lafr.networks import load, origins
 from lafr.networks.landmarkers import argmax_points
@@ -28,6 +29,7 @@ class FaceMetric:
     def __init__(self, network: nn.Module | str):
         self.network = load(network) if isinstance(network, str) else network
         self.origins = origins(self.network)
+        self.weights = hashes_of_network(network) if isinstance(network, str) else ()
         self._reference = OfReference()
 
     def look(self, image: Tensor) -> Tensor:

@@ -1,39 +1,81 @@
-"""Fidelity to the ground truth, one number an image, on the 8-bit pixels that a PNG would hold."""
+"""Fidelity to the ground truth, pixel by pixel: one number an image, on the 8-bit pixels that a PNG would hold."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lafr.images import as_saved
-from lafr.metrics.reference import OfReference
-from lafr.networks import origins
-from lafr.networks.st_lpips import STLPIPS
+from lafr.images import to_uint8
+from lafr.metrics.perceptual import PerceptualDistance as PerceptualDistance
+
+WINDOW = 11
+SIGMA = 1.5
+BT601 = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; black is 16, white 235
 
 
 def psnr_rgb(image: Tensor, hq: Tensor) -> Tensor:
     """Return PSNR in dB `[B]` of `[B, 3, H, W]` in [-1, 1]: RGB, no crop, 8-bit; 100 for equal images."""
-    mse = (as_saved(image).double() - as_saved(hq).double()).square().mean((1, 2, 3)) / 4
-    return (-10 * mse.clamp_min(1e-10).log10()).float()
+    return _psnr(to_uint8(image).double(), to_uint8(hq).double())
+
+
+def psnr_y(image: Tensor, hq: Tensor) -> Tensor:
+    """Return PSNR in dB `[B]` of the luma of `[B, 3, H, W]` in [-1, 1]: BT.601, 16 to 235, of a range of 255."""
+    return _psnr(luma(image), luma(hq))
 
 
 def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
-    """Return SSIM `[B]` by torchmetrics: RGB, Gaussian window 11 of sigma 1.5, 8-bit."""
-    # on 0..1: SSIM's luminance term is not the same around a middle gray of 0
-    x, y = (as_saved(image).double() + 1) / 2, (as_saved(hq).double() + 1) / 2
-    return structural_similarity_index_measure(x, y, data_range=1.0, reduction="none", gaussian_kernel=True).float()
+    """Return SSIM `[B]` of `[B, 3, H, W]` in [-1, 1], the mean over R, G and B (Wang et al., TIP 2004).
+
+    It is scikit-image's `structural_similarity` with gaussian_weights, sigma 1.5, use_sample_covariance False and
+    data_range 255 on images whose border is mirrored by 5 pixels, so that every pixel counts.
+    """
+    return _ssim(to_uint8(image), to_uint8(hq))
 
 
-class PerceptualDistance:
-    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
+def ssim_y(image: Tensor, hq: Tensor) -> Tensor:
+    """Return SSIM `[B]` of the luma of `[B, 3, H, W]` in [-1, 1]; see `ssim_rgb`, `psnr_y`."""
+    return _ssim(luma(image), luma(hq))
 
-    def __init__(self, trunk: str):
-        self.network = STLPIPS(trunk)
-        self.origins = origins(self.network)
-        self._reference = OfReference()
 
-    @torch.no_grad()
-    def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
-        """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
-        network = self.network.to(image.device)
-        reference = self._reference(network.features, as_saved(hq))
-        return network.compare(network.features(as_saved(image)), reference)
+def luma(image: Tensor) -> Tensor:
+    """Return Y of BT.601 `[B, 1, H, W]`, 16 to 235 in float64, of the 8-bit pixels of `[B, 3, H, W]` in [-1, 1].
+
+    MATLAB's `rgb2ycbcr`, as BasicSR takes it for `test_y_channel`; not rounded.
+    """
+    weights = torch.tensor(BT601, dtype=torch.float64, device=image.device)[:, None, None]
+    return 16 + (to_uint8(image).double() / 255 * weights).sum(1, keepdim=True)
+
+
+def _psnr(x: Tensor, y: Tensor) -> Tensor:
+    mse = (x - y).square().mean((1, 2, 3)) / 255**2
+    return (-10 * mse.clamp_min(1e-10).log10()).float()
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    # float32 holds whole numbers' squares, so 8-bit pixels keep SSIM to 1e-6 once middle gray is taken away, which
+    # variances don't feel; luma needs float64
+    x, y = (image.float() if image.dtype == torch.uint8 else image for image in (x, y))
+    return torch.stack([_ssim_of_one(a - 128, b - 128) for a, b in zip(x, y, strict=True)]).float()
+
+
+def _ssim_of_one(x: Tensor, y: Tensor) -> Tensor:
+    x_mean, y_mean, xx, yy, xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
+    x_variance, y_variance, covariance = xx - x_mean**2, yy - y_mean**2, xy - x_mean * y_mean
+    x_mean, y_mean = x_mean + 128, y_mean + 128
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * x_mean * y_mean + c1) / (x_mean**2 + y_mean**2 + c1)
+    structure = (2 * covariance + c2) / (x_variance + y_variance + c2)
+    return (luminance * structure).mean(dtype=torch.float64)
+
+
+def _blur(x: Tensor) -> Tensor:
+    # weighted sums of shifted views: on a CPU six times as fast as a convolution of single channels
+    half = WINDOW // 2
+    side = torch.exp(-0.5 * (torch.arange(half, 0, -1) / SIGMA).double() ** 2)
+    side = (side / (1 + 2 * side.sum())).float().tolist()
+    x = F.pad(x, (half,) * 4, mode="reflect")
+    for axis in (-1, -2):
+        views = [x.narrow(axis, start, x.shape[axis] - 2 * half) for start in range(WINDOW)]
+        x = views[half] * (1 - 2 * sum(side))  # so the taps, as float32 holds them, add up to 1
+        for i, tap in enumerate(side):
+            x.add_(views[i], alpha=tap).add_(views[WINDOW - 1 - i], alpha=tap)
+    return x

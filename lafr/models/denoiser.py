@@ -22,6 +22,7 @@ from lafr.models.lora import (
     read_lora,
     read_lora_config,
     remove_lora,
+    scaled_lora,
     write_lora,
 )
 
@@ -78,8 +79,16 @@ class Denoiser(nn.Module):
         replace_text(unet, text, null_embedding)
         return cls(unet, timestep, float(scheduler.alphas_cumprod[timestep]), scale_input, text)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Map `z [B, C, h, w]` to `z_restored`, same shape; float32, whatever the precision of the UNet."""
+    def forward(self, z: Tensor, lora_scale: float = 1.0) -> Tensor:
+        """Map `z [B, C, h, w]` to `z_restored`, same shape; float32, whatever the precision of the UNet.
+
+        What the LoRA adds is multiplied by `lora_scale`; raises InputError when that is not 1 and there is no LoRA to
+        scale.
+        """
+        if lora_scale != 1:
+            self.require_lora()
+            with scaled_lora(self.unet, lora_scale):
+                return self(z)
         signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
         z_t = z.float() * signal if self.scale_input else z.float()
         eps = self.unet(z_t.to(self.unet.conv_in.weight.dtype), self.timestep, encoder_hidden_states=None).sample
@@ -94,6 +103,14 @@ class Denoiser(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.unet.add_adapter(self.lora_config)
+
+    def require_lora(self) -> None:
+        """Raise InputError when there is no LoRA that a fidelity could scale."""
+        if not self.lora_config:
+            raise InputError(
+                "fidelity > 0 scales the LoRA, and this model's was merged or never added; load the model as it was "
+                "trained, without optimising it (fast=false), or give fidelity=0"
+            )
 
     def lora_parameters(self) -> list[nn.Parameter]:
         """Return the LoRA's weights: all that restoration trains."""

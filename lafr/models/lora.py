@@ -5,7 +5,8 @@ A Stable Diffusion pipeline's `load_lora_weights(folder)` reads it, or that of i
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -67,6 +68,19 @@ def remove_lora(folder: Path) -> None:
     """Delete an earlier LoRA from a folder, the file that announces it first."""
     for name in (CONFIG, WEIGHTS, WEIGHTS_0_1):
         (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def scaled_lora(unet: UNet2DConditionModel, factor: float) -> Iterator[None]:
+    """Multiply what the LoRA adds by `factor`, while this lasts; the weights are not touched."""
+    before = [(layer.scaling, dict(layer.scaling)) for layer in unet.modules() if isinstance(layer, LoraLayer)]
+    try:
+        for scaling, trained in before:
+            scaling.update({name: factor * value for name, value in trained.items()})
+        yield
+    finally:
+        for scaling, trained in before:
+            scaling.update(trained)
 
 
 def plain_state(unet: UNet2DConditionModel, merge: bool = False) -> dict[str, Tensor]:

@@ -49,6 +49,10 @@ class Restorer(nn.Module):
 
     Called with `lq [B, 3, H, W]` in [-1, 1] it returns the restored batch, not clamped; called with a PIL image of an
     aligned face it returns a PIL image of `resolution` x `resolution`.
+
+    Both take a `fidelity` from 0 (default), as trained, to 1, which stays nearest the input: the denoiser gets
+    (1 - fidelity) z_aligned + fidelity z_lq, and its LoRA is scaled by 1 - fidelity. (CodeFormer's sense: more
+    fidelity, less invention.) The scale lies in the model while it runs: one call at a time.
     """
 
     def __init__(
@@ -65,26 +69,29 @@ class Restorer(nn.Module):
         self.resolution, self.base, self.base_settings = resolution, base, base_settings or {}
         self.trained_with: frozenset[str] = frozenset()  # origins of the networks that its losses looked through
 
-    def forward(self, lq: Tensor | Image.Image) -> Tensor | Image.Image:
-        """Restore a batch or a picture."""
+    def forward(self, lq: Tensor | Image.Image, fidelity: float = 0.0) -> Tensor | Image.Image:
+        """Restore a batch or a picture; raises InputError when `fidelity` is not in 0..1."""
         if isinstance(lq, Image.Image):
-            return self.restore_pil(lq)
-        return self.codec.decode(self.latents(lq).z_restored)  # [B, 3, H, W]
+            return self.restore_pil(lq, fidelity)
+        return self.codec.decode(self.latents(lq, fidelity).z_restored)  # [B, 3, H, W]
 
-    def latents(self, lq: Tensor) -> Latents:
-        """Return every latent on the way from `lq [B, 3, H, W]`."""
+    def latents(self, lq: Tensor, fidelity: float = 0.0) -> Latents:
+        """Return every latent on the way from `lq [B, 3, H, W]`; `z_aligned` as the adapter made it."""
+        require_fidelity(fidelity)
         z_lq = self.codec.encode(lq)  # [B, C, H/f, W/f]
         z_aligned = self.adapter(z_lq)  # [B, C, H/f, W/f]
-        z_restored = self.denoiser(z_aligned)  # [B, C, H/f, W/f]
-        return Latents(z_lq, z_aligned, z_restored)
+        if fidelity == 0:
+            return Latents(z_lq, z_aligned, self.denoiser(z_aligned))  # [B, C, H/f, W/f]
+        z = (1 - fidelity) * z_aligned + fidelity * z_lq  # [B, C, H/f, W/f]
+        return Latents(z_lq, z_aligned, self.denoiser(z, lora_scale=1 - fidelity))
 
     @torch.no_grad()
-    def restore_pil(self, image: Image.Image) -> Image.Image:
+    def restore_pil(self, image: Image.Image, fidelity: float = 0.0) -> Image.Image:
         """Restore one aligned face; raises InputError when it is not square."""
         require_square(image, "the picture")
         device = next(self.parameters()).device
         lq = from_pil(resize_pil(image, self.resolution))[None].to(device)
-        return to_pil(self(lq)[0])
+        return to_pil(self(lq, fidelity)[0])
 
     @classmethod
     def from_base(
@@ -175,6 +182,14 @@ class Restorer(nn.Module):
             restorer = cls(codec, adapter, Denoiser.from_pretrained(folder / "denoiser"), index["resolution"])
         restorer.trained_with = frozenset(index.get("trained_with", ()))
         return restorer.requires_grad_(False).eval()
+
+
+def require_fidelity(value: float) -> None:
+    """Raise InputError unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(
+            f"fidelity={value} is not a number from 0 to 1; 0 restores as trained, 1 stays nearest the input"
+        )
 
 
 def _is_name(base: str) -> bool:

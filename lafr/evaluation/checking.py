@@ -1,0 +1,88 @@
+"""Is this folder the set that it is called? Names and hashes of a prepared set, and how degraded the input is."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lafr.data.benchmarks import PairedBenchmark
+from lafr.errors import InputError
+from lafr.evaluation.identity import of_file
+from lafr.images import to_uint8
+from lafr.preparation.severity import BOUNDARY, SETS, psnr, sharpness
+
+SAMPLE = 32  # files that are hashed, pairs that are measured, evenly spaced
+
+
+def checked(benchmark, severity: str | None = None) -> list[str]:
+    """Return what was found of a set, one line each; raises InputError when it is another than its name says.
+
+    Args:
+        benchmark: any; only a `PairedBenchmark`, a folder that somebody made, can be another.
+        severity: severe or mild, which its pairs must be.
+    """
+    if not isinstance(benchmark, PairedBenchmark):
+        return []
+    said = index_check(benchmark, severity)
+    if severity and benchmark.hq:
+        said.append(severity_check(benchmark, severity))
+    return said
+
+
+def index_check(benchmark: PairedBenchmark, severity: str | None) -> list[str]:
+    """Compare the names of all files, and the sha256 of some, with the index that prepare_data.py wrote."""
+    path = benchmark.root / "index.json"
+    if not path.is_file():
+        return [f"{len(benchmark):,} images in {benchmark.root}: no index.json, so no file was checked by its hash"]
+    index = json.loads(path.read_text())
+    made = index.get("dataset")
+    if severity and made in SETS.values() and made != SETS[severity]:
+        raise InputError(f"{str(benchmark.root)!r} is {made}, not {benchmark.name}; run with benchmark={made}")
+    there = {Path(os.path.relpath(f, benchmark.root)).as_posix(): f for f in [*benchmark.lq, *(benchmark.hq or [])]}
+    used = {name.rpartition("/")[0] for name in there}
+    known = {f["file"]: f["sha256"] for f in index["files"] if f["file"].rpartition("/")[0] in used}
+    missing, extra = sorted(known.keys() - there.keys()), sorted(there.keys() - known.keys())
+    if missing or extra:
+        raise InputError(
+            f"{str(benchmark.root)!r} is not as it was prepared: {len(missing)} files of index.json are missing "
+            f"{missing[:3]}, {len(extra)} are not in it {extra[:3]}; delete it and prepare it again"
+        )
+    for name in spread(sorted(known)):
+        if of_file(there[name]) != known[name]:
+            raise InputError(
+                f"{str(there[name])!r} was altered since it was prepared; delete {str(benchmark.root)!r} and "
+                "prepare it again"
+            )
+    return [f"{len(known):,} files as index.json names them, sha256 of {len(spread(known))} compared"]
+
+
+def severity_check(benchmark: PairedBenchmark, severity: str) -> str:
+    """Measure LQ against HQ on some pairs: the two CelebA-Tests have the same ground truth."""
+    values, sharper = [], []
+    for index in spread(range(len(benchmark))):
+        pair = benchmark[index]
+        lq, hq = (to_uint8(image).permute(1, 2, 0).numpy() for image in (pair.lq, pair.hq))
+        values.append(psnr(lq, hq))
+        sharper.append(sharpness(lq) > sharpness(hq))
+    if np.mean(sharper) > 0.5 or np.isinf(values).any():
+        raise InputError(
+            f"in {sum(sharper)} of {len(values)} pairs of {str(benchmark.root)!r} the LQ image is the sharper one, in "
+            f"{int(np.isinf(values).sum())} it is the HQ image itself; put the degraded images into "
+            f"{benchmark.lq[0].parent.name!r}"
+        )
+    mean = float(np.mean(values))
+    found = "severe" if mean < BOUNDARY else "mild"
+    if found != severity:
+        raise InputError(
+            f"{str(benchmark.root)!r} is not {benchmark.name}: the mean PSNR of LQ against HQ is {mean:.2f} dB on "
+            f"{len(values)} pairs, as in the {found} set (under {BOUNDARY} dB severe, else mild); run with "
+            f"benchmark={SETS[found]}"
+        )
+    return f"LQ against HQ has {mean:.2f} dB on {len(values)} pairs: {found}"
+
+
+def spread(items) -> list:
+    """Return at most `SAMPLE` items, evenly spaced."""
+    items = list(items)
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(SAMPLE, len(items))).round().astype(int))]

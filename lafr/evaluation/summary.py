@@ -1,0 +1,113 @@
+"""From scores to what is printed: means with intervals, the marks, scores.csv and faces.png."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lafr.files import write_aside
+from lafr.metrics import DIRECTION
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one benchmark.
+
+    Args:
+        stems: names of the images.
+        scores: `scores[row][metric]` is one number an image, in the order of `stems`; NaN is a failed measurement.
+        latents: numbers of the whole set.
+        of_sets: `of_sets[row][metric]` is mean, low and high of a metric that scores a set.
+        folders: row -> where its pictures lie.
+        kept: of how many pictures and scores, how many were there already: {"pictures": (kept, all), ...}.
+    """
+
+    stems: list[str]
+    scores: dict[str, dict[str, np.ndarray]]
+    latents: dict[str, float]
+    of_sets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    kept: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def summary(self, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+        """Return mean and 95 % bootstrap interval (over images, 2,000 draws) of each row and metric."""
+        return {
+            row: {metric: mean_and_interval(values, seed) for metric, values in metrics.items()}
+            | self.of_sets.get(row, {})
+            for row, metrics in self.scores.items()
+        }
+
+
+def mean_and_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, float | None]:
+    """Return the mean of `values` and the 2.5 % and 97.5 % quantiles of its bootstrap.
+
+    NaN is a failed measurement (no face detected): counted as `failed`, never averaged in; without any other value
+    mean, low and high are None.
+    """
+    whole = values[~np.isnan(values)]
+    failed = {"failed": len(values) - len(whole)} if len(whole) < len(values) else {}
+    if not len(whole):
+        return {"mean": None, "low": None, "high": None} | failed
+    picks = np.random.default_rng(seed).integers(0, len(whole), (draws, len(whole)))
+    low, high = np.quantile(whole[picks].mean(1), [0.025, 0.975])
+    return {"mean": float(whole.mean()), "low": float(low), "high": float(high)} | failed
+
+
+def trained_on(models: Mapping[str, object], metrics: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return row -> the metrics whose network this row's model was trained with, or has a teacher in common with."""
+    seen = {
+        row: [name for name, metric in metrics.items() if getattr(metric, "origins", frozenset()) & model.trained_with]
+        for row, model in models.items()
+    }
+    return {row: names for row, names in seen.items() if names}
+
+
+def ranking_metric(scores: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
+    """Return the metric that orders the faces of faces.png, and its values with the best least: the first distance.
+
+    Where nothing is a distance, the first metric that has a direction.
+    """
+    known = [metric for metric in scores if metric in DIRECTION and not np.isnan(scores[metric]).all()]
+    chosen = next((m for m in known if DIRECTION[m] == "↓"), next(iter(known), None))
+    if chosen is None:
+        return None
+    return chosen, scores[chosen] * (1 if DIRECTION[chosen] == "↓" else -1)
+
+
+def picked(distance: np.ndarray, each: int = 3) -> list[np.ndarray]:
+    """Return the indices of the faces of least, middle and greatest distance; failed ones count as worst."""
+    order = np.argsort(distance, kind="stable")
+    each = min(each, max(1, len(order) // 3))
+    middle = (len(order) - each) // 2
+    return [order[:each], order[middle : middle + each], order[len(order) - each :]]
+
+
+def best_median_worst(triples: Sequence[Sequence[Tensor]], distance: np.ndarray, each: int = 3) -> Tensor:
+    """Return one picture: the faces of least, middle and greatest distance, a row for each, LQ | restored | HQ.
+
+    `triples[i]` is read only where face i is shown.
+    """
+    columns = [
+        torch.cat([torch.cat(list(triples[i]), dim=2) for i in group], dim=1) for group in picked(distance, each)
+    ]
+    gap = torch.ones(3, columns[0].shape[1], 8)
+    return torch.cat([columns[0], gap, columns[1], gap, columns[2]], dim=2)
+
+
+def write_scores(result: Evaluation, path: Path) -> None:
+    """Write every image's scores: columns image, row, metrics."""
+    metrics = list(next(iter(result.scores.values())))
+
+    def write(aside: Path) -> None:
+        with aside.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "row", *metrics])
+            for row, by_metric in result.scores.items():
+                for i, stem in enumerate(result.stems):
+                    writer.writerow([stem, row, *(f"{by_metric[m][i]:.6g}" for m in metrics)])
+
+    write_aside(path, write)

@@ -1,0 +1,92 @@
+"""The fidelity-realism curve: what LAFR gains in one and pays in the other as the knob turns."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lafr.errors import InputError, need
+from lafr.files import write_aside
+from lafr.metrics import DIRECTION
+
+FIDELITY = ("identity_cos", "identity_distance", "psnr", "ssim")  # which metric is taken where none is named: the
+REALISM = ("fid", "kid", "niqe", "musiq", "maniqa", "clipiqa", "topiq", "lpips", "dists", "st_lpips")  # first here
+
+
+def row_name(fidelity: float) -> str:
+    """Return the name of LAFR's row at a fidelity."""
+    return f"LAFR, fidelity {fidelity:g}"
+
+
+def curve_metrics(metrics: Sequence[str], x: str | None = None, y: str | None = None) -> tuple[str, str]:
+    """Return the metrics of the curve's two axes: those named, else the first measured of the usual ones.
+
+    Raises InputError when one named is not measured, or none is usual.
+    """
+
+    def choose(axis: str, named: str | None, usual: Sequence[str]) -> str:
+        if named is not None and named not in metrics:
+            raise InputError(f"curve.{axis}={named} is not measured; choose one of {', '.join(metrics)}")
+        found = named or next((m for kind in usual for m in metrics if m.startswith(kind)), None)
+        if found is None:
+            raise InputError(f"no metric for curve.{axis}; name one of {', '.join(metrics)}")
+        return found
+
+    return choose("x", x, FIDELITY), choose("y", y, REALISM)
+
+
+def write_curve(
+    sweep: Mapping[str, Mapping[str, Mapping]], beside: Mapping[str, Mapping[str, Mapping]], x: str, y: str,
+    title: str, folder: Path, name: str = "curve",
+) -> list[Path]:  # fmt: skip
+    """Draw the curve and return its files, PNG and SVG.
+
+    Args:
+        sweep: fidelity -> metric -> mean, low, high.
+        beside: row -> the same: other points, such as the input's.
+        x: metric of fidelity.
+        y: metric of realism; the axis is turned so that better is up, as x's is so that better is right.
+        title: over the curve.
+        folder: to write `name`.png and .svg into.
+        name: of the files.
+    """
+    matplotlib = need("matplotlib", "'lafr[samples]'")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    points = {f: of for f, of in sweep.items() if None not in (of[x]["mean"], of[y]["mean"])}
+    axes.plot([of[x]["mean"] for of in points.values()], [of[y]["mean"] for of in points.values()],
+              color="#2563a8", lw=1.5, zorder=2)  # fmt: skip
+    for fidelity, of in points.items():
+        _point(axes, of, x, y, "#2563a8", fidelity)
+    for row, of in beside.items():
+        if x in of and y in of and None not in (of[x]["mean"], of[y]["mean"]):
+            _point(axes, of, x, y, "#8a8a8a", row)
+    axes.set_xlabel(_label(x, "fidelity"))
+    axes.set_ylabel(_label(y, "realism"))
+    for metric, invert in ((x, axes.invert_xaxis), (y, axes.invert_yaxis)):
+        if DIRECTION.get(metric) == "↓":
+            invert()
+    axes.margins(0.12)
+    axes.set_title(title, fontsize=10)
+    axes.grid(color="#e5e5e5", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    files = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with matplotlib.rc_context({"svg.hashsalt": "lafr"}):  # neither random ids nor a date: equal numbers, equal bytes
+        write_aside(files[0], lambda aside: figure.savefig(aside, dpi=160))
+        write_aside(files[1], lambda aside: figure.savefig(aside, metadata={"Date": None}))
+    return files
+
+
+def _point(axes, of: Mapping[str, Mapping], x: str, y: str, colour: str, text: str) -> None:
+    spread = [[[of[m]["mean"] - of[m]["low"]], [of[m]["high"] - of[m]["mean"]]] for m in (x, y)]
+    axes.errorbar(of[x]["mean"], of[y]["mean"], xerr=spread[0], yerr=spread[1], fmt="o", ms=4.5, lw=0.8,
+                  color=colour, ecolor="#c9c9c9", zorder=3)  # fmt: skip
+    axes.annotate(text, (of[x]["mean"], of[y]["mean"]), xytext=(6, -11), textcoords="offset points", fontsize=8,
+                  color=colour, bbox={"fc": "white", "ec": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
+
+
+def _label(metric: str, meaning: str) -> str:
+    better = {"↑": "higher is better", "↓": "lower is better, axis turned"}.get(DIRECTION.get(metric, ""), "")
+    return f"{meaning}: {metric}" + (f" ({better})" if better else "")

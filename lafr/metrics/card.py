@@ -1,0 +1,90 @@
+"""A metric's card: everything that has to stand beside its numbers before they can be compared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from lafr import __version__
+from lafr.metrics.facts import FACTS, Facts
+from lafr.weights import EXTERNAL, locate, mini_folder, sha256
+
+# Network of `lafr.networks` -> its entries in `lafr.weights.EXTERNAL`, where they aren't one of its own name.
+FILES = {
+    "dlib": ("dlib_resnet", "dlib_5_points"),
+    "dlib_68": ("dlib_68_points",),
+    "insightface": ("insightface_w600k_r50",),
+    "dists": ("torchvision_vgg16", "dists_comparison"),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a set of images is compared with: its name, number of images and the sha256 of its statistics."""
+
+    name: str
+    images: int | None = None  # None: as many as the set has
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What makes a metric's numbers: definition, implementation and version, weights as (file, sha256)."""
+
+    name: str
+    unit: str
+    direction: str
+    digits: int
+    definition: str
+    implementation: str
+    version: str
+    weights: tuple[tuple[str, str], ...]
+    needs_reference: bool
+    reference: Reference | None = None
+
+
+def card_of(name: str, metric: Callable) -> Card:
+    """Return the card of `metric`, which is called `name`.
+
+    Read from it where it has them: `package` (the distribution that does the work; else its own dotted name stands
+    for it), `weights` (see `hashes`), `needs_reference` (True where it doesn't say), `compared_with` (`Reference`).
+    """
+    maker = metric.func if isinstance(metric, partial) else metric
+    named = maker if hasattr(maker, "__qualname__") else type(maker)
+    facts = FACTS.get(name) or Facts("", "", 4, (named.__doc__ or "").strip().split("\n")[0])
+    package = getattr(maker, "package", None)
+    return Card(
+        name,
+        facts.unit,
+        facts.direction,
+        facts.digits,
+        facts.definition,
+        implementation=package or f"{named.__module__}.{named.__qualname__}",
+        version=_version(package or named.__module__.split(".")[0]),
+        weights=tuple(getattr(maker, "weights", ())),
+        needs_reference=getattr(maker, "needs_reference", True),
+        reference=getattr(maker, "compared_with", None),
+    )
+
+
+def hashes(*names: str) -> tuple[tuple[str, str], ...]:
+    """Return (file, sha256) of entries of `lafr.weights.EXTERNAL`; raises InputError where one is missing."""
+    return tuple((EXTERNAL[name].name, sha256(locate(name))) for name in names)
+
+
+def hashes_of_network(name: str) -> tuple[tuple[str, str], ...]:
+    """Return (file, sha256) of what the network called `name` in `lafr.networks.NETWORKS` was loaded from."""
+    if name.startswith("mini_"):
+        file = mini_folder() / "networks" / f"{name.removeprefix('mini_')}.safetensors"
+        return ((file.name, sha256(file)),)
+    files = FILES.get(name, (name,))
+    return hashes(*files) if all(file in EXTERNAL for file in files) else ()  # CLIP: a folder or a hub's cache
+
+
+def _version(distribution: str) -> str:
+    if distribution == "lafr":
+        return __version__
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # a module of the user's
+        return ""

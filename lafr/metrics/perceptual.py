@@ -1,0 +1,92 @@
+"""Perceptual distance to the ground truth: one number an image, on the 8-bit pixels that a PNG would hold.
+
+`origins` names the networks that a metric looks through; weights that are missing are an InputError, never a download.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from lafr.errors import InputError, need
+from lafr.images import as_saved
+from lafr.metrics.card import hashes, hashes_of_network
+from lafr.metrics.reference import OfReference
+from lafr.networks import load, origins
+from lafr.networks.st_lpips import STLPIPS
+from lafr.weights import load_pickle
+
+TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}  # lpips's name -> torchvision's
+
+
+class PerceptualDistance:
+    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
+
+    def __init__(self, trunk: str):
+        self.network = STLPIPS(trunk)
+        self.origins = origins(self.network)
+        self.weights = hashes(f"st_lpips_{trunk}")
+        self._reference = OfReference()
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
+        """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
+        network = self.network.to(image.device)
+        reference = self._reference(network.features, as_saved(hq))
+        return network.compare(network.features(as_saved(image)), reference)
+
+
+class LPIPS:
+    """LPIPS 0.1 (Zhang et al., CVPR 2018) by the `lpips` package; `trunk` is "vgg" or "alex", not comparable.
+
+    Args:
+        trunk: the trunk's name; raises InputError when the package or the trunk's weights are missing.
+        state: state dict of torchvision's trunk, to look through instead of the published one.
+    """
+
+    package = "lpips"
+
+    def __init__(self, trunk: str, state: dict[str, Tensor] | None = None):
+        if trunk not in TRUNKS:
+            raise InputError(f"LPIPS trunk {trunk!r} is not known; known are {', '.join(TRUNKS)}")
+        lpips = need("lpips", "lpips")
+        files = (f"lpips_{trunk}",) if state is not None else (f"lpips_{trunk}", f"torchvision_{TRUNKS[trunk]}")
+        self.weights = hashes(*files)
+        self.origins = frozenset({f"lpips_{trunk}", f"imagenet_{TRUNKS[trunk]}"})
+        state = load_pickle(files[-1]) if state is None else state
+        with warnings.catch_warnings(action="ignore", category=UserWarning), torch.random.fork_rng(devices=[]):
+            # a random trunk, since the package would download its own; it calls torchvision the old way
+            self.network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False).requires_grad_(False)
+        _load_trunk(self.network.net, state)
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
+        """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], RGB, 8-bit."""
+        return self.network.to(image.device)(as_saved(image), as_saved(hq)).flatten()
+
+
+def _load_trunk(slices: nn.Module, state: dict[str, Tensor]) -> None:
+    # "slice2.5.weight" of lpips is torchvision's "features.5.weight"
+    slices.load_state_dict({name: state[f"features.{name.split('.', 1)[1]}"] for name in slices.state_dict()})
+
+
+class DISTS:
+    """DISTS (Ding et al., TPAMI 2022) by torchmetrics' network and weights, VGG16 by torchvision.
+
+    Args:
+        network: a `lafr.networks.dists.DISTS`; None for the published one (InputError when its trunk is missing).
+    """
+
+    package = "torchmetrics"
+
+    def __init__(self, network: nn.Module | None = None):
+        self.network = load("dists") if network is None else network
+        self.weights = hashes_of_network("dists") if network is None else ()
+        self.origins = origins(self.network)
+        self._reference = OfReference()
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
+        """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
+        network = self.network.to(image.device)
+        return network.distance(network(as_saved(image)), self._reference(network, as_saved(hq)))

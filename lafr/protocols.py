@@ -1,0 +1,201 @@
+"""Protocols: what a paper calls PSNR, LPIPS, FID and so on, and why its numbers are not another paper's.
+
+The same restored images can be scored under each (`configs/protocol/`); `explain` sets the definitions side by side.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from textwrap import TextWrapper
+
+from lafr.metrics.facts import FACTS, Facts
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What one protocol means by a quantity.
+
+    Args:
+        called: its name in the protocol.
+        metric: ours, which measures it; None where we offer none.
+        differs: where the protocol's own script does something else than our metric.
+    """
+
+    called: str
+    metric: str | None
+    differs: str = ""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One thing that papers measure: each protocol's definition, our other metrics of it, why numbers differ."""
+
+    protocols: dict[str, Definition]
+    others: tuple[str, ...]
+    why: str
+
+
+PROTOCOLS = ("vqfr", "osdface", "ntire26")
+
+QUANTITIES = {
+    "PSNR": Quantity(
+        {"vqfr": Definition("PSNR", "psnr_rgb", "its script matches mean and deviation to the HQ image first")},
+        ("psnr_y",),
+        "Colour: the luma of OSEDiff and AdcSR leaves out errors of hue. Pooling: dB of the mean error over a whole "
+        "set (torchmetrics' default) is not the mean of the images' dB; two images gave 22.97 against 30.00. "
+        "Matching colours to the HQ image raises it.",
+    ),
+    "SSIM": Quantity(
+        {}, ("ssim_rgb", "ssim_y"),
+        "Colour, as for PSNR. Border: BasicSR and scikit-image leave out the 5 pixels whose window is cut.",
+    ),
+    "LPIPS": Quantity(
+        {
+            "vqfr": Definition("LPIPS", "lpips_vgg"),
+            "osdface": Definition("LPIPS", "lpips_alex", "its trunk isn't stated; pyiqa's default is AlexNet"),
+        },
+        ("st_lpips_vgg", "st_lpips_alex"),
+        "Trunk: VGG16's and AlexNet's distances are two scales. Colour: RestoreFormer and DAEFR feed BGR to it. "
+        "Range: [0, 1] fed where [-1, 1] is due. ST-LPIPS is another distance.",
+    ),
+    "DISTS": Quantity(
+        {"osdface": Definition("DISTS", "dists", "by pyiqa; the weights of the comparison are the same file")}, (),
+        "Resizing: the paper's code brings the shorter side to 256 pixels, torchmetrics and pyiqa do not.",
+    ),
+    "FID to FFHQ": Quantity(
+        {
+            "vqfr": Definition("FID", "fid_ffhq_50k", "by BasicSR: the same network, another resize to 299 pixels"),
+            "osdface": Definition("FID-FFHQ", "fid_ffhq", "which statistics isn't stated"),
+            "ntire26": Definition("FID", "fid_ffhq", "which statistics isn't stated"),
+        },
+        (),
+        "Statistics: of 50,000 images (BasicSR) or all 70,000 (PMRF). Features: torch-fidelity resizes as TensorFlow "
+        "1, BasicSR as PyTorch, pyiqa with clean-fid's antialiasing. Size: FID falls as the set grows.",
+    ),
+    "FID to the HQ images": Quantity(
+        {"osdface": Definition("FID-HQ", "fid_hq")}, ("kid",),
+        "Reference: the set's own 3,000 sharp images; never comparable with FID to FFHQ, though both are called FID.",
+    ),
+    "NIQE": Quantity(
+        {
+            "vqfr": Definition("NIQE", "niqe"),
+            "osdface": Definition("NIQE", "niqe_pyiqa"),
+            "ntire26": Definition("NIQE", "niqe_pyiqa"),
+        },
+        (),
+        "Colour: BasicSR takes the luma of BT.601 (16 to 235), pyiqa that of YIQ (0 to 255). "
+        "Undefined below 192 pixels.",
+    ),
+    "MUSIQ": Quantity(
+        {"osdface": Definition("MUSIQ", "musiq"), "ntire26": Definition("MUSIQ", "musiq")}, (),
+        "Training set: KonIQ-10k here; SPAQ, PaQ-2-PiQ and AVA are other scales. Sources disagree by up to 10 on "
+        "WIDER-Test for the same method.",
+    ),
+    "MANIQA": Quantity(
+        {
+            "osdface": Definition("MANIQA", "maniqa", "on sets without HQ"),
+            "ntire26": Definition("MANIQA", "maniqa"),
+        },
+        (),
+        "Training set: pyiqa's default changed from PIPAL to KonIQ-10k in 2023, another scale.",
+    ),
+    "CLIP-IQA": Quantity(
+        {
+            "osdface": Definition("CLIP-IQA", "clipiqa", "on sets without HQ"),
+            "ntire26": Definition("CLIP-IQA", "clipiqa"),
+        },
+        (),
+        "Prompts: pyiqa averages five pairs, the paper has one. CLIP-IQA+ learns its prompts: another metric.",
+    ),
+    "Q-Align": Quantity({"ntire26": Definition("Q-Align", None)}, (), "It is a large language model's verdict."),
+    "Deg": Quantity(
+        {
+            "vqfr": Definition("Deg", "deg_vqfr"),
+            "osdface": Definition("Deg", "deg", "whether pairs under 1 degree count isn't stated"),
+        },
+        ("ida_rad",),
+        "Exclusion: VQFR's script drops pairs under 1 degree from the mean, silently. Unit, colour and range: "
+        "RestoreFormer's and DAEFR's IDA is in radians, with red and blue exchanged, in [0, 1].",
+    ),
+    "LMD": Quantity(
+        {"vqfr": Definition("LMD", "lmd"), "osdface": Definition("LMD", "lmd")}, ("lmd_68",),
+        "Network: 98 points of AWing FAN or others; pixels at 512, not normalised by the eyes' distance.",
+    ),
+    "Identity": Quantity(
+        {}, ("identity_cos_adaface", "identity_cos_insightface", "identity_cos_sface", "identity_distance_dlib"),
+        "Recogniser: cosines of two networks are two scales. NTIRE compares AdaFace's embedding with that of the LQ "
+        "image, as its sets have no HQ.",
+    ),
+}  # fmt: skip
+
+
+def metrics_of(protocol: str) -> list[str]:
+    """Return our metrics that a protocol names, each once."""
+    definitions = [quantity.protocols.get(protocol) for quantity in QUANTITIES.values()]
+    return list(dict.fromkeys(each.metric for each in definitions if each is not None and each.metric))
+
+
+def explain(measured: Mapping | Iterable[Mapping] | None = None, row: str = "LAFR") -> str:
+    """Return, quantity by quantity, each protocol's definition beside what was measured, and why numbers differ.
+
+    Args:
+        measured: a record of `scripts/eval.py`, several of them (the same images under several protocols), or a
+            mapping of metric -> number. None for the definitions alone.
+        row: whose numbers are shown, of a record.
+    """
+    values, reasons, shown = _measured(measured, row)
+    whose = f"Numbers are those of {' and '.join(shown)}. " if shown else ""
+    parts = [f"What each protocol measures, and why the numbers differ. {whose}".strip()]
+    for name, quantity in QUANTITIES.items():
+        lines = [name]
+        for protocol, definition in quantity.protocols.items():
+            if definition.metric is None:
+                lines += _line(protocol, "–", "", f"called {definition.called}; not offered here")
+            else:
+                said = "; ".join(filter(None, [f"called {definition.called}", _facts(definition.metric).definition]))
+                there = f". There: {definition.differs}" if definition.differs else ""
+                lines += _line(protocol, definition.metric, _number(definition.metric, values, reasons), said + there)
+        for metric in quantity.others:
+            lines += _line("other", metric, _number(metric, values, reasons), _facts(metric).definition)
+        used = [*(each.metric for each in quantity.protocols.values()), *quantity.others]
+        for metric in dict.fromkeys(used):
+            if metric in reasons and metric not in values:
+                lines += _wrapped(f"{metric} was not measured: {reasons[metric]}", "  ", "    ")
+        lines += _wrapped(f"Why: {quantity.why}", "  ", "    ")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _measured(measured, row: str) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
+    records = [] if measured is None else [measured] if isinstance(measured, Mapping) else list(measured)
+    values, reasons, shown = {}, {}, []
+    for record in records:
+        scores = record
+        if "rows" in record:
+            name = row if row in record["rows"] else next(reversed(record["rows"]))
+            scores = record["rows"][name]
+            where = f"{name!r} on {record.get('benchmark', 'a set')}"
+            shown += [where] if where not in shown else []
+        for metric, score in scores.items():
+            values[metric] = score.get("mean") if isinstance(score, Mapping) else score
+        reasons |= record.get("not_measured", {})
+    return values, reasons, shown
+
+
+def _number(metric: str, values: Mapping[str, float | None], reasons: Mapping[str, str]) -> str:
+    if metric not in values:
+        return "not measured" if metric in reasons else ""
+    value = values[metric]
+    return f"{value:.{_facts(metric).digits}f}" if value is not None and isfinite(value) else "failed"
+
+
+def _facts(metric: str) -> Facts:
+    return FACTS.get(metric) or Facts("", "", 4, "")
+
+
+def _line(protocol: str, metric: str, number: str, said: str) -> list[str]:
+    return _wrapped(said, f"  {protocol:8} {metric:24} {number:>12}  ", " " * 49)
+
+
+def _wrapped(text: str, first: str, other: str) -> list[str]:
+    return TextWrapper(width=120, initial_indent=first, subsequent_indent=other, break_on_hyphens=False).wrap(text)

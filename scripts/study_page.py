@@ -1,0 +1,185 @@
+"""Draw and describe the studies: `python scripts/study_page.py`. Plots and `results/README.md`, from the JSON files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def write_page(results: Path, page: Path | None = None) -> Path:
+    """Draw every study's plot and write the page beside the results' folder; return the page."""
+    from study_steps import load_study, study_names
+
+    from lafr.files import write_aside
+    from lafr.studies.findings import spreads, values_of
+    from lafr.studies.record import read_records
+
+    order = ["alignment", "images", "cost", "codebook", "one_step"]
+    studies = [load_study(name) for name in sorted(study_names(), key=lambda n: (n not in order, n))]
+    studies.sort(key=lambda s: order.index(s["name"]) if s["name"] in order else len(order))
+    records = {study["name"]: read_records(results, study["name"]) for study in studies}
+    problems = json.loads(p.read_text()) if (p := results / "not_run.json").is_file() else {}
+    benchmarks = ["val", *sorted({b for of in records.values() for r in of for b in r["scores"]} - {"val"})]
+    borrowed = {b: spreads(values_of(records["alignment"], b)) for b in benchmarks}
+    page = page or results.parent / "README.md"
+    parts = [HEAD]
+    for study in studies:
+        parts.append(section(study, records[study["name"]], benchmarks, borrowed, problems, results, page.parent))
+    parts.append(seen_section(results, page.parent))
+    write_aside(page, lambda aside: aside.write_text("\n\n".join(parts) + "\n"))
+    return page
+
+
+HEAD = """# Studies in miniature
+
+What the parts of the method do, at 128 px, trained for minutes on two CPU cores. This page is written by
+`python scripts/study_page.py` from the JSON files in [studies/](studies); nobody edits its findings.
+
+How to read it. **Ahead** and **behind** mean a difference larger than half of its 95 % interval (Student's t);
+**within noise** means a smaller one. With several seeds the differences are paired by seed. With one seed the interval
+comes from the spread between seeds in study 1, pooled over its rows: it knows nothing of how much a row's own seeds
+would differ. So many comparisons are made that about one in twenty of the differences called ahead or behind would be
+called so by chance. Choices are made on `val`; `london` is scored once. Identity (SFace, dlib) is scored by networks
+that neither trained a model nor taught one that did. What is true of minutes at 128 px need not be true at 512 px.
+`bound_` is the validation of the codebook stage: HQ latents through the codebook. `latent_l1_restored` is the mean
+distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
+
+
+def section(study, records, benchmarks, borrowed, problems, results: Path, base: Path) -> str:
+    """Return a study's part of the page: question, findings, plot, table, what is missing."""
+    from lafr.studies.findings import findings
+
+    parts = [f"## {study['question']}"]
+    if not records:
+        parts.append(f"This study was not run yet: `python scripts/study.py study={study['name']}`.")
+    for benchmark in [b for b in benchmarks if any(b in r["scores"] for r in records)]:
+        lines = findings(study, records, benchmark, borrowed[benchmark])
+        parts.append(f"### On {benchmark}\n\n" + "\n".join(f"- {line}" for line in lines))
+        if drawn := draw(study, records, benchmark, borrowed[benchmark], results):
+            parts.append(f"![{study['question']} On {benchmark}]({drawn.relative_to(base).as_posix()})")
+        parts.append(table(study, records, benchmark, borrowed[benchmark]))
+    if records:
+        parts.append(execution(records))
+    if missing := missing_runs(study, records, problems):
+        parts.append("Missing:\n\n" + "\n".join(f"- {line}" for line in missing))
+    return "\n\n".join(parts)
+
+
+def draw(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping, results: Path) -> Path | None:
+    """Draw a study's plot as PNG and SVG; return the SVG, or None where there is nothing to draw."""
+    from lafr.studies import charts
+    from lafr.studies.costs import curve_of
+    from lafr.studies.findings import title, values_of
+
+    path = results / f"{study['name']}_{benchmark}.svg"
+    if "reference" in study:
+        curves = {title(study, r["row"]): curve_of(r).points for r in in_order(study, records)}
+        curves = {name: points for name, points in curves.items() if points}
+        return charts.curves(curves, study["question"], path) if curves else None
+    values = values_of(records, benchmark)
+    metrics = [m for m in study["metrics"] if any(m in of for of in values.values())]
+    if not metrics:
+        return None
+    if "counts" in study:
+        counts = {row: n for row, n in study["counts"].items() if row in values}
+        return charts.over_counts(counts, values, metrics, borrowed, study["question"], path)
+    rows = {row: title(study, row) for row in study["rows"] if row in values}
+    return charts.dots(rows, values, metrics, borrowed, study["question"], path)
+
+
+def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
+    """Return the records in the order of the study's rows; those of rows that it lost come last."""
+    rows = list(study["rows"])
+    return sorted(records, key=lambda r: (rows.index(r["row"]) if r["row"] in rows else len(rows), r["seed"]))
+
+
+def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping) -> str:
+    """Return mean and half of the 95 % interval of every row; a single seed's comes from the borrowed spread."""
+    from lafr.studies.findings import direction, title, values_of
+    from lafr.tables import LEGEND, TRAINED_ON
+
+    values = values_of(records, benchmark)
+    metrics = [m for m in study["metrics"] if any(m in of for of in values.values())]
+    heads = [f"{metric} {direction(metric)}".strip() for metric in metrics]
+    lines = ["| row | " + " | ".join([*heads, "trained values", "s per step"]) + " | seeds |",
+             "|---|" + "---|" * (len(heads) + 3)]  # fmt: skip
+    marked = {(r["row"], metric) for r in records for metric in r["trained_on"]}
+    for row in dict.fromkeys(r["row"] for r in in_order(study, records)):
+        own = [r for r in records if r["row"] == row and benchmark in r["scores"]]
+        if own:
+            cells = [
+                cell(values[row].get(metric, {}), metric, borrowed) + TRAINED_ON * ((row, metric) in marked)
+                for metric in metrics
+            ]
+            per_step = sum(r["steps"][-1]["seconds_per_step"] for r in own) / len(own)
+            cells += [f"{own[0]['trained_values']:,}", f"{per_step:.2f}", str(len(own))]
+            lines.append(f"| {title(study, row)} | " + " | ".join(cells) + " |")
+    images = next(r["scores"][benchmark]["images"] for r in records if benchmark in r["scores"])
+    head = (
+        f"{benchmark}, {images} images; mean ± half of the 95 % interval over seeds; with one seed by study 1's spread."
+    )
+    return "\n".join([head, "", *lines, *(["", LEGEND] if marked else [])])
+
+
+def cell(seeds: Mapping[int, float], metric: str, borrowed: Mapping) -> str:
+    """Return a mean and half of its interval."""
+    from lafr.studies.findings import digits
+    from lafr.studies.intervals import half_of
+
+    if not seeds:
+        return "–"
+    d, values = digits(metric), list(seeds.values())
+    half = half_of(values, borrowed.get(metric))
+    return f"{sum(values) / len(values):.{d}f}" + ("" if half is None else f" ± {half:.{d}f}")
+
+
+def execution(records: Sequence[Mapping]) -> str:
+    """Return wall-clock, device and steps of every run."""
+    lines = ["<details><summary>Wall-clock, device and steps of each run</summary>", "",
+             "| run | minutes | of which scoring | device | threads | steps × batch |", "|---|---|---|---|---|---|",
+             ]  # fmt: skip
+    over = 0
+    for r in records:
+        scoring = r["wall_seconds"]["val"]
+        steps = ", ".join(f"{s['stage']} {s['steps']} × {s['batch_size']}" for s in r["steps"])
+        whole = r["wall_seconds"]["training"] + scoring
+        over += whole > 60 * r["run_minutes"]
+        lines.append(f"| {r['row']}, seed {r['seed']} | {whole / 60:.1f} | {scoring / 60:.1f} | {r['device']} | "
+                     f"{r['threads']} | {steps} |")  # fmt: skip
+    kinds = sorted({f"{r['machine']}, torch {r['versions']['torch']}, {r['date']}" for r in records})
+    limit = ", ".join(sorted({f"{r['run_minutes']:g}" for r in records}))
+    note = f"Minutes count shared stages in every run that has them; {over} of {len(records)} took more than {limit}."
+    return "\n".join([*lines, "", f"{note} {'; '.join(kinds)}.", "", "</details>"])
+
+
+def missing_runs(study: Mapping, records: Sequence[Mapping], problems: Mapping[str, str]) -> list[str]:
+    """Return the runs that a study asks for and that left no record, with the reason where one is known."""
+    there = {(r["row"], r["seed"]) for r in records}
+    wanted = [(str(row), seed) for row in study["rows"] for seed in study["seeds"]]
+    names = [f"{study['name']}/{row}, seed {seed}" for row, seed in wanted if (row, seed) not in there]
+    return [f"{name}: {problems.get(name, 'not run yet')}" for name in names]
+
+
+def seen_section(results: Path, base: Path) -> str:
+    """Return the part on what the latents look like."""
+    from lafr.studies import charts
+
+    path = results / "seen.json"
+    head = "## What is seen?"
+    if not path.is_file():
+        return f"{head}\n\nThis study was not run yet: `python scripts/study_seen.py`, after study 1."
+    record = json.loads(path.read_text())
+    drawn = charts.latent_map(record, results / "seen.svg")
+    lines = [f"- {name}: mean distance to z_hq of the same face {d:.3f}" for name, d in record["distances"].items()]
+    share = " and ".join(f"{100 * v:.1f} %" for v in record["explained"])
+    return "\n\n".join([
+        head,
+        f"Principal components of z_hq of {record['images']} faces of {record['benchmark']} (seed {record['seed']}); "
+        f"the two hold {share} of its variance. Each point is a face's whole latent.",
+        f"![Latents of the same faces]({drawn.relative_to(base).as_posix()})",
+        "\n".join(lines),
+        "The sheets of faces, chosen by metric, are made by the same command into `runs/studies/seen/`.",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(write_page(Path(__file__).resolve().parent.parent / "results" / "studies"))

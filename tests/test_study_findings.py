@@ -1,0 +1,190 @@
+"""What the studies' page says follows from the numbers: intervals, verdicts, costs, what is missing."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lafr.studies.costs import Curve, enough
+from lafr.studies.findings import direction, findings, run_values, spreads, values_of
+from lafr.studies.intervals import Comparison, compare, half_interval, half_of, pooled_spread
+from lafr.studies.latents import in_plane_of
+from lafr.studies.sheets import evenly_ranked, worst
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = {
+    "name": "alignment",
+    "question": "Does alignment help?",
+    "seeds": [0, 1, 2],
+    "rows": {"none": {}, "hard": {}, "soft": {}},
+    "titles": {"hard": "hard codebook", "none": "nothing"},
+    "compare": [["hard", "none"]],
+    "metrics": ["psnr_rgb", "identity_distance_dlib"],
+}
+
+
+def record(row, seed, held_out=(), seconds=10.0, study="alignment", benchmark="val", **scores):
+    step = {"stage": "restoration", "steps": 10, "batch_size": 4, "seconds": seconds, "seconds_per_step": seconds / 10,
+            "trained_parameters": 5, "validation": {"latent_l1": 0.2},
+            "held_out": [{"seconds": s, "loss": v} for s, v in held_out]}  # fmt: skip
+    return {"study": study, "row": row, "seed": seed, "device": "cpu", "threads": 2, "steps": [step], "latents": {},
+            "scores": {benchmark: {"images": 160, **{m: {"mean": v} for m, v in scores.items()}}}, "trained_on": [],
+            "trained_values": 5, "wall_seconds": {"training": 60.0 + 300 * (seed == 1), "val": 30.0}, "run_minutes": 6,
+            "date": "2026-01-01",
+            "machine": "a machine", "versions": {"torch": "2"}}  # fmt: skip
+
+
+def test_paired_differences_have_students_interval():
+    a, b = {0: 24.1, 1: 24.5, 2: 23.9}, {0: 24.0, 1: 24.2, 2: 23.85}
+    found = compare(a, b)
+    test = stats.ttest_rel(list(a.values()), list(b.values()))
+    low, high = test.confidence_interval(0.95)
+    assert found.difference == pytest.approx((low + high) / 2)
+    assert found.half == pytest.approx((high - low) / 2)
+    assert (found.verdict("↑") == "within noise") == (test.pvalue > 0.05)
+
+
+def test_the_borrowed_spread_is_that_of_an_analysis_of_variance_and_widens_for_two_single_seeds():
+    rows = [[1.0, 1.2, 1.1], [3.0, 3.3, 3.0], [2.0]]
+    spread = pooled_spread(rows)
+    within = np.sqrt((2 * np.var(rows[0], ddof=1) + 2 * np.var(rows[1], ddof=1)) / 4)
+    assert (spread.deviation, spread.freedom) == (pytest.approx(within), 4)
+    assert compare({0: 2.0}, {0: 1.0}, spread).half == pytest.approx(stats.t.ppf(0.975, 4) * within * np.sqrt(2))
+    assert half_of([2.0], spread) == pytest.approx(stats.t.ppf(0.975, 4) * within)
+    assert half_interval([1.0]) is pooled_spread([[1.0], [2.0]]) is half_of([2.0], None) is None
+
+
+@pytest.mark.parametrize(
+    ("difference", "half", "arrow", "word"),
+    [
+        (0.3, 0.2, "↑", "ahead"),
+        (0.3, 0.2, "↓", "behind"),
+        (-0.3, 0.2, "↓", "ahead"),
+        (-0.3, 0.2, "↑", "behind"),
+        (0.2, 0.2, "↑", "within noise"),
+        (-0.1, 0.2, "↓", "within noise"),
+        (9.0, None, "↑", "unsure"),
+    ],
+)
+def test_a_verdict_follows_the_number_its_interval_and_what_is_better(difference, half, arrow, word):
+    assert Comparison(difference, half, 3).verdict(arrow) == word
+
+
+def test_the_words_of_the_page_follow_the_numbers():
+    def said(hard, none):
+        runs = [record("hard", i, psnr_rgb=v, identity_distance_dlib=d) for i, (v, d) in enumerate(hard)]
+        runs += [record("none", i, psnr_rgb=v, identity_distance_dlib=d) for i, (v, d) in enumerate(none)]
+        (line,) = findings(STUDY, runs, "val", spreads(values_of(runs, "val")))
+        return line
+
+    low, high = [(24.0, 0.5), (24.1, 0.5), (24.2, 0.52)], [(25.0, 0.6), (25.1, 0.61), (25.21, 0.62)]
+    line = said(high, low)
+    assert line.startswith(
+        "**hard codebook** against nothing: ahead in 1 of 2: psnr_rgb (+1.00 ± 0.01); behind in 1 of 2: identity"
+    )
+    line = said(low, high)
+    assert "ahead in 1 of 2: identity_distance_dlib (-0.1033" in line and "behind in 1 of 2: psnr_rgb (-1.00" in line
+    mixed = [(24.0, 0.6), (24.3, 0.5), (24.1, 0.5)]
+    assert said(mixed, low).count("within noise in 2 of 2: psnr_rgb (+0.03") == 1
+    assert said([(25.0, 0.6)], [(24.0, 0.5)]).count("without an interval in 2 of 2: psnr_rgb (+1.00)") == 1
+    assert findings(STUDY, [record("hard", 0, psnr_rgb=1)], "val", {}) == []  # nothing to compare with
+
+
+def test_a_failed_metric_and_another_benchmark_are_no_values():
+    one = record("hard", 0, psnr_rgb=24.0, lmd_68=None)
+    assert "lmd_68" not in run_values(one, "val") and run_values(one, "val")["latent_l1_restored"] == 0.2
+    assert values_of([one], "london") == {}
+    assert direction("latent_gap_after") == direction("bound_latent_l1") == "↓" and direction("psnr_rgb") == "↑"
+    assert direction("dead_codes_hq") == ""  # it describes: no row is ahead in it
+
+
+def test_enough_images_are_the_fewest_that_no_more_of_them_beat():
+    def rows(*means):
+        return [(str(i), {0: m - 0.01, 1: m, 2: m + 0.012 * (1 + i % 2)}) for i, m in enumerate(means)]
+
+    assert enough(rows(20, 22, 24, 24, 24), "↑") == "2"
+    assert enough(rows(24, 24, 24), "↑") == "0"
+    assert enough(rows(20, 22, 24), "↑") == "2"  # the last: more may go on gaining
+    assert enough(rows(24, 22, 20), "↑") == "0" and enough(rows(24, 22, 20), "↓") == "2"
+    assert enough(rows(24, 22, 25), "↑") == "2"  # a dip in between does not end the search
+    assert enough([("a", {0: 1.0}), ("b", {0: 2.0})], "↑") is None and enough(rows(24), "↑") is None
+
+
+def test_time_to_a_quality_is_the_first_point_as_good_and_quality_at_a_time_the_last_within():
+    curve = Curve(((10.0, 0.9), (20.0, 0.5), (30.0, 0.6), (40.0, 0.4)))
+    assert [curve.time_to(v) for v in (1.0, 0.55, 0.5, 0.45, 0.3)] == [10, 20, 20, 40, None]
+    assert [curve.at(s) for s in (5, 10, 35, 99)] == [None, 0.9, 0.6, 0.4]
+
+
+def test_the_claim_of_less_training_time_is_judged_by_the_time_that_was_measured():
+    study = {**STUDY, "name": "cost", "compare": [], "reference": "lafr", "claim": 0.7, "titles": {"lafr": "LAFR"}}
+
+    def said(slow):
+        own = record("lafr", 0, [(10, 0.6), (30, 0.5)], study="cost")
+        return findings(study, [own, record("encoder", 0, slow, study="cost")], "val", {})[1]
+
+    assert "in 120 s: LAFR saves 75 %, at least the 70 %" in said([(60, 0.55), (120, 0.5)])
+    assert "in 60 s: LAFR saves 50 %, less than the 70 %" in said([(30, 0.55), (60, 0.49)])
+    assert "at 30 s it stands at 0.5500" in said([(30, 0.55), (60, 0.49)])
+    assert "in 15 s: LAFR costs 100 % more, less than" in said([(15, 0.5)])
+    assert "does not reach 0.5000 in its 90 s" in said([(90, 0.51)])
+
+
+@pytest.fixture
+def page(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import study_page
+
+    results = tmp_path / "studies"
+    yield lambda: study_page.write_page(results).read_text(), results
+    for name in ("study_page", "study_steps", "command"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_that_it_was_not(page):
+    write, results = page
+    (results / "alignment").mkdir(parents=True)
+    for seed in range(3):
+        for row, value in (("hard", 24.0), ("none", 23.0)):
+            one = record(row, seed, psnr_rgb=value + seed / 10)
+            (results / "alignment" / f"{row}_{seed}.json").write_text(json.dumps(one))
+    (results / "alignment" / "none_2.json").unlink()
+    (results / "not_run.json").write_text(json.dumps({"alignment/soft, seed 1": "no such adapter"}))
+    text = write()
+    missing = re.findall(r"^- alignment/(\w+), seed (\d): (.+)$", text, re.MULTILINE)
+    assert len(missing) == 27 - 5 and ("soft", "1", "no such adapter") in missing
+    assert ("soft", "0", "not run yet") in missing and [m[:2] for m in missing if m[0] in ("hard", "none")] == [
+        ("none", "2")
+    ]
+    assert text.count("This study was not run yet") == 5
+    assert "| hard, seed 1 | 6.5 | 0.5 |" in text and "; 2 of 5 took more than 6." in text
+    assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.25 |" in text
+    assert "](studies/alignment_val.svg)" in text and (results / "alignment_val.svg").stat().st_size > 5000
+    drawn = (results / "alignment_val.svg").read_bytes()
+    assert write() == text and (results / "alignment_val.svg").read_bytes() == drawn  # the same numbers, the same bytes
+
+
+def test_the_plane_of_the_latents_is_that_of_an_independent_principal_component_analysis():
+    draw = np.random.default_rng(0)
+    z_hq = draw.normal(size=(20, 12)) * np.linspace(5, 0.1, 12)
+    found = in_plane_of("z_hq", {"z_hq": list(z_hq), "z_lq": list(z_hq + 1)})
+    values, vectors = np.linalg.eigh(np.cov(z_hq.T))
+    explained = values[::-1][:2] / values.sum()
+    assert found["explained"] == pytest.approx(explained)
+    scores = (z_hq - z_hq.mean(0)) @ vectors[:, ::-1][:, :2]
+    np.testing.assert_allclose(np.abs(found["points"]["z_hq"]), np.abs(scores), atol=1e-3)
+    assert found["distances"] == {"z_lq": pytest.approx(1)}
+
+
+def test_faces_are_chosen_by_their_scores_alone():
+    scores = {f"f{i:02d}": (7 * i) % 21 / 10 for i in range(21) if i % 3}
+    order = sorted(scores.values())
+    chosen = [scores[face] for face in evenly_ranked(scores, 5)]
+    assert chosen == sorted(chosen) and (chosen[0], chosen[-1]) == (order[0], order[-1])
+    assert len(set(evenly_ranked(scores, 10))) == 10 and len(evenly_ranked({"a": 1.0}, 10)) == 1
+    assert [scores[face] for face in worst(scores, 3, lowest=True)] == order[:3]
+    assert [scores[face] for face in worst(scores, 3, lowest=False)] == order[::-1][:3]
