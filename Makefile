@@ -35,7 +35,7 @@ quickstart: $(READY)
 	@echo "          runs/smoke/restoration/validation/           a picture from training"
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
