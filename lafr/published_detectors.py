@@ -9,28 +9,7 @@ from PIL import Image
 
 from lafr.detectors import Detection, merged, resized, seen_in
 from lafr.errors import need
-from lafr.weights import EXTERNAL, FACEXLIB, INSIGHTFACE, ExternalFile, load_pickle, locate
-
-EXTERNAL.setdefault(
-    "retinaface_resnet50",
-    ExternalFile(
-        path="detection_Resnet50_Final.pth",
-        sha256="6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
-        source=f"facexlib, from biubug6/Pytorch_Retinaface, {FACEXLIB}/v0.1.0/detection_Resnet50_Final.pth",
-        licence="MIT (both repositories); trained on WIDER FACE",
-        remedy=f"download {FACEXLIB}/v0.1.0/detection_Resnet50_Final.pth",
-    ),
-)
-EXTERNAL.setdefault(
-    "scrfd_10g",
-    ExternalFile(
-        path="det_10g.onnx",
-        sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
-        source=f"insightface's buffalo_l pack, {INSIGHTFACE}",
-        licence="non-commercial research only",
-        remedy=f"download {INSIGHTFACE}",
-    ),
-)
+from lafr.weights import load_pickle, locate
 
 
 class RetinaFace:

