@@ -9,7 +9,8 @@ from torch import nn
 from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import as_saved, from_pil, resize_pil
-from lafr.metrics.perceptual import DISTS, LPIPS
+from lafr.metrics import perceptual
+from lafr.metrics.perceptual import DISTS, LPIPS, PerceptualDistance
 from lafr.networks import dists
 from lafr.weights import locate
 
@@ -143,3 +144,18 @@ def test_lpips_names_what_it_looks_through_and_its_file_of_the_comparison(ours):
     metric = ours["alex"]
     assert metric.origins == {"lpips_alex", "imagenet_alexnet"}  # a loss by the same trunk marks the score
     assert [file for file, _ in metric.weights] == ["alex.pth"]
+
+
+def test_a_batch_is_looked_at_in_parts_of_few_pixels_and_scored_the_same(ours, trunks, faces, monkeypatch):
+    image, hq = faces
+    metrics = [PerceptualDistance("alex"), ours["alex"], DISTS(dists.DISTS(trunks["vgg"].state_dict()))]
+    whole = [metric(image, hq) for metric in metrics]
+    monkeypatch.setattr(perceptual, "PIXELS", 1)
+    sizes = []
+    for metric, expected in zip(metrics, whole, strict=True):
+        for layer in metric.network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+        metric._reference = perceptual.OfReference()
+        torch.testing.assert_close(metric(image, hq), expected, rtol=1e-4, atol=1e-6)
+    assert len(image) > 1 and set(sizes) == {1}

@@ -16,7 +16,13 @@ from lafr.networks import load, origins
 from lafr.networks.st_lpips import STLPIPS
 from lafr.weights import load_pickle
 
+PIXELS = 512 * 512  # that a trunk looks at together: more takes memory, and no less time on a CPU
 TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}  # lpips's name -> torchvision's
+
+
+def parts(images: Tensor) -> tuple[Tensor, ...]:
+    """Return `[B, 3, H, W]` in parts of at most `PIXELS` pixels, or of one image."""
+    return images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1])))
 
 
 class PerceptualDistance:
@@ -32,8 +38,12 @@ class PerceptualDistance:
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
         network = self.network.to(image.device)
-        reference = self._reference(network.features, as_saved(hq))
-        return network.compare(network.features(as_saved(image)), reference)
+        references = self._reference(self._features, as_saved(hq))
+        seen = zip(parts(as_saved(image)), references, strict=True)
+        return torch.cat([network.compare(network.features(part), reference) for part, reference in seen])
+
+    def _features(self, hq: Tensor) -> list:
+        return [self.network.features(part) for part in parts(hq)]
 
 
 class LPIPS:
@@ -62,7 +72,8 @@ class LPIPS:
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], RGB, 8-bit."""
-        return self.network.to(image.device)(as_saved(image), as_saved(hq)).flatten()
+        pairs = zip(parts(as_saved(image)), parts(as_saved(hq)), strict=True)
+        return torch.cat([self.network.to(image.device)(*pair).flatten() for pair in pairs])
 
 
 def _load_trunk(slices: nn.Module, state: dict[str, Tensor]) -> None:
@@ -89,4 +100,9 @@ class DISTS:
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
         network = self.network.to(image.device)
-        return network.distance(network(as_saved(image)), self._reference(network, as_saved(hq)))
+        references = self._reference(self._features, as_saved(hq))
+        seen = zip(parts(as_saved(image)), references, strict=True)
+        return torch.cat([network.distance(network(part), reference) for part, reference in seen])
+
+    def _features(self, hq: Tensor) -> list:
+        return [self.network(part) for part in parts(hq)]
