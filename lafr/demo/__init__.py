@@ -42,9 +42,9 @@ def running(
     Raises InputError when Gradio is missing or the port is taken.
     """
     os.environ.update(QUIET)
-    need("gradio", "'lafr[demo]'")
     with kept_for(limits.keep_seconds) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads and results; read when components are made
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads and results; Gradio makes a folder there on import
+        need("gradio", "'lafr[demo]'")
         from lafr.demo.page import LOOK, build_page
 
         page = build_page(photo_restorer, folder, limits, note, examples or {})
