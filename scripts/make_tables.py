@@ -193,6 +193,13 @@ def inference_block(record: dict) -> str:
     return "\n".join([inference_table(record), "", made_by(record)])
 
 
+def evaluation_block(record: dict) -> str:
+    """Return how long a set of pictures is scored, and in how much memory."""
+    from benchmark_evaluation import evaluation_table
+
+    return "\n".join([evaluation_table(record), "", made_by(record)])
+
+
 BLOCKS = {
     "table": block,
     "published": published_block,
@@ -208,6 +215,7 @@ BLOCKS = {
     "timesteps": timesteps_block,
     "recipes": recipes_block,
     "inference": inference_block,
+    "evaluation": evaluation_block,
 }
 
 
