@@ -12,7 +12,7 @@ from command import run
 def main(cfg) -> None:
     """Do what is not done, then write the page."""
     from study_page import write_page
-    from study_steps import load_study, plan
+    from study_steps import load_study, note_references, plan
 
     from lafr.studies.record import note_problems
 
@@ -20,6 +20,8 @@ def main(cfg) -> None:
     print(f"planning {', '.join(studies)}", flush=True)
     runs = [one for study in studies.values() for one in plan(cfg, study, cfg.row, cfg.seed)]
     outcome = score_once(cfg, studies, runs) if cfg.final else train_and_choose(cfg, studies, runs)
+    if outcome.done or outcome.before:
+        note_references(cfg, cfg.benchmark.name)
     note_problems(cfg.results, outcome.failed, [*outcome.done, *outcome.before])
     print(f"done {len(outcome.done)}, done before {len(outcome.before)}, failed {len(outcome.failed)}, "
           f"left {len(outcome.left)}")  # fmt: skip

@@ -11,19 +11,21 @@ def write_page(results: Path, page: Path | None = None) -> Path:
 
     from lafr.files import write_aside
     from lafr.studies.findings import spreads, values_of
-    from lafr.studies.record import read_records
+    from lafr.studies.record import PROBLEMS, REFERENCES, read_records
 
     order = ["alignment", "images", "cost", "codebook", "one_step"]
     studies = [load_study(name) for name in sorted(study_names(), key=lambda n: (n not in order, n))]
     studies.sort(key=lambda s: order.index(s["name"]) if s["name"] in order else len(order))
     records = {study["name"]: read_records(results, study["name"]) for study in studies}
-    problems = json.loads(p.read_text()) if (p := results / "not_run.json").is_file() else {}
+    problems = json.loads(p.read_text()) if (p := results / PROBLEMS).is_file() else {}
+    bounds = json.loads(p.read_text()) if (p := results / REFERENCES).is_file() else {}
     benchmarks = ["val", *sorted({b for of in records.values() for r in of for b in r["scores"]} - {"val"})]
     borrowed = {b: spreads(values_of(records["alignment"], b)) for b in benchmarks}
     page = page or results.parent / "README.md"
     parts = [HEAD]
     for study in studies:
-        parts.append(section(study, records[study["name"]], benchmarks, borrowed, problems, results, page.parent))
+        own = records[study["name"]]
+        parts.append(section(study, own, benchmarks, borrowed, bounds, problems, results, page.parent))
     parts.append(seen_section(results, page.parent))
     write_aside(page, lambda aside: aside.write_text("\n\n".join(parts) + "\n"))
     return page
@@ -44,7 +46,7 @@ that neither trained a model nor taught one that did. What is true of minutes at
 distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
 
 
-def section(study, records, benchmarks, borrowed, problems, results: Path, base: Path) -> str:
+def section(study, records, benchmarks, borrowed, bounds, problems, results: Path, base: Path) -> str:
     """Return a study's part of the page: question, findings, plot, table, what is missing."""
     from lafr.studies.findings import findings
 
@@ -56,7 +58,7 @@ def section(study, records, benchmarks, borrowed, problems, results: Path, base:
         parts.append(f"### On {benchmark}\n\n" + "\n".join(f"- {line}" for line in lines))
         if drawn := draw(study, records, benchmark, borrowed[benchmark], results):
             parts.append(f"![{study['question']} On {benchmark}]({drawn.relative_to(base).as_posix()})")
-        parts.append(table(study, records, benchmark, borrowed[benchmark]))
+        parts.append(table(study, records, benchmark, borrowed[benchmark], bounds.get(benchmark, {})))
     if records:
         parts.append(execution(records))
     if missing := missing_runs(study, records, problems):
@@ -92,9 +94,12 @@ def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
     return sorted(records, key=lambda r: (rows.index(r["row"]) if r["row"] in rows else len(rows), r["seed"]))
 
 
-def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping) -> str:
-    """Return mean and half of the 95 % interval of every row; a single seed's comes from the borrowed spread."""
-    from lafr.studies.findings import direction, title, values_of
+def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping, bounds: Mapping) -> str:
+    """Return mean and half of the 95 % interval of every row; a single seed's comes from the borrowed spread.
+
+    `bounds`, row -> metric -> scores, are what no run changes: the input and the codec's ceiling.
+    """
+    from lafr.studies.findings import digits, direction, title, values_of
     from lafr.tables import LEGEND, TRAINED_ON
 
     values = values_of(records, benchmark)
@@ -113,6 +118,10 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: 
             per_step = sum(r["steps"][-1]["seconds_per_step"] for r in own) / len(own)
             cells += [f"{own[0]['trained_values']:,}", f"{per_step:.2f}", str(len(own))]
             lines.append(f"| {title(study, row)} | " + " | ".join(cells) + " |")
+    for name, scores in bounds.items():
+        means = [scores.get(metric, {}).get("mean") for metric in metrics]
+        cells = ["–" if m is None else f"{m:.{digits(k)}f}" for k, m in zip(metrics, means, strict=True)]
+        lines.append(f"| *{name}* | " + " | ".join(cells) + " | – | – | – |")
     images = next(r["scores"][benchmark]["images"] for r in records if benchmark in r["scores"])
     head = (
         f"{benchmark}, {images} images; mean ± half of the 95 % interval over seeds; with one seed by study 1's spread."

@@ -16,9 +16,10 @@ from lafr.errors import InputError
 from lafr.results import provenance, write_json
 from lafr.studies.plan import Run, Step, planned
 from lafr.studies.queue import CLOCK, TRAINED, Clock, RunFailed, read_clock, sole_owner, trained_chain
-from lafr.studies.record import read_record, record_path
+from lafr.studies.record import REFERENCES, read_record, record_path
 
 ROOT = Path(__file__).resolve().parent.parent
+BOUNDS = ("LQ input", "codec(HQ)")  # rows of scripts/eval.py that no run changes
 COMPOSING = threading.Lock()  # Hydra's state is global
 
 
@@ -121,16 +122,30 @@ def train(cfg, step: Step, folder: Path, seconds: float, lock: int) -> None:
 
 
 def score(cfg, run: Run, benchmark: str) -> dict:
-    """Score a trained run with scripts/eval.py; return its record. Pictures stay in the work folder."""
-    seconds = 10 * 60 * cfg.run_minutes  # only what hangs is stopped
-    folder = Path(cfg.work) / "scores" / run.key / benchmark
+    """Score a trained run; return its record. Pictures stay in the work folder."""
     model = steps_folder(cfg) / run.steps[-1].name / "model"
-    command = ["scripts/eval.py", f"benchmark={benchmark}", f"model.folder={model.resolve()}",
-               f"data.root={cfg.data.root or cfg.faces}", f"output={folder.resolve()}", "rows=[LAFR]", "report=false",
+    return evaluated(cfg, str(model.resolve()), Path(cfg.work) / "scores" / run.key / benchmark, benchmark, ["LAFR"])
+
+
+def evaluated(cfg, model: str, folder: Path, benchmark: str, rows: list[str]) -> dict:
+    """Score a model's rows with scripts/eval.py; return its record."""
+    seconds = 10 * 60 * cfg.run_minutes  # only what hangs is stopped
+    command = ["scripts/eval.py", f"benchmark={benchmark}", f"model.folder={model}",
+               f"data.root={cfg.data.root or cfg.faces}", f"output={folder.resolve()}", f"rows={rows}", "report=false",
                f"batch_size={cfg.batch_size}", f"device={cfg.device}"]  # fmt: skip
     with sole_owner(folder.parent / f".{benchmark}.lock") as lock:
         watched(command, folder / "output.log", Clock(folder / CLOCK), seconds, threads_of(cfg), lock)
         return json.loads((folder / "result.json").read_text())
+
+
+def note_references(cfg, benchmark: str) -> None:
+    """Write what every row stands between, the input and the codec's ceiling, where it is not known yet."""
+    path = Path(cfg.results) / REFERENCES
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if benchmark not in known:
+        folder = Path(cfg.work) / "scores" / "references" / benchmark
+        result = evaluated(cfg, "mini", folder, benchmark, list(BOUNDS))
+        write_json(known | {benchmark: result["rows"]}, path)
 
 
 def do(cfg, study: Mapping, run: Run) -> None:

@@ -125,6 +125,11 @@ def test_every_metric_that_a_protocol_names_is_defined_once_or_alike(name):
         assert definitions and all(d == definitions[0] for d in definitions), metric
 
 
+@pytest.mark.parametrize(("name", "count"), [("demo", 3), ("restore", 1)])
+def test_what_restores_composes_and_can_be_built(name, count):
+    assert require_callable(resolved(name), {}) == count
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_dataset_composes_can_be_made_and_carries_its_command(name):
     config = resolved("prepare_data", f"dataset={name}", *(["output=data/folder"] if name == "folder" else []))

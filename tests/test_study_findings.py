@@ -153,6 +153,7 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
             one = record(row, seed, psnr_rgb=value + seed / 10)
             (results / "alignment" / f"{row}_{seed}.json").write_text(json.dumps(one))
     (results / "alignment" / "none_2.json").unlink()
+    (results / "references.json").write_text(json.dumps({"val": {"LQ input": {"psnr_rgb": {"mean": 21.234}}}}))
     (results / "not_run.json").write_text(json.dumps({"alignment/soft, seed 1": "no such adapter"}))
     text = write()
     missing = re.findall(r"^- alignment/(\w+), seed (\d): (.+)$", text, re.MULTILINE)
@@ -163,6 +164,7 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     assert text.count("This study was not run yet") == 5
     assert "| hard, seed 1 | 6.5 | 0.5 |" in text and "; 2 of 5 took more than 6." in text
     assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.25 |" in text
+    assert "| *LQ input* | – | 21.23 | – | – | – |" in text
     assert "](studies/alignment_val.svg)" in text and (results / "alignment_val.svg").stat().st_size > 5000
     drawn = (results / "alignment_val.svg").read_bytes()
     assert write() == text and (results / "alignment_val.svg").read_bytes() == drawn  # the same numbers, the same bytes

@@ -160,6 +160,7 @@ WRONG = {
     "restore without model": ("restore", ["input=a.png", "output=o", "model.folder=no where"], ["no where"]),
     "folder without pictures": ("restore", ["input={empty}", "output=o", "model.folder={model}"], ["holds no image"]),
     "picture that is none": ("restore", ["input={text}", "output=o", "model.folder={model}"], ["not an image"]),
+    "page without model": ("demo", ["model.folder=no where"], ["no where"]),
     "output is a file": ("restore", ["input={picture}", "output={text}", "model.folder={model}"], ["cannot write"]),
 }
 

@@ -1,18 +1,13 @@
 """Appearance terms: pixel, perceptual and latent distance."""
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lafr.errors import InputError, need
 from lafr.losses.multilevel import Restoration
 from lafr.networks.dists import edge_image
+from lafr.networks.lpips import lpips_network
 from lafr.networks.st_lpips import STLPIPS
-from lafr.weights import load_pickle
-
-LPIPS_TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}  # lpips's name -> torchvision's
 
 
 class PixelMSE(nn.Module):
@@ -60,26 +55,12 @@ class PerceptualLPIPS(nn.Module):
 
     def __init__(self, trunk: str = "vgg"):
         super().__init__()
-        if trunk not in LPIPS_TRUNKS:
-            raise InputError(f"LPIPS trunk {trunk!r} is not known; known are {', '.join(LPIPS_TRUNKS)}")
-        imagenet = LPIPS_TRUNKS[trunk]
-        self.origins = frozenset({f"lpips_{trunk}", f"imagenet_{imagenet}"})
-        state = load_pickle(f"torchvision_{imagenet}")
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision the old way
-            # a random trunk, since the package would download its own
-            self.network = need("lpips", "lpips").LPIPS(net=trunk, pnet_rand=True, verbose=False)
-        _load_trunk(self.network.net, state)
-        self.requires_grad_(False).eval()
+        self.network = lpips_network(trunk)
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean."""
         with torch.autocast(r.hq.device.type, enabled=False):
             return self.network(r.restored.float(), r.hq.detach().float()).mean()
-
-
-def _load_trunk(slices: nn.Module, state: dict[str, Tensor]) -> None:
-    # "slice2.5.weight" of lpips is torchvision's "features.5.weight"
-    slices.load_state_dict({name: state[f"features.{name.split('.', 1)[1]}"] for name in slices.state_dict()})
 
 
 class PerceptualDISTS(nn.Module):

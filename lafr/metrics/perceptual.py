@@ -3,21 +3,17 @@
 `origins` names the networks that a metric looks through; weights that are missing are an InputError, never a download.
 """
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
-from lafr.errors import InputError, need
 from lafr.images import as_saved
 from lafr.metrics.card import hashes, hashes_of_network
 from lafr.metrics.reference import OfReference
 from lafr.networks import load, origins
+from lafr.networks.lpips import lpips_network, trunk_file
 from lafr.networks.st_lpips import STLPIPS
-from lafr.weights import load_pickle
 
 PIXELS = 512 * 512  # that a trunk looks at together: more takes memory, and no less time on a CPU
-TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}  # lpips's name -> torchvision's
 
 
 def parts(images: Tensor) -> tuple[Tensor, ...]:
@@ -57,28 +53,16 @@ class LPIPS:
     package = "lpips"
 
     def __init__(self, trunk: str, state: dict[str, Tensor] | None = None):
-        if trunk not in TRUNKS:
-            raise InputError(f"LPIPS trunk {trunk!r} is not known; known are {', '.join(TRUNKS)}")
-        lpips = need("lpips", "lpips")
-        files = (f"lpips_{trunk}",) if state is not None else (f"lpips_{trunk}", f"torchvision_{TRUNKS[trunk]}")
-        self.weights = hashes(*files)
-        self.origins = frozenset({f"lpips_{trunk}", f"imagenet_{TRUNKS[trunk]}"})
-        state = load_pickle(files[-1]) if state is None else state
-        with warnings.catch_warnings(action="ignore", category=UserWarning), torch.random.fork_rng(devices=[]):
-            # a random trunk, since the package would download its own; it calls torchvision the old way
-            self.network = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False).requires_grad_(False)
-        _load_trunk(self.network.net, state)
+        file = trunk_file(trunk)
+        self.network = lpips_network(trunk, state)
+        self.weights = hashes(f"lpips_{trunk}", *([file] if state is None else []))
+        self.origins = origins(self.network)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], RGB, 8-bit."""
         pairs = zip(parts(as_saved(image)), parts(as_saved(hq)), strict=True)
         return torch.cat([self.network.to(image.device)(*pair).flatten() for pair in pairs])
-
-
-def _load_trunk(slices: nn.Module, state: dict[str, Tensor]) -> None:
-    # "slice2.5.weight" of lpips is torchvision's "features.5.weight"
-    slices.load_state_dict({name: state[f"features.{name.split('.', 1)[1]}"] for name in slices.state_dict()})
 
 
 class DISTS:

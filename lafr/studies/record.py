@@ -10,6 +10,7 @@ from lafr.results import write_json
 from lafr.studies.plan import Run, Step
 
 PROBLEMS = "not_run.json"
+REFERENCES = "references.json"  # benchmark -> what stands above and below every row
 
 
 def record_path(results: str | Path, run: Run) -> Path:
