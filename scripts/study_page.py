@@ -40,7 +40,8 @@ How to read it. **Ahead** and **behind** mean a difference larger than half of i
 **within noise** means a smaller one. With several seeds the differences are paired by seed. With one seed the interval
 comes from the spread between seeds in study 1, pooled over its rows: it knows nothing of how much a row's own seeds
 would differ. So many comparisons are made that about one in twenty of the differences called ahead or behind would be
-called so by chance. Choices are made on `val`; `london` is scored once. Identity (SFace, dlib) is scored by networks
+called so by chance. Choices are made on `val`, among them batch sizes and learning rates, by a dozen short trials with
+one seed; `london` is scored once. Identity (SFace, dlib) is scored by networks
 that neither trained a model nor taught one that did. What is true of minutes at 128 px need not be true at 512 px.
 `bound_` is the validation of the codebook stage: HQ latents through the codebook. `latent_l1_restored` is the mean
 distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
@@ -50,7 +51,7 @@ def section(study, records, benchmarks, borrowed, bounds, problems, results: Pat
     """Return a study's part of the page: question, findings, plot, table, what is missing."""
     from lafr.studies.findings import findings
 
-    parts = [f"## {study['question']}"]
+    parts = [f"## {study['question']}", study["note"]]
     if not records:
         parts.append(f"This study was not run yet: `python scripts/study.py study={study['name']}`.")
     for benchmark in [b for b in benchmarks if any(b in r["scores"] for r in records)]:
