@@ -4,6 +4,7 @@ Run again after any stop, it goes on. `final=true benchmark=london data.root=FOL
 set, once.
 """
 
+import signal
 from pathlib import Path
 
 from command import run
@@ -12,7 +13,7 @@ from command import run
 def main(cfg) -> None:
     """Do what is not done, then write the page."""
     from study_page import write_page
-    from study_steps import load_study, note_references, plan
+    from study_steps import STOP, load_study, note_references, plan
 
     from lafr.studies.record import note_problems
 
@@ -20,7 +21,7 @@ def main(cfg) -> None:
     print(f"planning {', '.join(studies)}", flush=True)
     runs = [one for study in studies.values() for one in plan(cfg, study, cfg.row, cfg.seed)]
     outcome = score_once(cfg, studies, runs) if cfg.final else train_and_choose(cfg, studies, runs)
-    if outcome.done or outcome.before:
+    if (outcome.done or outcome.before) and not STOP.is_set():
         note_references(cfg, cfg.benchmark.name)
     note_problems(cfg.results, outcome.failed, [*outcome.done, *outcome.before])
     print(f"done {len(outcome.done)}, done before {len(outcome.before)}, failed {len(outcome.failed)}, "
@@ -28,7 +29,8 @@ def main(cfg) -> None:
     for name, why in outcome.failed.items():
         print(f"not run   {name}: {why}")
     if outcome.left:
-        print(f"the budget of {cfg.budget_hours:g} h is over; left: {', '.join(outcome.left)}")
+        why = "stopped" if STOP.is_set() else f"the budget of {cfg.budget_hours:g} h is over"
+        print(f"{why}; left: {', '.join(outcome.left)}")
     print(f"page      {write_page(Path(cfg.results))}")
 
 
@@ -75,11 +77,15 @@ def score_once(cfg, studies: dict, runs: list):
 
 
 def queued(cfg, runs: list, is_done, do, name: str):
-    """Work through the runs within the budget, whose clock is called `name`."""
+    """Work through the runs within the budget, whose clock is called `name`, until Ctrl-C or SIGTERM."""
+    from study_steps import STOP
+
     from lafr.studies.queue import Clock, work_through
 
+    for kind in (signal.SIGINT, signal.SIGTERM):  # no training is left behind
+        signal.signal(kind, lambda *_: STOP.set())
     clock = Clock(Path(cfg.work) / f"{name}.json")
-    return work_through(runs, is_done, do, clock, 3600 * cfg.budget_hours, 60 * cfg.run_minutes, cfg.jobs)
+    return work_through(runs, is_done, do, clock, 3600 * cfg.budget_hours, 60 * cfg.run_minutes, cfg.jobs, stop=STOP)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lafr.studies.record import REFERENCES, read_record, record_path
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDS = ("LQ input", "codec(HQ)")  # rows of scripts/eval.py that no run changes
+STOP = threading.Event()  # set: what runs is stopped, to go on another time
 COMPOSING = threading.Lock()  # Hydra's state is global
 
 
@@ -93,6 +94,8 @@ def watched(command: list[str], log: Path, clock: Clock, seconds: float, threads
                 process.wait(2)
             except subprocess.TimeoutExpired:
                 clock.tick()
+            if STOP.is_set():
+                raise RunFailed("stopped; run it again to go on")
             if clock.seconds > end and process.poll() is None:
                 raise RunFailed(f"stopped after its {seconds / 60:.1f} minutes; raise run_minutes and run it again")
     finally:  # a stopped queue leaves no training behind

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -165,6 +166,19 @@ def test_a_run_is_started_only_while_its_whole_time_fits_the_budget_and_what_is_
     assert Clock(tmp_path / "queue.json").seconds >= 300  # the next attempt goes on counting
 
 
+def test_a_stopped_queue_starts_no_run_and_leaves_the_one_that_it_interrupted_unfinished_not_failed(tmp_path):
+    runs, stop = [run_of("hard", {}, seed=seed) for seed in range(3)], threading.Event()
+
+    def do(run):
+        if run.seed == 1:
+            stop.set()
+            raise RunFailed("stopped")
+
+    outcome = work_through(runs, lambda run: False, do, Clock(tmp_path / "queue.json"), 1e6, 60, stop=stop)
+    assert outcome.done == ["one/hard, seed 0"] and not outcome.failed
+    assert outcome.left == ["one/hard, seed 1", "one/hard, seed 2"]
+
+
 def test_a_run_over_its_minutes_is_stopped_before_the_next_stage(tmp_path):
     run, train = run_of("hard", {}, folder=tmp_path), Trainer()
     trained_chain(run, tmp_path, train, 60)
@@ -275,7 +289,7 @@ def test_every_study_names_rows_it_has_and_ends_in_the_stage_that_all_share(step
             assert set(changes or {}) <= set(base["stages"]) and (changes or {}).get("restoration") != "skip"
 
 
-def test_a_command_over_its_seconds_is_stopped_and_a_failed_one_says_its_last_line(steps, tmp_path):
+def test_a_command_over_its_seconds_or_of_a_stopped_queue_ends_and_a_failed_one_says_why(steps, tmp_path):
     code = "import time; print('working', flush=True); time.sleep(60)"
     started = time.monotonic()
     with (tmp_path / "lock").open("w") as lock:
@@ -286,6 +300,11 @@ def test_a_command_over_its_seconds_is_stopped_and_a_failed_one_says_its_last_li
         with pytest.raises(RunFailed, match="nothing left to say"):
             steps.watched(["-c", "raise SystemExit('nothing left to say')"], tmp_path / "log", Clock(tmp_path / CLOCK),
                           9, 1, lock.fileno())  # fmt: skip
+        steps.STOP.set()
+        started = time.monotonic()
+        with pytest.raises(RunFailed, match="run it again to go on"):
+            steps.watched(["-c", code], tmp_path / "log", Clock(tmp_path / CLOCK), 60, 1, lock.fileno())
+        assert time.monotonic() - started < 20
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -104,6 +105,7 @@ def work_through(
     run_seconds: float,
     jobs: int = 1,
     tick_seconds: float = 5.0,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Do the runs in order, `jobs` at a time; a run is started only while its whole time still fits the budget.
 
@@ -116,7 +118,9 @@ def work_through(
         run_seconds: that a run may take.
         jobs: runs at a time.
         tick_seconds: between two writings of the clock.
+        stop: once set, no run is started; one that then ends in RunFailed is left, not failed.
     """
+    stop = stop or threading.Event()
     outcome = Outcome(failed={run.name: run.problem for run in runs if run.problem is not None})
     possible = [run for run in runs if run.problem is None]
     outcome.before = [run.name for run in possible if is_done(run)]
@@ -126,6 +130,8 @@ def work_through(
     with bar, ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
             while waiting and len(running) < jobs and clock.seconds + run_seconds <= budget_seconds:
+                if stop.is_set():
+                    break
                 run = waiting.pop(0)
                 bar.set_postfix_str(f"{run.name}; {max(0, budget_seconds - clock.seconds) / 3600:.1f} h of budget")
                 running[pool.submit(do, run)] = run
@@ -138,7 +144,10 @@ def work_through(
                     outcome.done.append(run.name)
                     bar.update()
                 except (RunFailed, InputError) as error:
-                    outcome.failed[run.name] = str(error)
+                    if stop.is_set():
+                        outcome.left.append(run.name)
+                    else:
+                        outcome.failed[run.name] = str(error)
             clock.tick()
-    outcome.left = [run.name for run in waiting]
+    outcome.left += [run.name for run in waiting]
     return outcome
