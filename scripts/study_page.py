@@ -22,7 +22,7 @@ def write_page(results: Path, page: Path | None = None) -> Path:
     benchmarks = ["val", *sorted({b for of in records.values() for r in of for b in r["scores"]} - {"val"})]
     borrowed = {b: spreads(values_of(records["alignment"], b)) for b in benchmarks}
     page = page or results.parent / "README.md"
-    parts = [HEAD]
+    parts = [HEAD, in_short(studies, records, benchmarks, borrowed)]
     for study in studies:
         own = records[study["name"]]
         parts.append(section(study, own, benchmarks, borrowed, bounds, problems, results, page.parent))
@@ -45,6 +45,22 @@ one seed; `london` is scored once. Identity (SFace, dlib) is scored by networks
 that neither trained a model nor taught one that did. What is true of minutes at 128 px need not be true at 512 px.
 `bound_` is the validation of the codebook stage: HQ latents through the codebook. `latent_l1_restored` is the mean
 distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
+
+
+def in_short(studies, records, benchmarks, borrowed) -> str:
+    """Return each study's answer, on the test set where that was scored."""
+    from lafr.studies.findings import headline
+
+    lines = ["## In short"]
+    for study in studies:
+        own = records[study["name"]]
+        scored = [b for b in benchmarks if any(b in r["scores"] for r in own)]
+        found = headline(study, own, scored[-1], borrowed[scored[-1]]) if scored else []
+        where = f" On {scored[-1]}:" if scored else ""
+        lines.append(
+            f"**{study['question']}**{where}\n\n" + "\n".join(f"- {line}" for line in found or ["not known yet"])
+        )
+    return "\n\n".join(lines)
 
 
 def section(study, records, benchmarks, borrowed, bounds, problems, results: Path, base: Path) -> str:

@@ -95,6 +95,16 @@ def findings(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowe
     return lines
 
 
+def headline(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping[str, Spread]) -> list[str]:
+    """Return what answers a study's question in short: the needed images, the costs, or its first comparison."""
+    values = values_of(records, benchmark)
+    if "counts" in study:
+        return images_needed(study, values, borrowed)
+    if "reference" in study:
+        return training_costs(study, records)[1:]
+    return [line for a, b in study["compare"][:1] if (line := compared(study, values, a, b, borrowed))]
+
+
 def images_needed(study: Mapping, values: Values, borrowed: Mapping[str, Spread]) -> list[str]:
     """Return, for each metric, after how many images more of them gain nothing beyond the interval."""
     lines = []
