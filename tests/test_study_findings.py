@@ -165,6 +165,9 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     assert "| hard, seed 1 | 6.5 | 0.5 |" in text and "; 2 of 5 took more than 6." in text
     assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.25 |" in text
     assert "| *LQ input* | – | 21.23 | – | – | – |" in text
+    short = text[text.index("## In short") : text.index("## Does alignment help?")]
+    assert "**Does alignment help?** On val:\n\n- **hard codebook (LAFR)** against nothing (z_lq): " in short
+    assert short.count("- not known yet") == 4
     assert "](studies/alignment_val.svg)" in text and (results / "alignment_val.svg").stat().st_size > 5000
     drawn = (results / "alignment_val.svg").read_bytes()
     assert write() == text and (results / "alignment_val.svg").read_bytes() == drawn  # the same numbers, the same bytes
