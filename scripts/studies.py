@@ -13,7 +13,7 @@ from command import run
 def main(cfg) -> None:
     """Do what is not done, then write the page."""
     from study_page import write_page
-    from study_steps import STOP, load_study, note_references, plan
+    from study_steps import STOP, load_study, plan
 
     from lafr.studies.record import note_problems
 
@@ -21,8 +21,6 @@ def main(cfg) -> None:
     print(f"planning {', '.join(studies)}", flush=True)
     runs = [one for study in studies.values() for one in plan(cfg, study, cfg.row, cfg.seed)]
     outcome = score_once(cfg, studies, runs) if cfg.final else train_and_choose(cfg, studies, runs)
-    if (outcome.done or outcome.before) and not STOP.is_set():
-        note_references(cfg, cfg.benchmark.name)
     note_problems(cfg.results, outcome.failed, [*outcome.done, *outcome.before])
     print(f"done {len(outcome.done)}, done before {len(outcome.before)}, failed {len(outcome.failed)}, "
           f"left {len(outcome.left)}")  # fmt: skip
@@ -78,12 +76,17 @@ def score_once(cfg, studies: dict, runs: list):
 
 def queued(cfg, runs: list, is_done, do, name: str):
     """Work through the runs within the budget, whose clock is called `name`, until Ctrl-C or SIGTERM."""
-    from study_steps import STOP
+    from study_steps import STOP, note_references
 
-    from lafr.studies.queue import Clock, work_through
+    from lafr.errors import InputError
+    from lafr.studies.queue import Clock, RunFailed, work_through
 
     for kind in (signal.SIGINT, signal.SIGTERM):  # no training is left behind
         signal.signal(kind, lambda *_: STOP.set())
+    try:  # first, so that the tables of a queue that is stopped have them too
+        note_references(cfg, cfg.benchmark.name)
+    except RunFailed as problem:
+        raise InputError(f"input and codec could not be scored on {cfg.benchmark.name}: {problem}") from None
     clock = Clock(Path(cfg.work) / f"{name}.json")
     return work_through(runs, is_done, do, clock, 3600 * cfg.budget_hours, 60 * cfg.run_minutes, cfg.jobs, stop=STOP)
 

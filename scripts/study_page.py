@@ -18,14 +18,15 @@ def write_page(results: Path, page: Path | None = None) -> Path:
     studies.sort(key=lambda s: order.index(s["name"]) if s["name"] in order else len(order))
     records = {study["name"]: read_records(results, study["name"]) for study in studies}
     problems = json.loads(p.read_text()) if (p := results / PROBLEMS).is_file() else {}
-    bounds = json.loads(p.read_text()) if (p := results / REFERENCES).is_file() else {}
+    known = json.loads(p.read_text()) if (p := results / REFERENCES).is_file() else {}
+    references = {benchmark: of["rows"] for benchmark, of in known.items()}
     benchmarks = ["val", *sorted({b for of in records.values() for r in of for b in r["scores"]} - {"val"})]
     borrowed = {b: spreads(values_of(records["alignment"], b)) for b in benchmarks}
     page = page or results.parent / "README.md"
     parts = [HEAD, in_short(studies, records, benchmarks, borrowed)]
     for study in studies:
         own = records[study["name"]]
-        parts.append(section(study, own, benchmarks, borrowed, bounds, problems, results, page.parent))
+        parts.append(section(study, own, benchmarks, borrowed, references, problems, results, page.parent))
     parts.append(seen_section(results, page.parent))
     write_aside(page, lambda aside: aside.write_text("\n\n".join(parts) + "\n"))
     return page
@@ -40,9 +41,9 @@ How to read it. **Ahead** and **behind** mean a difference larger than half of i
 **within noise** means a smaller one. With several seeds the differences are paired by seed. With one seed the interval
 comes from the spread between seeds in study 1, pooled over its rows: it knows nothing of how much a row's own seeds
 would differ. So many comparisons are made that about one in twenty of the differences called ahead or behind would be
-called so by chance. Choices are made on `val`, among them batch sizes and learning rates, by a dozen short trials with
-one seed; `london` is scored once. Identity (SFace, dlib) is scored by networks
-that neither trained a model nor taught one that did. What is true of minutes at 128 px need not be true at 512 px.
+called so by chance. Choices are made on `val`, among them batch sizes and learning rates, by sixteen short trials with
+one seed; `london` is scored once. Identity (SFace, dlib) is scored by networks that neither trained a model nor taught
+one that did. What is true of minutes at 128 px need not be true at 512 px.
 `bound_` is the validation of the codebook stage: HQ latents through the codebook. `latent_l1_restored` is the mean
 distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
 
@@ -63,7 +64,7 @@ def in_short(studies, records, benchmarks, borrowed) -> str:
     return "\n\n".join(lines)
 
 
-def section(study, records, benchmarks, borrowed, bounds, problems, results: Path, base: Path) -> str:
+def section(study, records, benchmarks, borrowed, references, problems, results: Path, base: Path) -> str:
     """Return a study's part of the page: question, findings, plot, table, what is missing."""
     from lafr.studies.findings import findings
 
@@ -75,7 +76,7 @@ def section(study, records, benchmarks, borrowed, bounds, problems, results: Pat
         parts.append(f"### On {benchmark}\n\n" + "\n".join(f"- {line}" for line in lines))
         if drawn := draw(study, records, benchmark, borrowed[benchmark], results):
             parts.append(f"![{study['question']} On {benchmark}]({drawn.relative_to(base).as_posix()})")
-        parts.append(table(study, records, benchmark, borrowed[benchmark], bounds.get(benchmark, {})))
+        parts.append(table(study, records, benchmark, borrowed[benchmark], references.get(benchmark, {})))
     if records:
         parts.append(execution(records))
     if missing := missing_runs(study, records, problems):
@@ -111,12 +112,12 @@ def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
     return sorted(records, key=lambda r: (rows.index(r["row"]) if r["row"] in rows else len(rows), r["seed"]))
 
 
-def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping, bounds: Mapping) -> str:
+def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping, references: Mapping) -> str:
     """Return mean and half of the 95 % interval of every row; a single seed's comes from the borrowed spread.
 
-    `bounds`, row -> metric -> scores, are what no run changes: the input and the codec's ceiling.
+    `references`, row -> metric -> scores, are what no run changes: the input and the codec's ceiling.
     """
-    from lafr.studies.findings import digits, direction, title, values_of
+    from lafr.studies.findings import direction, means, title, values_of
     from lafr.tables import LEGEND, TRAINED_ON
 
     values = values_of(records, benchmark)
@@ -135,9 +136,9 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: 
             per_step = sum(r["steps"][-1]["seconds_per_step"] for r in own) / len(own)
             cells += [f"{own[0]['trained_values']:,}", f"{per_step:.2f}", str(len(own))]
             lines.append(f"| {title(study, row)} | " + " | ".join(cells) + " |")
-    for name, scores in bounds.items():
-        means = [scores.get(metric, {}).get("mean") for metric in metrics]
-        cells = ["–" if m is None else f"{m:.{digits(k)}f}" for k, m in zip(metrics, means, strict=True)]
+    for name, scores in references.items():
+        found = means(scores)
+        cells = [cell({0: found[metric]} if metric in found else {}, metric, {}) for metric in metrics]
         lines.append(f"| *{name}* | " + " | ".join(cells) + " | – | – | – |")
     images = next(r["scores"][benchmark]["images"] for r in records if benchmark in r["scores"])
     head = (

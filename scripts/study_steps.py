@@ -19,7 +19,6 @@ from lafr.studies.queue import CLOCK, TRAINED, Clock, RunFailed, read_clock, sol
 from lafr.studies.record import REFERENCES, read_record, record_path
 
 ROOT = Path(__file__).resolve().parent.parent
-BOUNDS = ("LQ input", "codec(HQ)")  # rows of scripts/eval.py that no run changes
 STOP = threading.Event()  # set: what runs is stopped, to go on another time
 COMPOSING = threading.Lock()  # Hydra's state is global
 
@@ -143,12 +142,18 @@ def evaluated(cfg, model: str, folder: Path, benchmark: str, rows: list[str]) ->
 
 def note_references(cfg, benchmark: str) -> None:
     """Write what every row stands between, the input and the codec's ceiling, where it is not known yet."""
+    from lafr.evaluation.rows import CEILING, LQ
+
     path = Path(cfg.results) / REFERENCES
     known = json.loads(path.read_text()) if path.is_file() else {}
     if benchmark not in known:
         folder = Path(cfg.work) / "scores" / "references" / benchmark
-        result = evaluated(cfg, "mini", folder, benchmark, list(BOUNDS))
-        write_json(known | {benchmark: result["rows"]}, path)
+        rows = [LQ, CEILING]
+        result = evaluated(cfg, "mini", folder, benchmark, rows)
+        command = shlex.join(
+            ["python", "scripts/eval.py", f"benchmark={benchmark}", "data.root=FOLDER", f"rows={json.dumps(rows)}"]
+        )
+        write_json(known | {benchmark: {"rows": result["rows"], **provenance(command, 0)}}, path)
 
 
 def do(cfg, study: Mapping, run: Run) -> None:

@@ -153,7 +153,8 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
             one = record(row, seed, psnr_rgb=value + seed / 10)
             (results / "alignment" / f"{row}_{seed}.json").write_text(json.dumps(one))
     (results / "alignment" / "none_2.json").unlink()
-    (results / "references.json").write_text(json.dumps({"val": {"LQ input": {"psnr_rgb": {"mean": 21.234}}}}))
+    known = {"val": {"rows": {"LQ input": {"psnr_rgb": {"mean": 21.234}}}}}
+    (results / "references.json").write_text(json.dumps(known))
     (results / "not_run.json").write_text(json.dumps({"alignment/soft, seed 1": "no such adapter"}))
     text = write()
     missing = re.findall(r"^- alignment/(\w+), seed (\d): (.+)$", text, re.MULTILINE)

@@ -21,25 +21,38 @@ def parts(images: Tensor) -> tuple[Tensor, ...]:
     return images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1])))
 
 
-class PerceptualDistance:
-    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
+class FeatureDistance:
+    """A distance of features, `[B]`: those of the ground truth serve every row, and a batch is seen in `parts`.
 
-    def __init__(self, trunk: str):
-        self.network = STLPIPS(trunk)
-        self.origins = origins(self.network)
-        self.weights = hashes(f"st_lpips_{trunk}")
+    A subclass has a `network` and says what its `features` are and how it compares them.
+    """
+
+    network: nn.Module
+
+    def __init__(self):
         self._reference = OfReference()
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
-        network = self.network.to(image.device)
-        references = self._reference(self._features, as_saved(hq))
+        self.network.to(image.device)
+        references = self._reference(self._features_of_parts, as_saved(hq))
         seen = zip(parts(as_saved(image)), references, strict=True)
-        return torch.cat([network.compare(network.features(part), reference) for part, reference in seen])
+        return torch.cat([self.compare(self.features(part), reference) for part, reference in seen])
 
-    def _features(self, hq: Tensor) -> list:
-        return [self.network.features(part) for part in parts(hq)]
+    def _features_of_parts(self, images: Tensor) -> list:
+        return [self.features(part) for part in parts(images)]
+
+
+class PerceptualDistance(FeatureDistance):
+    """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
+
+    def __init__(self, trunk: str):
+        super().__init__()
+        self.network = STLPIPS(trunk)
+        self.features, self.compare = self.network.features, self.network.compare
+        self.origins = origins(self.network)
+        self.weights = hashes(f"st_lpips_{trunk}")
 
 
 class LPIPS:
@@ -65,7 +78,7 @@ class LPIPS:
         return torch.cat([self.network.to(image.device)(*pair).flatten() for pair in pairs])
 
 
-class DISTS:
+class DISTS(FeatureDistance):
     """DISTS (Ding et al., TPAMI 2022) by torchmetrics' network and weights, VGG16 by torchvision.
 
     Args:
@@ -75,18 +88,8 @@ class DISTS:
     package = "torchmetrics"
 
     def __init__(self, network: nn.Module | None = None):
+        super().__init__()
         self.network = load("dists") if network is None else network
+        self.features, self.compare = self.network, self.network.distance
         self.weights = hashes_of_network("dists") if network is None else ()
         self.origins = origins(self.network)
-        self._reference = OfReference()
-
-    @torch.no_grad()
-    def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
-        """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
-        network = self.network.to(image.device)
-        references = self._reference(self._features, as_saved(hq))
-        seen = zip(parts(as_saved(image)), references, strict=True)
-        return torch.cat([network.distance(network(part), reference) for part, reference in seen])
-
-    def _features(self, hq: Tensor) -> list:
-        return [self.network(part) for part in parts(hq)]

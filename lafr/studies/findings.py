@@ -25,16 +25,21 @@ def digits(metric: str) -> int:
 
 def run_values(record: Mapping, benchmark: str) -> dict[str, float]:
     """Return metric -> value of a run: its scores and latents on a benchmark, and what its stages validated."""
-    scores = {
-        metric: found["mean"]
-        for metric, found in record["scores"].get(benchmark, {}).items()
-        if isinstance(found, Mapping) and found["mean"] is not None
-    }
+    scores = means(record["scores"].get(benchmark, {}))
     stages = {step["stage"]: step["validation"] for step in record["steps"]}
     bound = {f"bound_{k}": v for k, v in stages.get("codebook", {}).items() if k in ("latent_l1", "psnr_rgb")}
     restored = stages.get("restoration", {}).get("latent_l1")
     gap = {} if restored is None else {"latent_l1_restored": restored}
     return scores | dict(record["latents"].get(benchmark, {})) | bound | gap
+
+
+def means(scores: Mapping) -> dict[str, float]:
+    """Return metric -> mean of a row's scores; a failed metric has none."""
+    return {
+        metric: found["mean"]
+        for metric, found in scores.items()
+        if isinstance(found, Mapping) and found["mean"] is not None
+    }
 
 
 def values_of(records: Sequence[Mapping], benchmark: str) -> Values:
