@@ -21,6 +21,7 @@ PATHS = (
     "input", "output", "outputs", "source", "source_hq", "only", "data.root", "data.shards", "data.path",
     "data.file_list", "data.validation_list", "data.scores", "model.folder", "model.build.folder", "run_dir",
     "trainer.latent_cache", "base", "data.lq", "data.hq", "faces", "work",
+    "truth_cache",
 )  # fmt: skip
 
 LISTS = ("model.build.folder", "outputs")

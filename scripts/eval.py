@@ -93,6 +93,15 @@ def without_too_small(metrics: dict, not_measured: dict[str, str], side: int) ->
     return {name: metric for name, metric in metrics.items() if name not in small}
 
 
+def keep_truth(metrics: Mapping, folder: Path, device) -> None:
+    """Let metrics that can keep what they see in the ground truth in `folder`, each in its own by all it hangs on."""
+    from lafr.evaluation.identity import of_metric
+
+    for name, metric in metrics.items():
+        if hasattr(metric, "keep_truth_in"):
+            metric.keep_truth_in(folder / f"{name}_{of_metric(name, metric, device)[:16]}")
+
+
 def other_outputs(cfg) -> dict[str, Path]:
     """Return row -> folder of `cfg.outputs`: a folder, a list of them or a mapping."""
     from omegaconf import OmegaConf
@@ -202,6 +211,8 @@ def main(cfg) -> None:
     if not metrics:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in not_measured.items())
         raise InputError(f"nothing can be measured here ({reasons}); choose metrics=NAME or protocol=NAME")
+    if cfg.truth_cache:
+        keep_truth(metrics, Path(cfg.truth_cache), device)
     axes = curve_metrics(list(metrics), cfg.curve.x, cfg.curve.y) if cfg.sweep else None
 
     models = {name: Restorer.from_pretrained(f).to(device) for name, f in controls.items() if name in names}

@@ -134,7 +134,8 @@ def evaluated(cfg, model: str, folder: Path, benchmark: str, rows: list[str]) ->
     seconds = 10 * 60 * cfg.run_minutes  # only what hangs is stopped
     command = ["scripts/eval.py", f"benchmark={benchmark}", f"model.folder={model}",
                f"data.root={cfg.data.root or cfg.faces}", f"output={folder.resolve()}", f"rows={rows}", "report=false",
-               f"batch_size={cfg.batch_size}", f"device={cfg.device}", *cfg.scoring]  # fmt: skip
+               f"truth_cache={(Path(cfg.work) / 'truth').resolve()}", f"batch_size={cfg.batch_size}",
+               f"device={cfg.device}", *cfg.scoring]  # fmt: skip
     with sole_owner(folder.parent / f".{benchmark}.lock") as lock:
         watched(command, folder / "output.log", Clock(folder / CLOCK), seconds, threads_of(cfg), lock)
         return json.loads((folder / "result.json").read_text())

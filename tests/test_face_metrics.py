@@ -208,3 +208,23 @@ def test_a_name_loads_the_networks_of_the_registry(monkeypatch):
 def test_directions_are_those_that_papers_print():
     assert {DIRECTION[name] for name in ("deg", "deg_vqfr", "ida_rad", "lmd", "identity_distance_dlib")} == {"↓"}
     assert DIRECTION["identity_cos_sface"] == "↑"
+
+
+def test_the_truth_that_one_run_saw_serves_the_next(tmp_path, pair):
+    first, second = Pixels(), Pixels()
+    metrics = [IdentityDistance(network) for network in (first, second)]
+    for metric in metrics:
+        metric.keep_truth_in(tmp_path)
+    distance = metrics[0](*pair)
+    assert torch.equal(metrics[1](*pair), distance)
+    assert torch.equal(distance, IdentityDistance(Pixels())(*pair))
+    assert (first.calls, second.calls) == (2, 1)
+
+    metrics[1](pair[0], -pair[1])  # another truth
+    assert second.calls == 3
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"damaged")
+    assert torch.equal(metrics[0](pair[0], -pair[1]), metrics[1](pair[0], -pair[1]))
+    assert first.calls == 4
+    metrics[0](*pair)
+    assert first.calls == 6

@@ -5,6 +5,7 @@ pair is left out, which an evaluation counts and never averages in. `origins` na
 """
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,6 +32,10 @@ class FaceMetric:
         self.origins = origins(self.network)
         self.weights = hashes_of_network(network) if isinstance(network, str) else ()
         self._reference = OfReference()
+
+    def keep_truth_in(self, folder: Path) -> None:
+        """Keep what the network says of the ground truth in `folder`, for other runs of this very metric."""
+        self._reference.keep_in(folder)
 
     def look(self, image: Tensor) -> Tensor:
         """Return what the network says of `[B, 3, H, W]`, a row an image."""
