@@ -10,7 +10,7 @@ def write_page(results: Path, page: Path | None = None) -> Path:
     from study_steps import load_study, study_names
 
     from lafr.files import write_aside
-    from lafr.studies.findings import spreads, values_of
+    from lafr.studies.findings import noises, noises_for, values_of
     from lafr.studies.record import PROBLEMS, REFERENCES, read_records
 
     order = ["alignment", "images", "cost", "codebook", "one_step"]
@@ -21,12 +21,13 @@ def write_page(results: Path, page: Path | None = None) -> Path:
     known = json.loads(p.read_text()) if (p := results / REFERENCES).is_file() else {}
     references = {benchmark: of["rows"] for benchmark, of in known.items()}
     benchmarks = ["val", *sorted({b for of in records.values() for r in of for b in r["scores"]} - {"val"})]
-    borrowed = {b: spreads(values_of(records["alignment"], b)) for b in benchmarks}
+    borrowed = {b: noises(values_of(records["alignment"], b)) for b in benchmarks}
+    noise = {name: {b: noises_for(values_of(of, b), borrowed[b]) for b in benchmarks} for name, of in records.items()}
     page = page or results.parent / "README.md"
-    parts = [HEAD, in_short(studies, records, benchmarks, borrowed)]
+    parts = [HEAD, in_short(studies, records, benchmarks, noise)]
     for study in studies:
         own = records[study["name"]]
-        parts.append(section(study, own, benchmarks, borrowed, references, problems, results, page.parent))
+        parts.append(section(study, own, benchmarks, noise[study["name"]], references, problems, results, page.parent))
     parts.append(seen_section(results, page.parent))
     write_aside(page, lambda aside: aside.write_text("\n\n".join(parts) + "\n"))
     return page
@@ -38,17 +39,19 @@ What the parts of the method do, at 128 px, trained for minutes on two CPU cores
 `python scripts/study_page.py` from the JSON files in [studies/](studies); nobody edits its findings.
 
 How to read it. **Ahead** and **behind** mean a difference larger than half of its 95 % interval (Student's t);
-**within noise** means a smaller one. With several seeds the differences are paired by seed. With one seed the interval
-comes from the spread between seeds in study 1, pooled over its rows: it knows nothing of how much a row's own seeds
-would differ. So many comparisons are made that about one in twenty of the differences called ahead or behind would be
-called so by chance. Choices are made on `val`, among them batch sizes and learning rates, by sixteen short trials with
-one seed; `london` is scored once. Identity (SFace, dlib) is scored by networks that neither trained a model nor taught
-one that did. What is true of minutes at 128 px need not be true at 512 px.
+**within noise** means a smaller one. Differences are between runs of the same seed. Their noise is what rows and seeds
+leave unexplained in a study of several seeds, pooled over its rows, as if all were equally noisy; the studies with one
+seed are read with study 1's. Of all comparisons without a true difference about one in twenty is called ahead or
+behind by chance. So pictures are called **better** only when ahead in at least two of their metrics and behind in
+none, **worse** the other way round, **mixed** when ahead and behind. Choices are made on `val`, among them batch sizes
+and learning rates, by sixteen short trials with one seed; `london` is scored once. Identity (SFace, dlib) is scored by
+networks that neither trained a model nor taught one that did. What is true of minutes at 128 px need not be true at
+512 px.
 `bound_` is the validation of the codebook stage: HQ latents through the codebook. `latent_l1_restored` is the mean
 distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
 
 
-def in_short(studies, records, benchmarks, borrowed) -> str:
+def in_short(studies, records, benchmarks, noise) -> str:
     """Return each study's answer, on the test set where that was scored."""
     from lafr.studies.findings import headline
 
@@ -56,7 +59,7 @@ def in_short(studies, records, benchmarks, borrowed) -> str:
     for study in studies:
         own = records[study["name"]]
         scored = [b for b in benchmarks if any(b in r["scores"] for r in own)]
-        found = headline(study, own, scored[-1], borrowed[scored[-1]]) if scored else []
+        found = headline(study, own, scored[-1], noise[study["name"]][scored[-1]]) if scored else []
         where = f" On {scored[-1]}:" if scored else ""
         lines.append(
             f"**{study['question']}**{where}\n\n" + "\n".join(f"- {line}" for line in found or ["not known yet"])
@@ -64,7 +67,7 @@ def in_short(studies, records, benchmarks, borrowed) -> str:
     return "\n\n".join(lines)
 
 
-def section(study, records, benchmarks, borrowed, references, problems, results: Path, base: Path) -> str:
+def section(study, records, benchmarks, noise, references, problems, results: Path, base: Path) -> str:
     """Return a study's part of the page: question, findings, plot, table, what is missing."""
     from lafr.studies.findings import findings
 
@@ -72,11 +75,11 @@ def section(study, records, benchmarks, borrowed, references, problems, results:
     if not records:
         parts.append(f"This study was not run yet: `python scripts/study.py study={study['name']}`.")
     for benchmark in [b for b in benchmarks if any(b in r["scores"] for r in records)]:
-        lines = findings(study, records, benchmark, borrowed[benchmark])
+        lines = findings(study, records, benchmark, noise[benchmark])
         parts.append(f"### On {benchmark}\n\n" + "\n".join(f"- {line}" for line in lines))
-        if drawn := draw(study, records, benchmark, borrowed[benchmark], results):
+        if drawn := draw(study, records, benchmark, noise[benchmark], results):
             parts.append(f"![{study['question']} On {benchmark}]({drawn.relative_to(base).as_posix()})")
-        parts.append(table(study, records, benchmark, borrowed[benchmark], references.get(benchmark, {})))
+        parts.append(table(study, records, benchmark, noise[benchmark], references.get(benchmark, {})))
     if records:
         parts.append(execution(records))
     if missing := missing_runs(study, records, problems):
@@ -84,7 +87,7 @@ def section(study, records, benchmarks, borrowed, references, problems, results:
     return "\n\n".join(parts)
 
 
-def draw(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping, results: Path) -> Path | None:
+def draw(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping, results: Path) -> Path | None:
     """Draw a study's plot as PNG and SVG; return the SVG, or None where there is nothing to draw."""
     from lafr.studies import charts
     from lafr.studies.costs import curve_of
@@ -101,9 +104,9 @@ def draw(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: M
         return None
     if "counts" in study:
         counts = {row: n for row, n in study["counts"].items() if row in values}
-        return charts.over_counts(counts, values, metrics, borrowed, study["question"], path)
+        return charts.over_counts(counts, values, metrics, noise, study["question"], path)
     rows = {row: title(study, row) for row in study["rows"] if row in values}
-    return charts.dots(rows, values, metrics, borrowed, study["question"], path)
+    return charts.dots(rows, values, metrics, noise, study["question"], path)
 
 
 def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
@@ -112,8 +115,8 @@ def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
     return sorted(records, key=lambda r: (rows.index(r["row"]) if r["row"] in rows else len(rows), r["seed"]))
 
 
-def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping, references: Mapping) -> str:
-    """Return mean and half of the 95 % interval of every row; a single seed's comes from the borrowed spread.
+def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping, references: Mapping) -> str:
+    """Return mean and half of the 95 % interval of every row; a single seed's comes from study 1's noise.
 
     `references`, row -> metric -> scores, are what no run changes: the input and the codec's ceiling.
     """
@@ -130,7 +133,7 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: 
         own = [r for r in records if r["row"] == row and benchmark in r["scores"]]
         if own:
             cells = [
-                cell(values[row].get(metric, {}), metric, borrowed) + TRAINED_ON * ((row, metric) in marked)
+                cell(values[row].get(metric, {}), metric, noise) + TRAINED_ON * ((row, metric) in marked)
                 for metric in metrics
             ]
             per_step = sum(r["steps"][-1]["seconds_per_step"] for r in own) / len(own)
@@ -142,12 +145,13 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: 
         lines.append(f"| *{name}* | " + " | ".join(cells) + " | – | – | – |")
     images = next(r["scores"][benchmark]["images"] for r in records if benchmark in r["scores"])
     head = (
-        f"{benchmark}, {images} images; mean ± half of the 95 % interval over seeds; with one seed by study 1's spread."
+        f"{benchmark}, {images} images; mean ± half of the 95 % interval over a row's seeds; of one seed by study 1's "
+        "spread between seeds."
     )
     return "\n".join([head, "", *lines, *(["", LEGEND] if marked else [])])
 
 
-def cell(seeds: Mapping[int, float], metric: str, borrowed: Mapping) -> str:
+def cell(seeds: Mapping[int, float], metric: str, noise: Mapping) -> str:
     """Return a mean and half of its interval."""
     from lafr.studies.findings import digits
     from lafr.studies.intervals import half_of
@@ -155,7 +159,7 @@ def cell(seeds: Mapping[int, float], metric: str, borrowed: Mapping) -> str:
     if not seeds:
         return "–"
     d, values = digits(metric), list(seeds.values())
-    half = half_of(values, borrowed.get(metric))
+    half = half_of(values, noise.get(metric))
     return f"{sum(values) / len(values):.{d}f}" + ("" if half is None else f" ± {half:.{d}f}")
 
 

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from lafr.studies.costs import Curve, enough
-from lafr.studies.findings import direction, findings, run_values, spreads, values_of
-from lafr.studies.intervals import Comparison, compare, half_interval, half_of, pooled_spread
+from lafr.studies.findings import direction, findings, headline, noises, noises_for, run_values, values_of
+from lafr.studies.intervals import Comparison, Noise, compare, half_interval, half_of, noise_of, pooled_spread
 from lafr.studies.latents import in_plane_of
 from lafr.studies.sheets import evenly_ranked, worst
 
@@ -40,7 +40,7 @@ def record(row, seed, held_out=(), seconds=10.0, study="alignment", benchmark="v
 
 def test_paired_differences_have_students_interval():
     a, b = {0: 24.1, 1: 24.5, 2: 23.9}, {0: 24.0, 1: 24.2, 2: 23.85}
-    found = compare(a, b)
+    found = compare(a, b, noise_of([a, b]))
     test = stats.ttest_rel(list(a.values()), list(b.values()))
     low, high = test.confidence_interval(0.95)
     assert found.difference == pytest.approx((low + high) / 2)
@@ -53,9 +53,35 @@ def test_the_borrowed_spread_is_that_of_an_analysis_of_variance_and_widens_for_t
     spread = pooled_spread(rows)
     within = np.sqrt((2 * np.var(rows[0], ddof=1) + 2 * np.var(rows[1], ddof=1)) / 4)
     assert (spread.deviation, spread.freedom) == (pytest.approx(within), 4)
-    assert compare({0: 2.0}, {0: 1.0}, spread).half == pytest.approx(stats.t.ppf(0.975, 4) * within * np.sqrt(2))
-    assert half_of([2.0], spread) == pytest.approx(stats.t.ppf(0.975, 4) * within)
+    noise = Noise(spread, None)
+    assert compare({0: 2.0}, {1: 1.0}, noise).half == pytest.approx(stats.t.ppf(0.975, 4) * within * np.sqrt(2))
+    assert compare({0: 2.0}, {0: 1.0}, noise).half is None  # nothing says how noisy a pair is
+    assert half_of([2.0], noise) == pytest.approx(stats.t.ppf(0.975, 4) * within)
     assert half_interval([1.0]) is pooled_spread([[1.0], [2.0]]) is half_of([2.0], None) is None
+
+
+def test_the_noise_of_pairs_is_the_residual_of_a_two_way_analysis_of_variance():
+    table = np.random.default_rng(0).normal(size=(5, 3)) + np.arange(5)[:, None] + 10 * np.arange(3)
+    rows = [dict(enumerate(row)) for row in table]
+    noise = noise_of(rows)
+    residual = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    assert noise.pairs.freedom == 8
+    assert noise.pairs.deviation == pytest.approx(np.sqrt((residual**2).sum() / 8))
+    assert noise.seeds.deviation > 5 * noise.pairs.deviation  # the seeds' own effect is in every row alike
+    half = stats.t.ppf(0.975, 8) * noise.pairs.deviation * np.sqrt(2 / 3)
+    assert compare(rows[1], rows[0], noise).half == pytest.approx(half)
+
+    del rows[4][1], rows[4][2]  # a row of one seed takes part, and adds nothing to the noise
+    assert noise_of(rows).pairs.deviation == pytest.approx(noise_of(rows[:4]).pairs.deviation)
+    found = compare(rows[4], rows[0], noise_of(rows))
+    assert found.difference == pytest.approx(table[4, 0] - table[0, 0]) and found.seeds == 1
+
+
+def test_a_study_is_read_with_its_own_noise_once_all_its_rows_have_several_seeds():
+    borrowed = {"psnr_rgb": "study 1's"}
+    several = {"a": {"psnr_rgb": {0: 1.0, 1: 2.0}}, "b": {"psnr_rgb": {0: 2.0, 1: 3.5}}}
+    assert noises_for(several, borrowed)["psnr_rgb"].pairs.freedom == 1
+    assert noises_for({**several, "c": {"psnr_rgb": {0: 1.0}}}, borrowed) == borrowed
 
 
 @pytest.mark.parametrize(
@@ -78,20 +104,44 @@ def test_the_words_of_the_page_follow_the_numbers():
     def said(hard, none):
         runs = [record("hard", i, psnr_rgb=v, identity_distance_dlib=d) for i, (v, d) in enumerate(hard)]
         runs += [record("none", i, psnr_rgb=v, identity_distance_dlib=d) for i, (v, d) in enumerate(none)]
-        (line,) = findings(STUDY, runs, "val", spreads(values_of(runs, "val")))
+        (line,) = findings(STUDY, runs, "val", noises(values_of(runs, "val")))
         return line
 
     low, high = [(24.0, 0.5), (24.1, 0.5), (24.2, 0.52)], [(25.0, 0.6), (25.1, 0.61), (25.21, 0.62)]
     line = said(high, low)
     assert line.startswith(
-        "**hard codebook** against nothing: ahead in 1 of 2: psnr_rgb (+1.00 ± 0.01); behind in 1 of 2: identity"
+        "**hard codebook** against nothing: ahead in 1 of 2: PSNR (+1.00 ± 0.01); behind in 1 of 2: identity"
     )
     line = said(low, high)
-    assert "ahead in 1 of 2: identity_distance_dlib (-0.1033" in line and "behind in 1 of 2: psnr_rgb (-1.00" in line
+    assert "ahead in 1 of 2: identity by dlib (-0.1033" in line and "behind in 1 of 2: PSNR (-1.00" in line
     mixed = [(24.0, 0.6), (24.3, 0.5), (24.1, 0.5)]
-    assert said(mixed, low).count("within noise in 2 of 2: psnr_rgb (+0.03") == 1
-    assert said([(25.0, 0.6)], [(24.0, 0.5)]).count("without an interval in 2 of 2: psnr_rgb (+1.00)") == 1
+    assert said(mixed, low).count("within noise in 2 of 2: PSNR (+0.03") == 1
+    assert said([(25.0, 0.6)], [(24.0, 0.5)]).count("without an interval in 2 of 2: PSNR (+1.00)") == 1
     assert findings(STUDY, [record("hard", 0, psnr_rgb=1)], "val", {}) == []  # nothing to compare with
+
+
+def test_the_short_answer_calls_pictures_better_when_two_metrics_say_so_and_none_the_contrary():
+    metrics = ("psnr_rgb", "st_lpips_vgg", "identity_distance_dlib", "latent_gap_after")
+    rows = {"soft": (25.0, 0.3, 0.5, 0.2), "conv": (25.0, 0.3, 0.7, 0.3), "heads": (25.0, 0.4, 0.6, 0.4),
+            "far": (23.0, 0.5, 0.6, 0.3), "hard": (24.0, 0.4, 0.6, 0.3)}  # fmt: skip
+    study = {**STUDY, "metrics": metrics, "compare": [[row, "hard"] for row in rows if row != "hard"], "titles": {}}
+    jitter = ((0.001, -0.001, 0.001), (-0.001, 0.001, 0.001), (0.001, 0.001, -0.001))
+    runs = []
+    for k, (row, values) in enumerate(rows.items()):
+        for seed in range(3):
+            scores = [v + 0.1 * seed + jitter[seed][k % 3] for v in values]
+            one = record(row, seed, **dict(zip(metrics[:3], scores, strict=False)))
+            runs.append({**one, "latents": {"val": {"latent_gap_after": scores[3]}}})
+    values = values_of(runs, "val")
+    pictures, gaps = headline(study, runs, "val", noises(values))
+    assert pictures.startswith(
+        "Pictures against those of hard: **better**: soft; **mixed**: conv (ahead in PSNR (+1.00 ± 0.00), ST-LPIPS"
+    )
+    assert "behind in identity by dlib (+0.1" in pictures
+    assert "**no clear difference**: heads (ahead in PSNR (+1.0" in pictures and pictures.endswith("**worse**: far.")
+    assert gaps == (
+        "Latent gap against that of hard: **smaller**: soft; **the same within noise**: conv, far; **larger**: heads."
+    )
 
 
 def test_a_failed_metric_and_another_benchmark_are_no_values():
@@ -106,12 +156,13 @@ def test_enough_images_are_the_fewest_that_no_more_of_them_beat():
     def rows(*means):
         return [(str(i), {0: m - 0.01, 1: m, 2: m + 0.012 * (1 + i % 2)}) for i, m in enumerate(means)]
 
-    assert enough(rows(20, 22, 24, 24, 24), "↑") == "2"
-    assert enough(rows(24, 24, 24), "↑") == "0"
-    assert enough(rows(20, 22, 24), "↑") == "2"  # the last: more may go on gaining
-    assert enough(rows(24, 22, 20), "↑") == "0" and enough(rows(24, 22, 20), "↓") == "2"
-    assert enough(rows(24, 22, 25), "↑") == "2"  # a dip in between does not end the search
-    assert enough([("a", {0: 1.0}), ("b", {0: 2.0})], "↑") is None and enough(rows(24), "↑") is None
+    noise = noise_of([own for _, own in rows(20, 22, 24)])
+    assert enough(rows(20, 22, 24, 24, 24), "↑", noise) == "2"
+    assert enough(rows(24, 24, 24), "↑", noise) == "0"
+    assert enough(rows(20, 22, 24), "↑", noise) == "2"  # the last: more may go on gaining
+    assert enough(rows(24, 22, 20), "↑", noise) == "0" and enough(rows(24, 22, 20), "↓", noise) == "2"
+    assert enough(rows(24, 22, 25), "↑", noise) == "2"  # a dip in between does not end the search
+    assert enough([("a", {0: 1.0}), ("b", {0: 2.0})], "↑") is None and enough(rows(24), "↑", noise) is None
 
 
 def test_time_to_a_quality_is_the_first_point_as_good_and_quality_at_a_time_the_last_within():
@@ -130,7 +181,7 @@ def test_the_claim_of_less_training_time_is_judged_by_the_time_that_was_measured
     assert "in 120 s: LAFR saves 75 %, at least the 70 %" in said([(60, 0.55), (120, 0.5)])
     assert "in 60 s: LAFR saves 50 %, less than the 70 %" in said([(30, 0.55), (60, 0.49)])
     assert "at 30 s it stands at 0.5500" in said([(30, 0.55), (60, 0.49)])
-    assert "in 15 s: LAFR costs 100 % more, less than" in said([(15, 0.5)])
+    assert "in 15 s: LAFR takes 2.0 times as long, where the paper claims 70 % less;" in said([(15, 0.5)])
     assert "does not reach 0.5000 in its 90 s" in said([(90, 0.51)])
 
 
@@ -167,7 +218,7 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.25 |" in text
     assert "| *LQ input* | – | 21.23 | – | – | – |" in text
     short = text[text.index("## In short") : text.index("## Does alignment help?")]
-    assert "**Does alignment help?** On val:\n\n- **hard codebook (LAFR)** against nothing (z_lq): " in short
+    assert "**Does alignment help?** On val:\n\n- Pictures against those of nothing (z_lq): **no clear diff" in short
     assert short.count("- not known yet") == 4
     assert "](studies/alignment_val.svg)" in text and (results / "alignment_val.svg").stat().st_size > 5000
     drawn = (results / "alignment_val.svg").read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 from lafr.errors import need
 from lafr.files import write_aside
 from lafr.studies.findings import direction
-from lafr.studies.intervals import Spread, half_of
+from lafr.studies.intervals import Noise, half_of
 
 # Okabe and Ito's palette; every series also has a mark of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,7 +20,7 @@ Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def dots(
-    rows: Mapping[str, str], values: Values, metrics: Sequence[str], spread: Mapping[str, Spread], title: str,
+    rows: Mapping[str, str], values: Values, metrics: Sequence[str], noise: Mapping[str, Noise], title: str,
     path: Path,
 ) -> Path:  # fmt: skip
     """Draw a panel a metric, a line a row: mean and 95 % interval, and a tick for each of several seeds."""
@@ -31,7 +31,7 @@ def dots(
     for axes, metric in zip(panels, metrics, strict=False):
         for y, row in enumerate(reversed(rows)):
             if found := list(values[row].get(metric, {}).values()):
-                half = half_of(found, spread.get(metric)) or 0
+                half = half_of(found, noise.get(metric)) or 0
                 axes.errorbar(sum(found) / len(found), y, xerr=half, fmt="o", color=COLOURS[0], ms=5, lw=1.4, capsize=3)
                 if len(found) > 1:
                     axes.plot(found, [y + 0.22] * len(found), "|", color="#555555", ms=5)
@@ -47,7 +47,7 @@ def dots(
 
 
 def over_counts(
-    counts: Mapping[str, int], values: Values, metrics: Sequence[str], spread: Mapping[str, Spread], title: str,
+    counts: Mapping[str, int], values: Values, metrics: Sequence[str], noise: Mapping[str, Noise], title: str,
     path: Path,
 ) -> Path:  # fmt: skip
     """Draw a panel a metric: mean and 95 % interval over the number of training images, logarithmic."""
@@ -57,7 +57,7 @@ def over_counts(
     for axes, metric in zip(figure.subplots(lines, columns, squeeze=False).flat, metrics, strict=False):
         rows = [(n, list(values[row][metric].values())) for row, n in counts.items() if metric in values[row]]
         means = [sum(found) / len(found) for _, found in rows]
-        halves = [half_of(found, spread.get(metric)) or 0 for _, found in rows]
+        halves = [half_of(found, noise.get(metric)) or 0 for _, found in rows]
         axes.errorbar([n for n, _ in rows], means, yerr=halves, fmt="o-", color=COLOURS[0], ms=4, lw=1.4, capsize=3)
         axes.set_xscale("log")
         axes.set_xticks(list(counts.values()), [str(n) for n in counts.values()], fontsize=7)

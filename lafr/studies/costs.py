@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lafr.studies.intervals import Spread, compare
+from lafr.studies.intervals import Noise, compare
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ def curve_of(record: Mapping) -> Curve:
     return Curve(tuple((start + point["seconds"], point["loss"]) for point in last["held_out"]))
 
 
-def enough(rows: Sequence[tuple[str, Mapping[int, float]]], direction: str, spread: Spread | None = None) -> str | None:
+def enough(rows: Sequence[tuple[str, Mapping[int, float]]], direction: str, noise: Noise | None = None) -> str | None:
     """Return the first row that no later row is ahead of beyond the interval: after it the gain is within noise.
 
     Args:
         rows: (name, seed -> value), from the fewest images to the most.
         direction: ↑ or ↓, what is better.
-        spread: for rows with one seed.
+        noise: of the metric.
 
     Returns:
         None when a difference has no interval, or fewer than two rows were measured.
@@ -43,7 +43,7 @@ def enough(rows: Sequence[tuple[str, Mapping[int, float]]], direction: str, spre
     if len(rows) < 2:
         return None
     for i, (name, own) in enumerate(rows):
-        later = [compare(values, own, spread) for _, values in rows[i + 1 :]]
+        later = [compare(values, own, noise) for _, values in rows[i + 1 :]]
         verdicts = {one.verdict(direction) for one in later if one is not None}
         if "unsure" in verdicts:
             return None

@@ -1,13 +1,19 @@
 """What a study found, in words that follow from its numbers by rule; nobody writes them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lafr.metrics import DIRECTION
 from lafr.studies.costs import curve_of, enough
-from lafr.studies.intervals import Spread, compare, pooled_spread
+from lafr.studies.intervals import Noise, compare, noise_of
 
 LOWER = ("latent_gap_before", "latent_gap_after", "latent_gap_restored", "latent_l1_restored", "bound_latent_l1")
 HIGHER = ("bound_psnr_rgb",)
+WORDS = {
+    "latent_gap_after": "latent gap", "latent_l1_restored": "restored latent", "bound_latent_l1": "bound of the latent",
+    "bound_psnr_rgb": "bound of PSNR", "psnr_rgb": "PSNR", "st_lpips_vgg": "ST-LPIPS",
+    "identity_cos_sface": "identity by SFace", "identity_distance_dlib": "identity by dlib", "lmd_68": "landmarks",
+}  # fmt: skip
+OF_LATENTS = (*LOWER, *HIGHER, "codebook_perplexity_hq", "dead_codes_hq")  # all others are of pictures
 DIGITS = {"psnr_rgb": 2, "bound_psnr_rgb": 2, "codebook_perplexity_hq": 0, "dead_codes_hq": 0, "lmd_68": 2}
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # row -> metric -> seed -> value
@@ -52,26 +58,40 @@ def values_of(records: Sequence[Mapping], benchmark: str) -> Values:
     return found
 
 
-def spreads(values: Values) -> dict[str, Spread]:
-    """Return metric -> spread between seeds, pooled over a study's rows."""
+def noises(values: Values) -> dict[str, Noise]:
+    """Return metric -> noise, pooled over a study's rows, of those with a row of several seeds."""
     metrics = {metric for of in values.values() for metric in of}
-    pooled = {m: pooled_spread([list(of[m].values()) for of in values.values() if m in of]) for m in metrics}
-    return {metric: spread for metric, spread in pooled.items() if spread is not None}
+    found = {m: noise_of([of[m] for of in values.values() if m in of]) for m in metrics}
+    return {metric: noise for metric, noise in found.items() if noise is not None}
 
 
-def compared(study: Mapping, values: Values, a: str, b: str, borrowed: Mapping[str, Spread]) -> str | None:
-    """Return a line on row `a` against row `b`: in which metrics it is ahead, behind, within noise; None if one lacks.
+def noises_for(values: Values, borrowed: Mapping[str, Noise]) -> dict[str, Noise]:
+    """Return the noise that a study is read with: its own in metrics of which each row has several seeds."""
+    own = {m: n for m, n in noises(values).items() if all(len(of.get(m, "12")) > 1 for of in values.values())}
+    return {**borrowed, **own}
+
+
+def judged(
+    study: Mapping, values: Values, a: str, b: str, noise: Mapping[str, Noise], metrics: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """Return verdict -> the metrics in which row `a` stands so against row `b`, with the difference, in words.
 
     A difference is ahead or behind when it is larger than half of its 95 % interval.
     """
-    parts: dict[str, list[str]] = {}
-    for metric in filter(direction, study["metrics"]):
-        found = compare(values.get(a, {}).get(metric, {}), values.get(b, {}).get(metric, {}), borrowed.get(metric))
-        if found is not None:
+    found: dict[str, list[str]] = {}
+    for metric in filter(direction, study["metrics"] if metrics is None else metrics):
+        one = compare(values.get(a, {}).get(metric, {}), values.get(b, {}).get(metric, {}), noise.get(metric))
+        if one is not None:
             d = digits(metric)
-            half = "" if found.half is None else f" ± {found.half:.{d}f}"
-            verdict = found.verdict(direction(metric))
-            parts.setdefault(verdict, []).append(f"{metric} ({found.difference:+.{d}f}{half})")
+            half = "" if one.half is None else f" ± {one.half:.{d}f}"
+            told = f"{WORDS.get(metric, metric)} ({one.difference:+.{d}f}{half})"
+            found.setdefault(one.verdict(direction(metric)), []).append(told)
+    return found
+
+
+def compared(study: Mapping, values: Values, a: str, b: str, noise: Mapping[str, Noise]) -> str | None:
+    """Return a line on row `a` against row `b`: in what it is ahead, behind, within noise; None where one lacks."""
+    parts = judged(study, values, a, b, noise)
     if not parts:
         return None
     words = {"ahead": "ahead", "behind": "behind", "within noise": "within noise", "unsure": "without an interval"}
@@ -84,44 +104,94 @@ def compared(study: Mapping, values: Values, a: str, b: str, borrowed: Mapping[s
     return f"**{title(study, a)}** against {title(study, b)}: {'; '.join(said)}."
 
 
+def pictures_verdict(parts: Mapping[str, Sequence[str]]) -> str:
+    """Return what the verdicts of the pictures' metrics come to: better, worse, mixed, or no clear difference."""
+    ahead, behind = len(parts.get("ahead", ())), len(parts.get("behind", ()))
+    if ahead and behind:
+        return "mixed"
+    return "better" if ahead > 1 else "worse" if behind > 1 else "no clear difference"
+
+
+def in_pictures(study: Mapping) -> list[str]:
+    """Return a study's metrics that are of pictures, not of latents and codes."""
+    return [metric for metric in study["metrics"] if metric not in OF_LATENTS]
+
+
+def short_answers(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[str]:
+    """Return, for each row that others stand against, which give better pictures, and which a smaller latent gap."""
+    lines = []
+    for b in dict.fromkeys(b for _, b in study["compare"]):
+        pictures: dict[str, list[str]] = {}
+        gaps: dict[str, list[str]] = {}
+        for a in [a for a, other in study["compare"] if other == b]:
+            parts = judged(study, values, a, b, noise, in_pictures(study))
+            if parts and "unsure" not in parts:
+                verdict = pictures_verdict(parts)
+                pictures.setdefault(verdict, []).append(title(study, a) + reasons(parts, verdict))
+            gap = [m for m in study["metrics"] if m == "latent_gap_after"]
+            for word in judged(study, values, a, b, noise, gap):
+                gaps.setdefault(GAP_WORDS[word], []).append(title(study, a))
+        lines += grouped(f"Pictures against those of {title(study, b)}", pictures, PICTURE_WORDS)
+        lines += grouped(f"Latent gap against that of {title(study, b)}", gaps, GAP_WORDS.values())
+    return lines
+
+
+PICTURE_WORDS = ("better", "mixed", "no clear difference", "worse")
+GAP_WORDS = {"ahead": "smaller", "within noise": "the same within noise", "behind": "larger", "unsure": "unsure"}
+
+
+def reasons(parts: Mapping[str, Sequence[str]], verdict: str) -> str:
+    """Return in what a row is ahead and behind, in brackets, where its verdict alone does not say it."""
+    if verdict in ("better", "worse"):
+        return ""
+    sure = [f"{word} in {', '.join(parts[word])}" for word in ("ahead", "behind") if word in parts]
+    return f" ({'; '.join(sure)})" if sure else ""
+
+
+def grouped(head: str, groups: Mapping[str, Sequence[str]], order: Iterable[str]) -> list[str]:
+    """Return a line of groups in order, or none."""
+    said = [f"**{word}**: {', '.join(groups[word])}" for word in order if word in groups]
+    return [f"{head}: {'; '.join(said)}."] if said else []
+
+
 def title(study: Mapping, row: str) -> str:
     """Return a row's name in words."""
     return study["titles"].get(row, row)
 
 
-def findings(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping[str, Spread]) -> list[str]:
-    """Return what a study found, a line each; `borrowed` are the spreads for rows with one seed."""
+def findings(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping[str, Noise]) -> list[str]:
+    """Return what a study found, a line each."""
     values = values_of(records, benchmark)
-    lines = [line for a, b in study["compare"] if (line := compared(study, values, a, b, borrowed))]
+    lines = [line for a, b in study["compare"] if (line := compared(study, values, a, b, noise))]
     if "counts" in study:
-        lines += images_needed(study, values, borrowed)
+        lines += images_needed(study, values, noise)
     if "reference" in study:
         lines += training_costs(study, records)
     return lines
 
 
-def headline(study: Mapping, records: Sequence[Mapping], benchmark: str, borrowed: Mapping[str, Spread]) -> list[str]:
-    """Return what answers a study's question in short: the needed images, the costs, or its first comparison."""
+def headline(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping[str, Noise]) -> list[str]:
+    """Return what answers a study's question in short: the needed images, the costs, or which pictures are better."""
     values = values_of(records, benchmark)
     if "counts" in study:
-        return images_needed(study, values, borrowed)
+        return images_needed(study, values, noise)
     if "reference" in study:
-        return training_costs(study, records)[1:]
-    return [line for a, b in study["compare"][:1] if (line := compared(study, values, a, b, borrowed))]
+        return training_costs(study, records)
+    return short_answers(study, values, noise)
 
 
-def images_needed(study: Mapping, values: Values, borrowed: Mapping[str, Spread]) -> list[str]:
-    """Return, for each metric, after how many images more of them gain nothing beyond the interval."""
-    lines = []
+def images_needed(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[str]:
+    """Return after how many images more of them gain nothing beyond the interval, and in which metrics."""
+    said: dict[str, list[str]] = {}
     for metric in study["metrics"]:
         rows = [(row, values[row][metric]) for row in study["counts"] if metric in values.get(row, {})]
-        if found := enough(rows, direction(metric), borrowed.get(metric)):
+        if found := enough(rows, direction(metric), noise.get(metric)):
             last = found == rows[-1][0]
-            lines.append(
-                f"{metric}: more images go on gaining, up to the most measured ({found})." if last else
-                f"{metric}: after {study['counts'][found]} images the gain is within noise."
-            )  # fmt: skip
-    return lines
+            count = f"{study['counts'][found]:,}"
+            words = f"more images go on gaining, up to the most measured ({count})" if last else (
+                f"after {count} images the gain is within noise")  # fmt: skip
+            said.setdefault(words, []).append(WORDS.get(metric, metric))
+    return [f"{', '.join(metrics)}: {words}." for words, metrics in said.items()]
 
 
 def training_costs(study: Mapping, records: Sequence[Mapping]) -> list[str]:
@@ -153,13 +223,12 @@ def cost_line(
         reached = f"does not reach {loss:.4f} in its {curve_of(record).points[-1][0]:.0f} s"
     else:
         saved = 1 - seconds / needed if needed else 0.0
-        sign = "saves" if saved >= 0 else "costs"
-        more = "" if saved >= 0 else " more"
-        share = 100 * abs(saved)
-        met = "at least" if saved >= study["claim"] else "less than"
-        reached = (
-            f"reaches {loss:.4f} in {needed:.0f} s: {title(study, study['reference'])} {sign} {share:.0f} %{more}, "
-            f"{met} the {100 * study['claim']:.0f} % that the paper claims"
-        )
+        claim = f"{100 * study['claim']:.0f} %"
+        if saved < 0:
+            against = f"takes {seconds / needed:.1f} times as long, where the paper claims {claim} less"
+        else:
+            met = "at least" if saved >= study["claim"] else "less than"
+            against = f"saves {100 * saved:.0f} %, {met} the {claim} that the paper claims"
+        reached = f"reaches {loss:.4f} in {needed:.0f} s: {title(study, study['reference'])} {against}"
     beside = "" if at is None else f"; at {seconds:.0f} s it stands at {at:.4f}"
     return f"**{title(study, row)}** {reached}{beside}; {costs}."

@@ -1,10 +1,11 @@
-"""How sure a difference is: Student's t over seeds, or, for one seed, with the spread of a study that had several."""
+"""How sure a difference is: Student's t, with the noise of a whole study, or of one that had several seeds."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 from scipy.stats import t
 
 LEVEL = 0.95
@@ -12,10 +13,27 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviation between seeds, pooled over rows, and its degrees of freedom."""
+    """A standard deviation and its degrees of freedom."""
 
     deviation: float
     freedom: int
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval of one value."""
+        return quantile(self.freedom) * self.deviation
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A metric's noise in a study of several seeds, pooled over its rows, whose noise is taken to be equal.
+
+    `seeds`: of one seed about its row's mean. `pairs`: what is left when the seeds' own effect is taken out too, for
+    rows of the same seed, which draw the same pairs and the same first weights; None where no two rows share seeds.
+    """
+
+    seeds: Spread
+    pairs: Spread | None
 
 
 @dataclass(frozen=True)
@@ -57,27 +75,47 @@ def pooled_spread(rows: Iterable[Sequence[float]]) -> Spread | None:
     return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
 
 
-def compare(a: Mapping[int, float], b: Mapping[int, float], spread: Spread | None = None) -> Comparison | None:
+def noise_of(rows: Sequence[Mapping[int, float]]) -> Noise | None:
+    """Return a metric's noise from rows of seed -> value; None where no row has two seeds."""
+    spread = pooled_spread([list(row.values()) for row in rows])
+    return None if spread is None else Noise(spread, paired_spread(rows))
+
+
+def paired_spread(rows: Sequence[Mapping[int, float]]) -> Spread | None:
+    """Return the residual of the two-way layout of rows and seeds, by least squares where runs are missing.
+
+    Of two rows with the same seeds it gives the paired t-test's interval. None without degrees of freedom.
+    """
+    seeds = sorted({seed for row in rows for seed in row})
+    cells = [(i, seeds.index(seed), value) for i, row in enumerate(rows) for seed, value in row.items()]
+    design = np.zeros((len(cells), len(rows) + len(seeds)))
+    for n, (i, j, _) in enumerate(cells):
+        design[n, i] = design[n, len(rows) + j] = 1
+    values = np.array([value for *_, value in cells])
+    fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = len(cells) - int(rank)
+    return Spread(float(np.sqrt(((values - design @ fitted) ** 2).sum() / freedom)), freedom) if freedom else None
+
+
+def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise | None = None) -> Comparison | None:
     """Return how far row `a` is from row `b`, each seed -> value; None when either is empty.
 
-    With two seeds in common or more the differences are paired: a seed draws the same pairs and the same first
-    weights for both. With fewer, the interval is that of two means under the borrowed `spread`.
+    The difference is of the seeds that both have; where they have none in common, of their means.
     """
     if not a or not b:
         return None
     common = sorted(a.keys() & b.keys())
-    if len(common) > 1:
-        differences = [a[seed] - b[seed] for seed in common]
-        return Comparison(fmean(differences), half_interval(differences), len(common))
-    difference = fmean(a.values()) - fmean(b.values())
-    if spread is None:
-        return Comparison(difference, None, 1)
-    half = quantile(spread.freedom) * spread.deviation * math.sqrt(1 / len(a) + 1 / len(b))
-    return Comparison(difference, half, 1)
+    if common:
+        spread, share = noise and noise.pairs, 2 / len(common)
+        difference = fmean(a[seed] - b[seed] for seed in common)
+    else:
+        spread, share = noise and noise.seeds, 1 / len(a) + 1 / len(b)
+        difference = fmean(a.values()) - fmean(b.values())
+    return Comparison(difference, spread.half * math.sqrt(share) if spread else None, len(common))
 
 
-def half_of(values: Sequence[float], spread: Spread | None) -> float | None:
-    """Return half of the 95 % interval of a mean: its own over seeds, or a single value's by the borrowed spread."""
+def half_of(values: Sequence[float], noise: Noise | None) -> float | None:
+    """Return half of the 95 % interval of a mean: its own over seeds, or a single value's by a study's noise."""
     if len(values) > 1:
         return half_interval(values)
-    return None if spread is None else quantile(spread.freedom) * spread.deviation
+    return None if noise is None else noise.seeds.half
