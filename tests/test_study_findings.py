@@ -135,12 +135,12 @@ def test_the_short_answer_calls_pictures_better_when_two_metrics_say_so_and_none
     values = values_of(runs, "val")
     pictures, gaps = headline(study, runs, "val", noises(values))
     assert pictures.startswith(
-        "Pictures against those of hard: **better**: soft; **mixed**: conv (ahead in PSNR (+1.00 ± 0.00), ST-LPIPS"
+        "Pictures against those of hard, **better**: soft. **mixed**: conv (ahead in PSNR (+1.00 ± 0.00), ST-LPIPS"
     )
     assert "behind in identity by dlib (+0.1" in pictures
     assert "**no clear difference**: heads (ahead in PSNR (+1.0" in pictures and pictures.endswith("**worse**: far.")
     assert gaps == (
-        "Latent gap against that of hard: **smaller**: soft; **the same within noise**: conv, far; **larger**: heads."
+        "Latent gap against that of hard, **smaller**: soft. **the same within noise**: conv; far. **larger**: heads."
     )
 
 
@@ -218,7 +218,7 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.25 |" in text
     assert "| *LQ input* | – | 21.23 | – | – | – |" in text
     short = text[text.index("## In short") : text.index("## Does alignment help?")]
-    assert "**Does alignment help?** On val:\n\n- Pictures against those of nothing (z_lq): **no clear diff" in short
+    assert "**Does alignment help?** On val:\n\n- Pictures against those of nothing (z_lq), **no clear diff" in short
     assert short.count("- not known yet") == 4
     assert "](studies/alignment_val.svg)" in text and (results / "alignment_val.svg").stat().st_size > 5000
     drawn = (results / "alignment_val.svg").read_bytes()

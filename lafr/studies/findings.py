@@ -150,8 +150,8 @@ def reasons(parts: Mapping[str, Sequence[str]], verdict: str) -> str:
 
 def grouped(head: str, groups: Mapping[str, Sequence[str]], order: Iterable[str]) -> list[str]:
     """Return a line of groups in order, or none."""
-    said = [f"**{word}**: {', '.join(groups[word])}" for word in order if word in groups]
-    return [f"{head}: {'; '.join(said)}."] if said else []
+    said = [f"**{word}**: {'; '.join(groups[word])}." for word in order if word in groups]
+    return [f"{head}, {' '.join(said)}"] if said else []
 
 
 def title(study: Mapping, row: str) -> str:
