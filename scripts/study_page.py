@@ -116,7 +116,7 @@ def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
 
 
 def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping, references: Mapping) -> str:
-    """Return mean and half of the 95 % interval of every row; a single seed's comes from study 1's noise.
+    """Return mean and half of the 95 % interval of every row.
 
     `references`, row -> metric -> scores, are what no run changes: the input and the codec's ceiling.
     """
@@ -145,8 +145,8 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Map
         lines.append(f"| *{name}* | " + " | ".join(cells) + " | – | – | – |")
     images = next(r["scores"][benchmark]["images"] for r in records if benchmark in r["scores"])
     head = (
-        f"{benchmark}, {images} images; mean ± half of the 95 % interval over a row's seeds; of one seed by study 1's "
-        "spread between seeds."
+        f"{benchmark}, {images} images; mean ± half of its 95 % interval by the spread between seeds, pooled over rows "
+        "(of a study with one seed: study 1's)."
     )
     return "\n".join([head, "", *lines, *(["", LEGEND] if marked else [])])
 

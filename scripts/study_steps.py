@@ -96,7 +96,8 @@ def watched(command: list[str], log: Path, clock: Clock, seconds: float, threads
             if STOP.is_set():
                 raise RunFailed("stopped; run it again to go on")
             if clock.seconds > end and process.poll() is None:
-                raise RunFailed(f"stopped after its {seconds / 60:.1f} minutes; raise run_minutes and run it again")
+                raise RunFailed(f"stopped when its minutes were over, {seconds / 60:.1f} of them left for "
+                                f"{log.parent.name}; raise run_minutes and run it again")  # fmt: skip
     finally:  # a stopped queue leaves no training behind
         if process.poll() is None:
             process.terminate()
@@ -136,9 +137,14 @@ def evaluated(cfg, model: str, folder: Path, benchmark: str, rows: list[str]) ->
                f"data.root={cfg.data.root or cfg.faces}", f"output={folder.resolve()}", f"rows={rows}", "report=false",
                f"truth_cache={(Path(cfg.work) / 'truth').resolve()}", f"batch_size={cfg.batch_size}",
                f"device={cfg.device}", *cfg.scoring]  # fmt: skip
+    clock, result = folder / CLOCK, folder / "result.json"
     with sole_owner(folder.parent / f".{benchmark}.lock") as lock:
-        watched(command, folder / "output.log", Clock(folder / CLOCK), seconds, threads_of(cfg), lock)
-        return json.loads((folder / "result.json").read_text())
+        before = read_clock(clock) if result.is_file() else 0.0
+        if before:  # scored to the end: what is kept takes no time now, what changed takes all of it anew
+            clock.unlink()
+        watched(command, folder / "output.log", Clock(clock), seconds, threads_of(cfg), lock)
+        write_json({"wall_seconds": max(before, read_clock(clock))}, clock)
+        return json.loads(result.read_text())
 
 
 def note_references(cfg, benchmark: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lafr.studies.charts import fences
 from lafr.studies.costs import Curve, enough
 from lafr.studies.findings import direction, findings, headline, noises, noises_for, run_values, values_of
 from lafr.studies.intervals import Comparison, Noise, compare, half_interval, half_of, noise_of, pooled_spread
@@ -57,6 +58,8 @@ def test_the_borrowed_spread_is_that_of_an_analysis_of_variance_and_widens_for_t
     assert compare({0: 2.0}, {1: 1.0}, noise).half == pytest.approx(stats.t.ppf(0.975, 4) * within * np.sqrt(2))
     assert compare({0: 2.0}, {0: 1.0}, noise).half is None  # nothing says how noisy a pair is
     assert half_of([2.0], noise) == pytest.approx(stats.t.ppf(0.975, 4) * within)
+    assert half_of([2.0] * 4, noise) == pytest.approx(stats.t.ppf(0.975, 4) * within / 2)
+    assert half_of([1.0, 2.0], None) == half_interval([1.0, 2.0])
     assert half_interval([1.0]) is pooled_spread([[1.0], [2.0]]) is half_of([2.0], None) is None
 
 
@@ -215,7 +218,7 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     ]
     assert text.count("This study was not run yet") == 5
     assert "| hard, seed 1 | 6.5 | 0.5 |" in text and "; 2 of 5 took more than 6." in text
-    assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.25 |" in text
+    assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.17 |" in text
     assert "| *LQ input* | – | 21.23 | – | – | – |" in text
     short = text[text.index("## In short") : text.index("## Does alignment help?")]
     assert "**Does alignment help?** On val:\n\n- Pictures against those of nothing (z_lq), **no clear diff" in short
@@ -245,3 +248,10 @@ def test_faces_are_chosen_by_their_scores_alone():
     assert len(set(evenly_ranked(scores, 10))) == 10 and len(evenly_ranked({"a": 1.0}, 10)) == 1
     assert [scores[face] for face in worst(scores, 3, lowest=True)] == order[:3]
     assert [scores[face] for face in worst(scores, 3, lowest=False)] == order[::-1][:3]
+
+
+def test_one_failed_row_does_not_hide_how_the_others_differ():
+    rows = [23.22, 23.21, 22.99, 23.25, 23.31, 23.14, 23.27]
+    low, high = fences([*rows, 17.04])
+    assert all(low <= value <= high for value in rows) and low > 17.04
+    assert fences([1.0, 1.0, 1.0]) == (-np.inf, np.inf) and fences([1.0, 5.0])[1] > 5  # two are no crowd

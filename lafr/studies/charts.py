@@ -1,11 +1,14 @@
 """The studies' plots, for print: points with 95 % intervals, in colours and marks that the colour-blind can tell."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lafr.errors import need
 from lafr.files import write_aside
-from lafr.studies.findings import direction
+from lafr.studies.findings import digits, direction
 from lafr.studies.intervals import Noise, half_of
 
 # Okabe and Ito's palette; every series also has a mark of its own.
@@ -29,12 +32,17 @@ def dots(
     figure = new_figure(3.2 * columns + 1.6, lines * (0.9 + 0.26 * len(rows)))
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flat
     for axes, metric in zip(panels, metrics, strict=False):
-        for y, row in enumerate(reversed(rows)):
-            if found := list(values[row].get(metric, {}).values()):
-                half = half_of(found, noise.get(metric)) or 0
-                axes.errorbar(sum(found) / len(found), y, xerr=half, fmt="o", color=COLOURS[0], ms=5, lw=1.4, capsize=3)
-                if len(found) > 1:
-                    axes.plot(found, [y + 0.22] * len(found), "|", color="#555555", ms=5)
+        seeds = {y: list(values[row].get(metric, {}).values()) for y, row in enumerate(reversed(rows))}
+        means = {y: sum(found) / len(found) for y, found in seeds.items() if found}
+        low, high = fences(list(means.values()))
+        for y, mean in means.items():
+            if not low <= mean <= high:
+                beyond(axes, y, right=mean > high, text=f"{mean:.{digits(metric)}f}")
+                continue
+            half = half_of(seeds[y], noise.get(metric)) or 0
+            axes.errorbar(mean, y, xerr=half, fmt="o", color=COLOURS[0], ms=5, lw=1.4, capsize=3)
+            if len(seeds[y]) > 1:
+                axes.plot(seeds[y], [y + 0.22] * len(seeds[y]), "|", color="#555555", ms=5)
         axes.set_yticks(range(len(rows)), list(reversed(rows.values())), fontsize=8)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.locator_params(axis="x", nbins=5)
@@ -44,6 +52,20 @@ def dots(
         axes.set_visible(False)
     figure.suptitle(title, fontsize=10)
     return written(figure, path)
+
+
+def fences(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range beyond which a value would hide how the others differ: eight times their middle half's width."""
+    first, third = np.percentile(values, (25, 75))
+    width = 8 * (third - first)
+    return (first - width, third + width) if width else (-math.inf, math.inf)
+
+
+def beyond(axes, y: float, right: bool, text: str) -> None:
+    """Write at a panel's edge, with an arrow, what lies off it."""
+    arrow = f"{text} \u2192" if right else f"\u2190 {text}"
+    axes.annotate(arrow, (0.98 if right else 0.02, y), xycoords=("axes fraction", "data"), color=COLOURS[1], fontsize=8,
+                  ha="right" if right else "left", va="center")  # fmt: skip
 
 
 def over_counts(
@@ -81,7 +103,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, path
     axes.set_xlim(left=0)
     axes.set_xlabel("training time in s (optimiser steps of all stages)", fontsize=9)
     axes.set_ylabel("held-out multi-level loss, lower is better", fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     tidy(axes)
     figure.suptitle(title, fontsize=10)
     return written(figure, path)

@@ -115,7 +115,5 @@ def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise | None 
 
 
 def half_of(values: Sequence[float], noise: Noise | None) -> float | None:
-    """Return half of the 95 % interval of a mean: its own over seeds, or a single value's by a study's noise."""
-    if len(values) > 1:
-        return half_interval(values)
-    return None if noise is None else noise.seeds.half
+    """Return half of the 95 % interval of a mean over seeds by a study's noise, or, without one, by its own."""
+    return half_interval(values) if noise is None else noise.seeds.half / math.sqrt(len(values))
