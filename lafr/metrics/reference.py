@@ -1,6 +1,5 @@
 """What a network says of the ground truth, computed once for all rows of a table, and kept for other runs if asked."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lafr.data.latents import digest
 from lafr.files import write_aside
 
 
@@ -36,8 +36,7 @@ class OfReference:
         return self._seen
 
     def _kept(self, look: Callable[[Tensor], Tensor], hq: Tensor) -> Tensor:
-        pixels = hashlib.sha256(hq.cpu().contiguous().numpy()).hexdigest()
-        path = self._folder / f"{pixels}.safetensors"
+        path = self._folder / f"{digest(hq.cpu())}.safetensors"
         if path.is_file():
             try:
                 return load_file(path)["seen"].to(hq.device)

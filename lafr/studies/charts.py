@@ -8,7 +8,7 @@ import numpy as np
 
 from lafr.errors import need
 from lafr.files import write_aside
-from lafr.studies.findings import digits, direction
+from lafr.studies.findings import Values, digits, direction
 from lafr.studies.intervals import Noise, half_of
 
 # Okabe and Ito's palette; every series also has a mark of its own.
@@ -18,8 +18,6 @@ UNITS = {
     "psnr_rgb": "dB", "bound_psnr_rgb": "dB", "lmd_68": "px of 512", "identity_cos_sface": "cosine",
     "identity_distance_dlib": "Euclidean", "dead_codes_hq": "codes", "codebook_perplexity_hq": "codes",
 }  # fmt: skip
-
-Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def dots(

@@ -14,6 +14,8 @@ WORDS = {
     "identity_cos_sface": "identity by SFace", "identity_distance_dlib": "identity by dlib", "lmd_68": "landmarks",
 }  # fmt: skip
 OF_LATENTS = (*LOWER, *HIGHER, "codebook_perplexity_hq", "dead_codes_hq")  # all others are of pictures
+PICTURE_WORDS = ("better", "mixed", "no clear difference", "worse")
+GAP_WORDS = {"ahead": "smaller", "within noise": "the same within noise", "behind": "larger", "unsure": "unsure"}
 DIGITS = {"psnr_rgb": 2, "bound_psnr_rgb": 2, "codebook_perplexity_hq": 0, "dead_codes_hq": 0, "lmd_68": 2}
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # row -> metric -> seed -> value
@@ -67,19 +69,17 @@ def noises(values: Values) -> dict[str, Noise]:
 
 def noises_for(values: Values, borrowed: Mapping[str, Noise]) -> dict[str, Noise]:
     """Return the noise that a study is read with: its own in metrics of which each row has several seeds."""
-    own = {m: n for m, n in noises(values).items() if all(len(of.get(m, "12")) > 1 for of in values.values())}
+    own = {m: n for m, n in noises(values).items() if all(len(of[m]) > 1 for of in values.values() if m in of)}
     return {**borrowed, **own}
 
 
-def judged(
-    study: Mapping, values: Values, a: str, b: str, noise: Mapping[str, Noise], metrics: Sequence[str] | None = None
-) -> dict[str, list[str]]:
-    """Return verdict -> the metrics in which row `a` stands so against row `b`, with the difference, in words.
+def judged(metrics: Iterable[str], values: Values, a: str, b: str, noise: Mapping[str, Noise]) -> dict[str, list[str]]:
+    """Return verdict -> those of `metrics` in which row `a` stands so against row `b`, with the difference, in words.
 
     A difference is ahead or behind when it is larger than half of its 95 % interval.
     """
     found: dict[str, list[str]] = {}
-    for metric in filter(direction, study["metrics"] if metrics is None else metrics):
+    for metric in filter(direction, metrics):
         one = compare(values.get(a, {}).get(metric, {}), values.get(b, {}).get(metric, {}), noise.get(metric))
         if one is not None:
             d = digits(metric)
@@ -91,7 +91,7 @@ def judged(
 
 def compared(study: Mapping, values: Values, a: str, b: str, noise: Mapping[str, Noise]) -> str | None:
     """Return a line on row `a` against row `b`: in what it is ahead, behind, within noise; None where one lacks."""
-    parts = judged(study, values, a, b, noise)
+    parts = judged(study["metrics"], values, a, b, noise)
     if not parts:
         return None
     words = {"ahead": "ahead", "behind": "behind", "within noise": "within noise", "unsure": "without an interval"}
@@ -112,32 +112,24 @@ def pictures_verdict(parts: Mapping[str, Sequence[str]]) -> str:
     return "better" if ahead > 1 else "worse" if behind > 1 else "no clear difference"
 
 
-def in_pictures(study: Mapping) -> list[str]:
-    """Return a study's metrics that are of pictures, not of latents and codes."""
-    return [metric for metric in study["metrics"] if metric not in OF_LATENTS]
-
-
 def short_answers(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[str]:
     """Return, for each row that others stand against, which give better pictures, and which a smaller latent gap."""
     lines = []
+    of_pictures = [metric for metric in study["metrics"] if metric not in OF_LATENTS]
+    of_gaps = [metric for metric in study["metrics"] if metric == "latent_gap_after"]
     for b in dict.fromkeys(b for _, b in study["compare"]):
         pictures: dict[str, list[str]] = {}
         gaps: dict[str, list[str]] = {}
         for a in [a for a, other in study["compare"] if other == b]:
-            parts = judged(study, values, a, b, noise, in_pictures(study))
+            parts = judged(of_pictures, values, a, b, noise)
             if parts and "unsure" not in parts:
                 verdict = pictures_verdict(parts)
                 pictures.setdefault(verdict, []).append(title(study, a) + reasons(parts, verdict))
-            gap = [m for m in study["metrics"] if m == "latent_gap_after"]
-            for word in judged(study, values, a, b, noise, gap):
+            for word in judged(of_gaps, values, a, b, noise):
                 gaps.setdefault(GAP_WORDS[word], []).append(title(study, a))
         lines += grouped(f"Pictures against those of {title(study, b)}", pictures, PICTURE_WORDS)
         lines += grouped(f"Latent gap against that of {title(study, b)}", gaps, GAP_WORDS.values())
     return lines
-
-
-PICTURE_WORDS = ("better", "mixed", "no clear difference", "worse")
-GAP_WORDS = {"ahead": "smaller", "within noise": "the same within noise", "behind": "larger", "unsure": "unsure"}
 
 
 def reasons(parts: Mapping[str, Sequence[str]], verdict: str) -> str:
