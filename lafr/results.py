@@ -79,4 +79,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "unknown processor"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    name = fields.get("model name", "unknown processor")
+    kind = [
+        f"{key} {fields[field]}" for key, field in (("family", "cpu family"), ("model", "model")) if field in fields
+    ]
+    return f"{name} ({' '.join(kind)})" if kind else name  # a rented machine's name may hide which one it is

@@ -47,8 +47,8 @@ def train_and_choose(cfg, studies: dict, runs: list):
 
 
 def score_once(cfg, studies: dict, runs: list):
-    """Score what is finished on a test set, unless that was done before."""
-    from study_steps import score_once_more
+    """Score what is finished on a test set, unless that was done before; first the models that are still there."""
+    from study_steps import is_lost, score_once_more
 
     from lafr.errors import InputError
     from lafr.studies.record import OnceOnly, is_scored
@@ -64,7 +64,7 @@ def score_once(cfg, studies: dict, runs: list):
     chosen = set(note.begin([one for one in runs if is_scored(cfg.results, one, "val")], cfg.force))
     outcome = queued(
         cfg,
-        [one for one in runs if one.name in chosen],
+        sorted((one for one in runs if one.name in chosen), key=lambda one: is_lost(cfg, one)),
         lambda one: not cfg.force and is_scored(cfg.results, one, cfg.benchmark.name),
         lambda one: score_once_more(cfg, studies[one.study], one, cfg.benchmark.name),
         f"queue_{cfg.benchmark.name}",

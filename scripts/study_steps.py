@@ -16,7 +16,7 @@ from lafr.errors import InputError
 from lafr.results import provenance, write_json
 from lafr.studies.plan import Run, Step, planned
 from lafr.studies.queue import CLOCK, TRAINED, Clock, RunFailed, read_clock, sole_owner, trained_chain
-from lafr.studies.record import REFERENCES, read_record, record_path
+from lafr.studies.record import REFERENCES, changed_validations, read_record, record_path
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = threading.Event()  # set: what runs is stopped, to go on another time
@@ -118,10 +118,10 @@ def threads_of(cfg) -> int:
     return max(1, (os.cpu_count() or 1) // cfg.jobs)
 
 
-def train(cfg, step: Step, folder: Path, seconds: float, lock: int) -> None:
+def train(cfg, step: Step, folder: Path, seconds: float, lock: int, threads: int | None = None) -> None:
     """Train a step with scripts/train.py; run again, it goes on."""
     command = ["scripts/train.py", *step.arguments, f"run_name={step.name}", f"run_dir={folder.resolve()}"]
-    watched(command, folder / "output.log", Clock(folder / CLOCK), seconds, threads_of(cfg), lock)
+    watched(command, folder / "output.log", Clock(folder / CLOCK), seconds, threads or threads_of(cfg), lock)
 
 
 def score(cfg, run: Run, benchmark: str) -> dict:
@@ -173,11 +173,22 @@ def do(cfg, study: Mapping, run: Run) -> None:
 
 
 def score_once_more(cfg, study: Mapping, run: Run, benchmark: str) -> None:
-    """Score a finished run on another set; raises RunFailed when its model is not there any more."""
-    if not (steps_folder(cfg) / run.steps[-1].name / TRAINED).is_file():
-        raise RunFailed(f"the model of {run.name} is not in {steps_folder(cfg)}; nothing is trained for a test set")
+    """Score a finished run on another set. A model that is lost is trained again, with the same settings and seed.
+
+    On another processor that gives other weights; where its stages then validate otherwise, the record says how.
+    """
+    record = read_record(cfg.results, run)
+    again = partial(train, cfg, threads=record["threads"])  # rounding depends on it
+    trained_chain(run, steps_folder(cfg), again, 60 * max(cfg.run_minutes, record["run_minutes"]))
     result = score(cfg, run, benchmark)
-    note(cfg, run, read_record(cfg.results, run), benchmark, result, study)
+    changed = changed_validations(record, run, steps_folder(cfg))
+    record["trained_again"] = record.get("trained_again", {}) | ({benchmark: changed} if changed else {})
+    note(cfg, run, record, benchmark, result, study)
+
+
+def is_lost(cfg, run: Run) -> bool:
+    """Return whether a run's model is not in the work folder (any more)."""
+    return not (steps_folder(cfg) / run.steps[-1].name / TRAINED).is_file()
 
 
 def trained_seconds(cfg, run: Run) -> float:

@@ -228,6 +228,29 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     assert write() == text and (results / "alignment_val.svg").read_bytes() == drawn  # the same numbers, the same bytes
 
 
+def test_a_test_set_that_not_all_runs_were_scored_on_yet_does_not_head_the_page_and_lost_models_are_counted(page):
+    write, results = page
+    (results / "alignment").mkdir(parents=True)
+
+    def note(row, london=None, again=None):
+        one = record(row, 0, psnr_rgb=23.0)
+        if london is not None:
+            one["scores"]["london"] = {"images": 102, "psnr_rgb": {"mean": london}}
+        if again is not None:
+            one["trained_again"] = {"london": {"restoration": {"noted": {"psnr_rgb": 24.0}, "again": again}}}
+        (results / "alignment" / f"{row}_0.json").write_text(json.dumps(one))
+
+    note("hard", 22.25, {"psnr_rgb": 24.25})
+    note("none")
+    text = write()
+    told = text[text.index("### On london") :]
+    assert "1 of 2 runs were scored so far. 1 of their models were lost" in told and "changed by up to 0.25 dB" in told
+    assert "**Does alignment help?** On val:" in text
+    note("none", 22.5)
+    text = write()
+    assert "**Does alignment help?** On london:" in text and "scored so far" not in text
+
+
 def test_the_plane_of_the_latents_is_that_of_an_independent_principal_component_analysis():
     draw = np.random.default_rng(0)
     z_hq = draw.normal(size=(20, 12)) * np.linspace(5, 0.1, 12)

@@ -307,6 +307,43 @@ def test_a_command_over_its_seconds_or_of_a_stopped_queue_ends_and_a_failed_one_
         assert time.monotonic() - started < 20
 
 
+def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_noted(steps, monkeypatch, tmp_path):
+    run = run_of("hard", {}, folder=tmp_path / "work" / "steps")
+    noted = {"stage": "restoration", "validation": {"psnr_rgb": 24.0}, "wall_seconds": 9.0}
+    record = {"key": run.key, "threads": 7, "run_minutes": 6, "scores": {"val": {}}, "latents": {}, "trained_on": [],
+              "steps": [{**noted, "stage": stage} for stage in STAGES], "wall_seconds": {"training": 27.0}}  # fmt: skip
+    path = record_path(tmp_path, run)
+    path.parent.mkdir()
+    path.write_text(json.dumps(record))
+    cfg = OmegaConf.create({"results": str(tmp_path), "work": str(tmp_path / "work"), "run_minutes": 6, "jobs": 1})
+    threads = []
+
+    def train(cfg, step, folder, seconds, lock, **given):
+        threads.append(given["threads"])
+        (folder / TRAINED).parent.mkdir(parents=True)
+        (folder / TRAINED).write_text("{}")
+        final = folder / step.stage / "final"
+        final.mkdir(parents=True)
+        psnr = 24.0 if step.stage != "restoration" else 24.5
+        (final / "summary.json").write_text(
+            json.dumps({"steps": 2, "seconds": 5.0, "batch_size": 1, "validation": {"psnr_rgb": psnr}})
+        )
+
+    monkeypatch.setattr(steps, "train", train)
+    monkeypatch.setattr(steps, "score", lambda *_: {"images": 1, "rows": {"LAFR": {}}, "trained_on": {}, "latents": {}})
+    assert steps.is_lost(cfg, run)
+    steps.score_once_more(cfg, {}, run, "london")
+    steps.score_once_more(cfg, {}, run, "london")  # nothing is trained a third time
+    after = json.loads(path.read_text())
+    assert threads == [7, 7, 7] and not steps.is_lost(cfg, run)
+    assert after["trained_again"] == {
+        "london": {"restoration": {"noted": {"psnr_rgb": 24.0}, "again": {"psnr_rgb": 24.5}}}
+    }
+    assert (
+        after["steps"] == record["steps"] and after["wall_seconds"]["training"] == 27.0 and "london" in after["scores"]
+    )
+
+
 @pytest.mark.slow
 def test_a_chain_cut_into_steps_ends_in_the_weights_of_one_uncut_training_bit_for_bit(
     steps, workers, base_folder, face_folder, tmp_path

@@ -1,7 +1,7 @@
 """What a run left, `results/studies/STUDY/ROW_SEED.json`, and the note that a test set was looked at."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -108,6 +108,15 @@ def step_summary(folder: Path, step: Step, shared: bool) -> dict:
         "shared": shared,
         "held_out": held_out(folder / step.stage / "log.jsonl", dict(step.loss_weights), per_step),
     }
+
+
+def changed_validations(record: Mapping, run: Run, folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Return stage -> {"noted", "again"} validations of those steps in `folder` that are not the ones of a record."""
+    pairs = {
+        step.stage: {"noted": noted["validation"], "again": step_summary(folder / step.name, step, True)["validation"]}
+        for step, noted in zip(run.steps, record["steps"], strict=True)
+    }
+    return {stage: pair for stage, pair in pairs.items() if pair["noted"] != pair["again"]}
 
 
 def held_out(log: Path, weights: dict[str, float], per_step: float) -> list[dict]:
