@@ -19,11 +19,15 @@ def main(cfg) -> None:
     from lafr.studies.record import is_scored
 
     study, seed = load_study("alignment"), cfg.seed or 0
-    runs = [one for one in plan(cfg, study, seed=seed) if is_scored(cfg.results, one, "val")]
+    scores = Path(cfg.work) / "scores"
+    done = [one for one in plan(cfg, study, seed=seed) if is_scored(cfg.results, one, "val")]
+    runs = [one for one in done if (scores / one.key / "val" / "pictures").is_dir()]
     ours = next((one for one in runs if one.row == "hard"), None)
     if ours is None:
-        raise InputError(f"study 1's row hard, seed {seed}, is not done; python scripts/study.py study=alignment first")
-    scores = Path(cfg.work) / "scores"
+        raise InputError(f"the pictures of study 1's row hard, seed {seed}, are not in {scores}; try another seed, or "
+                         "remove its record and run python scripts/study.py study=alignment")  # fmt: skip
+    if lost := [one.name for one in done if one not in runs]:
+        print(f"left out, their pictures are not in {scores}: {', '.join(lost)}")
     folders = {study["titles"][one.row]: scores / one.key / "val" for one in runs}
     target = Path(cfg.work) / "seen"
     chosen = sheets(folders, scores / ours.key / "val", target)
