@@ -102,8 +102,8 @@ def extent(records: Sequence[Mapping], benchmark: str) -> str:
                  for of in again if "restoration" in of]  # fmt: skip
         most = max((abs(a - b) for a, b in pairs), default=0.0)
         told.append(
-            f"{len(again)} of their models were lost with the machine and trained again on another, with the same "
-            f"settings and seeds; the PSNR that training validates changed by up to {most:.2f} dB."
+            f"Lost with a machine and trained again on another, with the same settings and seeds: {len(again)} of the "
+            f"models; the PSNR that training validates changed by up to {most:.2f} dB."
         )
     return " ".join(told)
 
@@ -157,7 +157,7 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Map
                 cell(values[row].get(metric, {}), metric, noise) + TRAINED_ON * ((row, metric) in marked)
                 for metric in metrics
             ]
-            per_step = min(r["steps"][-1]["seconds_per_step"] for r in own)
+            per_step = min(r["steps"][-1]["seconds_per_step"] for r in records if r["row"] == row)
             cells += [f"{own[0]['trained_values']:,}", f"{per_step:.2f}", str(len(own))]
             lines.append(f"| {title(study, row)} | " + " | ".join(cells) + " |")
     for name, scores in references.items():
