@@ -33,16 +33,17 @@ def worst(scores: Mapping[str, float], count: int, lowest: bool) -> list[str]:
     return sorted(scores, key=lambda image: (scores[image] if lowest else -scores[image], image))[:count]
 
 
-def sheet(lines: Mapping[str, Path], images: Sequence[str], path: Path, left: int = 190) -> Path:
+def sheet(lines: Mapping[str, Path], images: Sequence[str], path: Path) -> Path:
     """Write a sheet: a column an image, a line a folder of STEM.png with its name before it; return `path`."""
     rows = {
         name: [Image.open(folder / f"{stem}.png").convert("RGB") for stem in images] for name, folder in lines.items()
     }
-    side = next(iter(rows.values()))[0].width
+    side, font = next(iter(rows.values()))[0].width, ImageFont.load_default(13)
+    left = math.ceil(max(font.getlength(name) for name in rows)) + 12
     drawn = Image.new("RGB", (left + side * len(images), side * len(rows)), "white")
     pen = ImageDraw.Draw(drawn)
     for y, (name, faces) in enumerate(rows.items()):
-        pen.text((6, y * side + side // 2 - 7), name, "black", ImageFont.load_default(13))
+        pen.text((6, y * side + side // 2 - 7), name, "black", font)
         for x, face in enumerate(faces):
             drawn.paste(face, (left + x * side, y * side))
     write_aside(path, drawn.save)
