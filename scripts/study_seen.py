@@ -32,7 +32,7 @@ def main(cfg) -> None:
     target = Path(cfg.work) / "seen"
     chosen = sheets(folders, scores / ours.key / "val", target)
     record = mapped(steps_folder(cfg) / ours.steps[-1].name / "model", cfg, seed)
-    record |= {"benchmark": "val", "seed": seed, **provenance("python scripts/study_seen.py", seed)}
+    record |= {"benchmark": "val", "seed": seed, **provenance(f"python scripts/study_seen.py seed={seed}", seed)}
     write_json(record, Path(cfg.results) / "seen.json")
     print(f"numbers   {Path(cfg.results) / 'seen.json'}\nsheets    {', '.join(map(str, chosen))}")
 
