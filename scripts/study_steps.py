@@ -181,8 +181,10 @@ def score_once_more(cfg, study: Mapping, run: Run, benchmark: str) -> None:
     again = partial(train, cfg, threads=record["threads"])  # rounding depends on it
     trained_chain(run, steps_folder(cfg), again, 60 * max(cfg.run_minutes, record["run_minutes"]))
     result = score(cfg, run, benchmark)
-    changed = changed_validations(record, run, steps_folder(cfg))
-    record["trained_again"] = record.get("trained_again", {}) | ({benchmark: changed} if changed else {})
+    if changed := changed_validations(record, run, steps_folder(cfg)):
+        record["trained_again"] = {**record.get("trained_again", {}), benchmark: changed}
+    command = f"python scripts/studies.py final=true benchmark={benchmark} data.root=FOLDER"
+    record["scored_later"] = {**record.get("scored_later", {}), benchmark: provenance(command, run.seed)}
     note(cfg, run, record, benchmark, result, study)
 
 
@@ -204,8 +206,7 @@ def note(cfg, run: Run, record: dict, benchmark: str, result: dict, study: Mappi
         record["latents"] = {**record["latents"], benchmark: result["latents"]}
     seconds = read_clock(Path(cfg.work) / "scores" / run.key / benchmark / CLOCK)
     record["wall_seconds"] = {**record["wall_seconds"], benchmark: seconds}
-    command = shlex.join(["python", "scripts/study.py", f"study={run.study}", f"row={run.row}", f"seed={run.seed}"])
-    write_json({**record, **provenance(command, run.seed)}, record_path(cfg.results, run))
+    write_json(record, record_path(cfg.results, run))
 
 
 def described(cfg, study: Mapping, run: Run, shared: list[str]) -> dict:
@@ -214,6 +215,7 @@ def described(cfg, study: Mapping, run: Run, shared: list[str]) -> dict:
     from lafr.studies.record import step_summary, trained_values
 
     steps = [step_summary(steps_folder(cfg) / step.name, step, step.name in shared) for step in run.steps]
+    command = ["python", "scripts/study.py", f"study={run.study}", f"row={run.row}", f"seed={run.seed}"]
     return {
         "study": run.study,
         "row": run.row,
@@ -228,4 +230,5 @@ def described(cfg, study: Mapping, run: Run, shared: list[str]) -> dict:
         "wall_seconds": {"training": round(trained_seconds(cfg, run), 1)},
         "scores": {},
         "latents": {},
+        **provenance(shlex.join(command), run.seed),
     }

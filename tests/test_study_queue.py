@@ -311,7 +311,8 @@ def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_no
     run = run_of("hard", {}, folder=tmp_path / "work" / "steps")
     noted = {"stage": "restoration", "validation": {"psnr_rgb": 24.0}, "wall_seconds": 9.0}
     record = {"key": run.key, "threads": 7, "run_minutes": 6, "scores": {"val": {}}, "latents": {}, "trained_on": [],
-              "steps": [{**noted, "stage": stage} for stage in STAGES], "wall_seconds": {"training": 27.0}}  # fmt: skip
+              "steps": [{**noted, "stage": stage} for stage in STAGES], "wall_seconds": {"training": 27.0},
+              "machine": "one that is gone"}  # fmt: skip
     path = record_path(tmp_path, run)
     path.parent.mkdir()
     path.write_text(json.dumps(record))
@@ -339,6 +340,7 @@ def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_no
     assert after["trained_again"] == {
         "london": {"restoration": {"noted": {"psnr_rgb": 24.0}, "again": {"psnr_rgb": 24.5}}}
     }
+    assert after["machine"] == "one that is gone" and after["scored_later"]["london"]["machine"] != after["machine"]
     assert (
         after["steps"] == record["steps"] and after["wall_seconds"]["training"] == 27.0 and "london" in after["scores"]
     )
