@@ -307,7 +307,10 @@ def test_a_command_over_its_seconds_or_of_a_stopped_queue_ends_and_a_failed_one_
         assert time.monotonic() - started < 20
 
 
-def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_noted(steps, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("jobs", "share"), [(1, 7), (2, 4)])  # of 8 cores, where the record says 7 threads
+def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_noted(
+    jobs, share, steps, monkeypatch, tmp_path
+):
     run = run_of("hard", {}, folder=tmp_path / "work" / "steps")
     noted = {"stage": "restoration", "validation": {"psnr_rgb": 24.0}, "wall_seconds": 9.0}
     record = {"key": run.key, "threads": 7, "run_minutes": 6, "scores": {"val": {}}, "latents": {}, "trained_on": [],
@@ -316,8 +319,9 @@ def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_no
     path = record_path(tmp_path, run)
     path.parent.mkdir()
     path.write_text(json.dumps(record))
-    cfg = OmegaConf.create({"results": str(tmp_path), "work": str(tmp_path / "work"), "run_minutes": 6, "jobs": 1})
+    cfg = OmegaConf.create({"results": str(tmp_path), "work": str(tmp_path / "work"), "run_minutes": 6, "jobs": jobs})
     threads = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
 
     def train(cfg, step, folder, seconds, lock, **given):
         threads.append(given["threads"])
@@ -336,7 +340,7 @@ def test_a_lost_model_is_trained_again_as_its_record_says_and_what_changed_is_no
     steps.score_once_more(cfg, {}, run, "london")
     steps.score_once_more(cfg, {}, run, "london")  # nothing is trained a third time
     after = json.loads(path.read_text())
-    assert threads == [7, 7, 7] and not steps.is_lost(cfg, run)
+    assert threads == [share] * 3 and not steps.is_lost(cfg, run)
     assert after["trained_again"] == {
         "london": {"restoration": {"noted": {"psnr_rgb": 24.0}, "again": {"psnr_rgb": 24.5}}}
     }
