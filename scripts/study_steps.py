@@ -178,7 +178,7 @@ def score_once_more(cfg, study: Mapping, run: Run, benchmark: str) -> None:
     On another processor that gives other weights; where its stages then validate otherwise, the record says how.
     """
     record = read_record(cfg.results, run)
-    # Rounding depends on threads; more than a job's share of the cores would make a step take twenty times as long.
+    # Rounding depends on threads, but with more than a job's share of the cores every step is several times slower.
     again = partial(train, cfg, threads=min(record["threads"], threads_of(cfg)))
     trained_chain(run, steps_folder(cfg), again, 60 * max(cfg.run_minutes, record["run_minutes"]))
     result = score(cfg, run, benchmark)
