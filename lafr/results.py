@@ -14,6 +14,9 @@ from lafr.errors import InputError
 FREE = {"trackers", "log_every", "log_pairs", "latent_cache", "validate_every", "checkpoint_every", "keep_checkpoints",
         "num_workers"}  # fmt: skip
 
+# Runs write into results/ one after another: what lies there is no change to what they run.
+CHANGED = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results")
+
 
 def remember_config(config: dict, run_dir: Path) -> None:
     """Write `config.json`, or check that the run in this folder was started with the same settings."""
@@ -53,7 +56,7 @@ def provenance(command: str, seed: int) -> dict:
         "seed": seed,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(_git(*CHANGED)),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},

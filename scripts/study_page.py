@@ -102,8 +102,8 @@ def extent(records: Sequence[Mapping], benchmark: str) -> str:
                  for of in again if "restoration" in of]  # fmt: skip
         most = max((abs(a - b) for a, b in pairs), default=0.0)
         told.append(
-            f"Lost with a machine and trained again on another, with the same settings and seeds: {len(again)} of the "
-            f"models; the PSNR that training validates changed by up to {most:.2f} dB."
+            f"Lost with a machine and trained again on another, with the same settings and seeds and up to as many "
+            f"threads: {len(again)} of the models; the PSNR that training validates changed by up to {most:.2f} dB."
         )
     return " ".join(told)
 

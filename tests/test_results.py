@@ -1,11 +1,13 @@
 """A run keeps its settings, a number its interval and its origin."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from lafr import results
 from lafr.errors import InputError
 from lafr.evaluation import mean_and_interval
 from lafr.results import FREE, differences, provenance, remember_config, write_json
@@ -72,3 +74,18 @@ def test_a_number_says_where_it_came_from():
     assert made["seed"] == 3
     assert {"torch", "diffusers", "vector-quantize-pytorch", "torchmetrics"} <= made["versions"].keys()
     assert json.loads(json.dumps(made)) == made
+
+
+def test_results_that_a_run_before_has_written_are_no_change_to_the_code(monkeypatch, tmp_path):
+    code, written = tmp_path / "lafr" / "results.py", tmp_path / "results" / "one.json"
+    for path in (code, written):
+        path.parent.mkdir()
+        path.write_text("as committed")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.setattr(results, "__file__", str(code))
+    written.write_text("written since")
+    assert provenance("", 0)["uncommitted_changes"] is False
+    code.write_text("edited since")
+    assert provenance("", 0)["uncommitted_changes"] is True

@@ -245,7 +245,7 @@ def test_a_test_set_that_not_all_runs_were_scored_on_yet_does_not_head_the_page_
     text = write()
     told = text[text.index("### On london") :]
     assert "1 of 2 runs were scored so far." in told
-    assert "trained again on another, with the same settings and seeds: 1 of the models" in told
+    assert "with the same settings and seeds and up to as many threads: 1 of the models" in told
     assert "changed by up to 0.25 dB" in told
     assert "**Does alignment help?** On val:" in text
     note("none", 22.5)
