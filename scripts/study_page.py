@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+WORTH_SAYING = ("ahead", "behind")  # no word: within noise, or no interval
 LIMIT = 6  # minutes that a run should take, shared stages and scoring included
 
 
@@ -40,56 +41,67 @@ HEAD = """# Studies in miniature
 What the parts of the method do, at 128 px, trained for minutes on two CPU cores. This page is written by
 `python scripts/study_page.py` from the JSON files in [studies/](studies); nobody edits its findings.
 
-How to read it. **Ahead** and **behind** mean a difference larger than half of its 95 % interval (Student's t);
-**within noise** means a smaller one. Differences are between runs of the same seed. Their noise is what rows and seeds
-leave unexplained in a study of several seeds, pooled over its rows, as if all were equally noisy; the studies with one
-seed are read with study 1's. Of all comparisons without a true difference about one in twenty is called ahead or
-behind by chance. So pictures are called **better** only when ahead in at least two of their metrics and behind in
+How to read it. **Ahead** and **behind** mean a difference larger than half of its 95 % interval (Student's t); **within
+noise**, in tables no word, a smaller one. Differences are between runs of the same seed. Their noise is what rows and
+seeds leave unexplained in a study of several seeds, pooled over its rows, as if all were equally noisy; the studies
+with one seed are read with study 1's. Of all comparisons without a true difference about one in twenty is called ahead
+or behind by chance. So pictures are called **better** only when ahead in at least two of their metrics and behind in
 none, **worse** the other way round, **mixed** when ahead and behind. Choices are made on `val`, among them batch sizes
 and learning rates, by sixteen short trials with one seed; `london` is scored once. Identity (SFace, dlib) is scored by
-networks that neither trained a model nor taught one that did. What is true of minutes at 128 px need not be true at
-512 px.
+networks that neither trained a model nor taught one that did. What minutes at 128 px show need not hold at 512 px.
 `bound_` is the validation of the codebook stage: HQ latents through the codebook. `latent_l1_restored` is the mean
 distance of the restored latent to the untouched encoder's z_hq, on the 16 faces that training validates on."""
 
 
 def in_short(studies, records, benchmarks, noise) -> str:
     """Return each study's answer, on the test set where all its runs were scored there."""
-    from lafr.studies.findings import headline
+    from lafr.studies.findings import headline, training_costs
 
     lines = ["## In short"]
     for study in studies:
         own = records[study["name"]]
         scored = [b for b in benchmarks if own and all(b in r["scores"] for r in own)]
         found = headline(study, own, scored[-1], noise[study["name"]][scored[-1]]) if scored else []
-        where = f" On {scored[-1]}:" if scored else ""
-        lines.append(
-            f"**{study['question']}**{where}\n\n" + "\n".join(f"- {line}" for line in found or ["not known yet"])
-        )
+        where = f"On {scored[-1]}:" if scored else ""
+        parts = [f"**{study['question']}**", listed(training_costs(study, own)), where]
+        parts.append(listed(found) or "- not known yet")
+        lines += filter(None, parts)
     return "\n\n".join(lines)
 
 
 def section(study, records, benchmarks, noise, references, problems, results: Path, base: Path) -> str:
-    """Return a study's part of the page: question, findings, plot, table, what is missing."""
-    from lafr.studies.findings import findings
+    """Return a study's part of the page: question, findings, plots, tables, what is missing."""
+    from lafr.studies.findings import images_needed, training_costs, values_of
 
     parts = [f"## {study['question']}", study["note"]]
     if not records:
         parts.append(f"This study was not run yet: `python scripts/study.py study={study['name']}`.")
+    if drawn := draw_costs(study, records, results):
+        parts += [listed(training_costs(study, records)), picture(study["question"], drawn, base)]
     for benchmark in [b for b in benchmarks if any(b in r["scores"] for r in records)]:
-        parts.append(f"### On {benchmark}")
-        if told := extent(records, benchmark):
-            parts.append(told)
-        lines = findings(study, records, benchmark, noise[benchmark])
-        parts.append("\n".join(f"- {line}" for line in lines))
-        if drawn := draw(study, records, benchmark, noise[benchmark], results):
-            parts.append(f"![{study['question']} On {benchmark}]({drawn.relative_to(base).as_posix()})")
+        values, head = values_of(records, benchmark), f"{study['question']} On {benchmark}"
+        parts += [f"### On {benchmark}", extent(records, benchmark)]
+        if "counts" in study:
+            parts.append(listed(images_needed(study, values, noise[benchmark])))
+        if drawn := draw(study, values, noise[benchmark], head, results / f"{study['name']}_{benchmark}.svg"):
+            parts.append(picture(head, drawn, base))
         parts.append(table(study, records, benchmark, noise[benchmark], references.get(benchmark, {})))
+        parts.append(differences_table(study, values, noise[benchmark]))
     if records:
         parts.append(execution(records))
     if missing := missing_runs(study, records, problems):
-        parts.append("Missing:\n\n" + "\n".join(f"- {line}" for line in missing))
-    return "\n\n".join(parts)
+        parts.append("Missing:\n\n" + listed(missing))
+    return "\n\n".join(filter(None, parts))
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Return a list in Markdown."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def picture(title: str, path: Path, base: Path) -> str:
+    """Return a picture in Markdown, by its path from the page."""
+    return f"![{title}]({path.relative_to(base).as_posix()})"
 
 
 def extent(records: Sequence[Mapping], benchmark: str) -> str:
@@ -108,26 +120,32 @@ def extent(records: Sequence[Mapping], benchmark: str) -> str:
     return " ".join(told)
 
 
-def draw(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping, results: Path) -> Path | None:
-    """Draw a study's plot as PNG and SVG; return the SVG, or None where there is nothing to draw."""
+def draw_costs(study: Mapping, records: Sequence[Mapping], results: Path) -> Path | None:
+    """Draw the loss over the time of training, for a study that asks for it."""
     from lafr.studies import charts
     from lafr.studies.costs import curve_of
-    from lafr.studies.findings import title, values_of
+    from lafr.studies.findings import title
 
-    path = results / f"{study['name']}_{benchmark}.svg"
-    if "reference" in study:
-        curves = {title(study, r["row"]): curve_of(r).points for r in in_order(study, records)}
-        curves = {name: points for name, points in curves.items() if points}
-        return charts.curves(curves, study["question"], path) if curves else None
-    values = values_of(records, benchmark)
+    if "reference" not in study:
+        return None
+    curves = {title(study, r["row"]): curve_of(r).points for r in in_order(study, records)}
+    curves = {name: points for name, points in curves.items() if points}
+    return charts.curves(curves, study["question"], results / f"{study['name']}.svg") if curves else None
+
+
+def draw(study: Mapping, values: Mapping, noise: Mapping, head: str, path: Path) -> Path | None:
+    """Draw a study's scores as PNG and SVG; return the SVG, or None where there is nothing to draw."""
+    from lafr.studies import charts
+    from lafr.studies.findings import title
+
     metrics = [m for m in study["metrics"] if any(m in of for of in values.values())]
     if not metrics:
         return None
     if "counts" in study:
         counts = {row: n for row, n in study["counts"].items() if row in values}
-        return charts.over_counts(counts, values, metrics, noise, study["question"], path)
+        return charts.over_counts(counts, values, metrics, noise, head, path)
     rows = {row: title(study, row) for row in study["rows"] if row in values}
-    return charts.dots(rows, values, metrics, noise, study["question"], path)
+    return charts.dots(rows, values, metrics, noise, head, path)
 
 
 def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
@@ -170,6 +188,31 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Map
         "(of a study with one seed: study 1's)."
     )
     return "\n".join([head, "", *lines, *(["", LEGEND] if marked else [])])
+
+
+def differences_table(study: Mapping, values: Mapping, noise: Mapping) -> str:
+    """Return how rows stand against each other, metric by metric; nothing where none can be compared."""
+    from lafr.studies.findings import WORDS, comparisons, digits, direction, pictures_answer, title
+
+    found = comparisons(study, values, noise)
+    metrics = [m for m in study["metrics"] if any(m in of for _, _, of in found)]
+    if not found:
+        return ""
+    heads = [f"{WORDS.get(metric, metric)} {direction(metric)}" for metric in metrics]
+    lines = ["| difference | " + " | ".join([*heads, "pictures"]) + " |", "|---|" + "---|" * (len(heads) + 1)]
+    for a, b, differences in found:
+        cells = []
+        for metric in metrics:
+            one, d = differences.get(metric), digits(metric)
+            if one is None:
+                cells.append("–")
+                continue
+            half = "" if one.half is None else f" ± {one.half:.{d}f}"
+            verdict = one.verdict(direction(metric))
+            cells.append(f"{one.difference:+.{d}f}{half}" + (f" **{verdict}**" if verdict in WORTH_SAYING else ""))
+        cells.append(pictures_answer(differences) or "–")
+        lines.append(f"| {title(study, a)} less {title(study, b)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def cell(seeds: Mapping[int, float], metric: str, noise: Mapping) -> str:

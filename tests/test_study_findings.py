@@ -11,7 +11,7 @@ from scipy import stats
 
 from lafr.studies.charts import fences
 from lafr.studies.costs import Curve, enough
-from lafr.studies.findings import direction, findings, headline, noises, noises_for, run_values, values_of
+from lafr.studies.findings import direction, headline, noises, noises_for, run_values, training_costs, values_of
 from lafr.studies.intervals import Comparison, Noise, compare, half_interval, half_of, noise_of, pooled_spread
 from lafr.studies.latents import in_plane_of
 from lafr.studies.sheets import evenly_ranked, worst
@@ -103,24 +103,27 @@ def test_a_verdict_follows_the_number_its_interval_and_what_is_better(difference
     assert Comparison(difference, half, 3).verdict(arrow) == word
 
 
-def test_the_words_of_the_page_follow_the_numbers():
+def test_the_table_of_differences_follows_the_numbers(page):
+    import study_page
+
     def said(hard, none):
         runs = [record("hard", i, psnr_rgb=v, identity_distance_dlib=d) for i, (v, d) in enumerate(hard)]
         runs += [record("none", i, psnr_rgb=v, identity_distance_dlib=d) for i, (v, d) in enumerate(none)]
-        (line,) = findings(STUDY, runs, "val", noises(values_of(runs, "val")))
+        values = values_of(runs, "val")
+        head, _, line = study_page.differences_table(STUDY, values, noises(values)).splitlines()
+        assert head == "| difference | PSNR ↑ | identity by dlib ↓ | pictures |"
         return line
 
     low, high = [(24.0, 0.5), (24.1, 0.5), (24.2, 0.52)], [(25.0, 0.6), (25.1, 0.61), (25.21, 0.62)]
-    line = said(high, low)
-    assert line.startswith(
-        "**hard codebook** against nothing: ahead in 1 of 2: PSNR (+1.00 ± 0.01); behind in 1 of 2: identity"
+    assert said(high, low) == (
+        "| hard codebook less nothing | +1.00 ± 0.01 **ahead** | +0.1033 ± 0.0143 **behind** | mixed |"
     )
-    line = said(low, high)
-    assert "ahead in 1 of 2: identity by dlib (-0.1033" in line and "behind in 1 of 2: PSNR (-1.00" in line
+    assert "| -1.00 ± 0.01 **behind** | -0.1033 ± 0.0143 **ahead** |" in said(low, high)
     mixed = [(24.0, 0.6), (24.3, 0.5), (24.1, 0.5)]
-    assert said(mixed, low).count("within noise in 2 of 2: PSNR (+0.03") == 1
-    assert said([(25.0, 0.6)], [(24.0, 0.5)]).count("without an interval in 2 of 2: PSNR (+1.00)") == 1
-    assert findings(STUDY, [record("hard", 0, psnr_rgb=1)], "val", {}) == []  # nothing to compare with
+    assert re.search(r"\| \+0.03 ± 0.\d\d \| \+0.0267 ± 0.\d{4} \| no clear difference \|", said(mixed, low))
+    assert said([(25.0, 0.6)], [(24.0, 0.5)]).endswith("| +1.00 | +0.1000 | – |")  # nothing says how sure that is
+    alone = values_of([record("hard", 0, psnr_rgb=1)], "val")
+    assert study_page.differences_table(STUDY, alone, {}) == ""  # nothing to compare with
 
 
 def test_the_short_answer_calls_pictures_better_when_two_metrics_say_so_and_none_the_contrary():
@@ -137,14 +140,19 @@ def test_the_short_answer_calls_pictures_better_when_two_metrics_say_so_and_none
             runs.append({**one, "latents": {"val": {"latent_gap_after": scores[3]}}})
     values = values_of(runs, "val")
     pictures, gaps = headline(study, runs, "val", noises(values))
-    assert pictures.startswith(
-        "Pictures against those of hard, **better**: soft. **mixed**: conv (ahead in PSNR (+1.00 ± 0.00), ST-LPIPS"
-    )
-    assert "behind in identity by dlib (+0.1" in pictures
-    assert "**no clear difference**: heads (ahead in PSNR (+1.0" in pictures and pictures.endswith("**worse**: far.")
-    assert gaps == (
-        "Latent gap against that of hard, **smaller**: soft. **the same within noise**: conv; far. **larger**: heads."
-    )
+    assert pictures.splitlines() == [
+        "Pictures against those of hard:",
+        "  - **better**: soft",
+        "  - **mixed**: conv (ahead in PSNR, ST-LPIPS; behind in identity by dlib)",
+        "  - **no clear difference**: heads (ahead in PSNR)",
+        "  - **worse**: far",
+    ]
+    assert gaps.splitlines() == [
+        "Latent gap against that of hard:",
+        "  - **smaller**: soft",
+        "  - **the same within noise**: conv; far",
+        "  - **larger**: heads",
+    ]
 
 
 def test_a_failed_metric_and_another_benchmark_are_no_values():
@@ -179,7 +187,7 @@ def test_the_claim_of_less_training_time_is_judged_by_the_time_that_was_measured
 
     def said(slow):
         own = record("lafr", 0, [(10, 0.6), (30, 0.5)], study="cost")
-        return findings(study, [own, record("encoder", 0, slow, study="cost")], "val", {})[1]
+        return training_costs(study, [own, record("encoder", 0, slow, study="cost")])[1]
 
     assert "in 120 s: LAFR saves 75 %, at least the 70 %" in said([(60, 0.55), (120, 0.5)])
     assert "in 60 s: LAFR saves 50 %, less than the 70 %" in said([(30, 0.55), (60, 0.49)])
@@ -221,7 +229,7 @@ def test_the_page_names_every_missing_run_and_says_of_a_study_that_was_not_run_t
     assert "| hard codebook (LAFR) | 0.2000 ± 0.0000 | 24.10 ± 0.17 |" in text
     assert "| *LQ input* | – | 21.23 | – | – | – |" in text
     short = text[text.index("## In short") : text.index("## Does alignment help?")]
-    assert "**Does alignment help?** On val:\n\n- Pictures against those of nothing (z_lq), **no clear diff" in short
+    assert "**Does alignment help?**\n\nOn val:\n\n- Pictures against those of nothing (z_lq):\n  - **no clear" in short
     assert short.count("- not known yet") == 4
     assert "](studies/alignment_val.svg)" in text and (results / "alignment_val.svg").stat().st_size > 5000
     drawn = (results / "alignment_val.svg").read_bytes()
@@ -247,10 +255,24 @@ def test_a_test_set_that_not_all_runs_were_scored_on_yet_does_not_head_the_page_
     assert "1 of 2 runs were scored so far." in told
     assert "with the same settings and seeds and up to as many threads: 1 of the models" in told
     assert "changed by up to 0.25 dB" in told
-    assert "**Does alignment help?** On val:" in text
+    assert "**Does alignment help?**\n\nOn val:" in text
     note("none", 22.5)
     text = write()
-    assert "**Does alignment help?** On london:" in text and "scored so far" not in text
+    assert "**Does alignment help?**\n\nOn london:" in text and "scored so far" not in text
+
+
+def test_the_time_of_training_is_told_and_drawn_once_whatever_sets_the_models_were_scored_on(page):
+    write, results = page
+    (results / "cost").mkdir(parents=True)
+    for row, held_out in (("lafr", [(10, 0.6), (30, 0.5)]), ("encoder", [(10, 0.7), (15, 0.5)])):
+        one = record(row, 0, held_out, study="cost", psnr_rgb=24.0)
+        one["scores"]["london"] = {"images": 102, "psnr_rgb": {"mean": 23.0}}
+        (results / "cost" / f"{row}_0.json").write_text(json.dumps(one))
+    text = write()
+    own = text[text.index("## What does training cost?") :]
+    assert own.count("takes 2.0 times as long") == own.count("](studies/cost.svg)") == 1
+    assert own.index("takes 2.0 times as long") < own.index("](studies/cost.svg)") < own.index("### On val")
+    assert "](studies/cost_val.svg)" in own and "](studies/cost_london.svg)" in own
 
 
 def test_the_plane_of_the_latents_is_that_of_an_independent_principal_component_analysis():

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lafr.metrics import DIRECTION
 from lafr.studies.costs import curve_of, enough
-from lafr.studies.intervals import Noise, compare, noise_of
+from lafr.studies.intervals import Comparison, Noise, compare, noise_of
 
 LOWER = ("latent_gap_before", "latent_gap_after", "latent_gap_restored", "latent_l1_restored", "bound_latent_l1")
 HIGHER = ("bound_psnr_rgb",)
@@ -13,6 +13,7 @@ WORDS = {
     "bound_psnr_rgb": "bound of PSNR", "psnr_rgb": "PSNR", "st_lpips_vgg": "ST-LPIPS",
     "identity_cos_sface": "identity by SFace", "identity_distance_dlib": "identity by dlib", "lmd_68": "landmarks",
 }  # fmt: skip
+GAP = "latent_gap_after"
 OF_LATENTS = (*LOWER, *HIGHER, "codebook_perplexity_hq", "dead_codes_hq")  # all others are of pictures
 PICTURE_WORDS = ("better", "mixed", "no clear difference", "worse")
 GAP_WORDS = {"ahead": "smaller", "within noise": "the same within noise", "behind": "larger", "unsure": "unsure"}
@@ -73,35 +74,35 @@ def noises_for(values: Values, borrowed: Mapping[str, Noise]) -> dict[str, Noise
     return {**borrowed, **own}
 
 
-def judged(metrics: Iterable[str], values: Values, a: str, b: str, noise: Mapping[str, Noise]) -> dict[str, list[str]]:
-    """Return verdict -> those of `metrics` in which row `a` stands so against row `b`, with the difference, in words.
+def compared(
+    metrics: Iterable[str], values: Values, a: str, b: str, noise: Mapping[str, Noise]
+) -> dict[str, Comparison]:
+    """Return metric -> row `a` less row `b`, for those of `metrics` that are better one way and that both rows have."""
+    found = {
+        metric: compare(values.get(a, {}).get(metric, {}), values.get(b, {}).get(metric, {}), noise.get(metric))
+        for metric in filter(direction, metrics)
+    }
+    return {metric: one for metric, one in found.items() if one is not None}
 
-    A difference is ahead or behind when it is larger than half of its 95 % interval.
-    """
+
+def judged(differences: Mapping[str, Comparison]) -> dict[str, list[str]]:
+    """Return verdict -> the metrics, in words, in which a difference is ahead, behind, within noise or unsure."""
     found: dict[str, list[str]] = {}
-    for metric in filter(direction, metrics):
-        one = compare(values.get(a, {}).get(metric, {}), values.get(b, {}).get(metric, {}), noise.get(metric))
-        if one is not None:
-            d = digits(metric)
-            half = "" if one.half is None else f" ± {one.half:.{d}f}"
-            told = f"{WORDS.get(metric, metric)} ({one.difference:+.{d}f}{half})"
-            found.setdefault(one.verdict(direction(metric)), []).append(told)
+    for metric, one in differences.items():
+        found.setdefault(one.verdict(direction(metric)), []).append(WORDS.get(metric, metric))
     return found
 
 
-def compared(study: Mapping, values: Values, a: str, b: str, noise: Mapping[str, Noise]) -> str | None:
-    """Return a line on row `a` against row `b`: in what it is ahead, behind, within noise; None where one lacks."""
-    parts = judged(study["metrics"], values, a, b, noise)
-    if not parts:
-        return None
-    words = {"ahead": "ahead", "behind": "behind", "within noise": "within noise", "unsure": "without an interval"}
-    count = sum(map(len, parts.values()))
-    said = [
-        f"{words[verdict]} in {len(parts[verdict])} of {count}: {', '.join(parts[verdict])}"
-        for verdict in words
-        if verdict in parts
-    ]
-    return f"**{title(study, a)}** against {title(study, b)}: {'; '.join(said)}."
+def comparisons(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[tuple[str, str, dict]]:
+    """Return (row, the row it stands against, metric -> difference) for what a study compares and both have."""
+    pairs = [(a, b, compared(study["metrics"], values, a, b, noise)) for a, b in study["compare"]]
+    return [(a, b, differences) for a, b, differences in pairs if differences]
+
+
+def pictures_answer(differences: Mapping[str, Comparison]) -> str | None:
+    """Return what the differences come to for the pictures; None where there are none, or one without an interval."""
+    parts = judged({metric: one for metric, one in differences.items() if metric not in OF_LATENTS})
+    return pictures_verdict(parts) if parts and "unsure" not in parts else None
 
 
 def pictures_verdict(parts: Mapping[str, Sequence[str]]) -> str:
@@ -115,35 +116,33 @@ def pictures_verdict(parts: Mapping[str, Sequence[str]]) -> str:
 def short_answers(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[str]:
     """Return, for each row that others stand against, which give better pictures, and which a smaller latent gap."""
     lines = []
-    of_pictures = [metric for metric in study["metrics"] if metric not in OF_LATENTS]
-    of_gaps = [metric for metric in study["metrics"] if metric == "latent_gap_after"]
-    for b in dict.fromkeys(b for _, b in study["compare"]):
+    found = comparisons(study, values, noise)
+    for b in dict.fromkeys(b for _, b, _ in found):
         pictures: dict[str, list[str]] = {}
         gaps: dict[str, list[str]] = {}
-        for a in [a for a, other in study["compare"] if other == b]:
-            parts = judged(of_pictures, values, a, b, noise)
-            if parts and "unsure" not in parts:
-                verdict = pictures_verdict(parts)
-                pictures.setdefault(verdict, []).append(title(study, a) + reasons(parts, verdict))
-            for word in judged(of_gaps, values, a, b, noise):
-                gaps.setdefault(GAP_WORDS[word], []).append(title(study, a))
+        for a, differences in [(a, of) for a, other, of in found if other == b]:
+            if verdict := pictures_answer(differences):
+                pictures.setdefault(verdict, []).append(title(study, a) + reasons(differences, verdict))
+            if gap := differences.get(GAP):
+                gaps.setdefault(GAP_WORDS[gap.verdict(direction(GAP))], []).append(title(study, a))
         lines += grouped(f"Pictures against those of {title(study, b)}", pictures, PICTURE_WORDS)
         lines += grouped(f"Latent gap against that of {title(study, b)}", gaps, GAP_WORDS.values())
     return lines
 
 
-def reasons(parts: Mapping[str, Sequence[str]], verdict: str) -> str:
-    """Return in what a row is ahead and behind, in brackets, where its verdict alone does not say it."""
+def reasons(differences: Mapping[str, Comparison], verdict: str) -> str:
+    """Return in what a row's pictures are ahead and behind, in brackets, where the verdict alone does not say it."""
     if verdict in ("better", "worse"):
         return ""
+    parts = judged({metric: one for metric, one in differences.items() if metric not in OF_LATENTS})
     sure = [f"{word} in {', '.join(parts[word])}" for word in ("ahead", "behind") if word in parts]
     return f" ({'; '.join(sure)})" if sure else ""
 
 
 def grouped(head: str, groups: Mapping[str, Sequence[str]], order: Iterable[str]) -> list[str]:
-    """Return a line of groups in order, or none."""
-    said = [f"**{word}**: {'; '.join(groups[word])}." for word in order if word in groups]
-    return [f"{head}, {' '.join(said)}"] if said else []
+    """Return a line with a line below it for each group, in order, or none."""
+    said = [f"\n  - **{word}**: {'; '.join(groups[word])}" for word in order if word in groups]
+    return [f"{head}:{''.join(said)}"] if said else []
 
 
 def title(study: Mapping, row: str) -> str:
@@ -151,25 +150,10 @@ def title(study: Mapping, row: str) -> str:
     return study["titles"].get(row, row)
 
 
-def findings(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping[str, Noise]) -> list[str]:
-    """Return what a study found, a line each."""
-    values = values_of(records, benchmark)
-    lines = [line for a, b in study["compare"] if (line := compared(study, values, a, b, noise))]
-    if "counts" in study:
-        lines += images_needed(study, values, noise)
-    if "reference" in study:
-        lines += training_costs(study, records)
-    return lines
-
-
 def headline(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping[str, Noise]) -> list[str]:
-    """Return what answers a study's question in short: the needed images, the costs, or which pictures are better."""
+    """Return what answers a study's question in short: the needed images, or which pictures are better."""
     values = values_of(records, benchmark)
-    if "counts" in study:
-        return images_needed(study, values, noise)
-    if "reference" in study:
-        return training_costs(study, records)
-    return short_answers(study, values, noise)
+    return images_needed(study, values, noise) if "counts" in study else short_answers(study, values, noise)
 
 
 def images_needed(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[str]:
@@ -187,7 +171,12 @@ def images_needed(study: Mapping, values: Values, noise: Mapping[str, Noise]) ->
 
 
 def training_costs(study: Mapping, records: Sequence[Mapping]) -> list[str]:
-    """Return time to the reference's last loss, the others' loss at its last time, and what a step costs."""
+    """Return time to the reference's last loss, the others' loss at its last time, and what a step costs.
+
+    The loss is of validation faces in every case; a study without a reference has no such lines.
+    """
+    if "reference" not in study:
+        return []
     by_row = {record["row"]: record for record in records}
     if study["reference"] not in by_row or not curve_of(by_row[study["reference"]]).points:
         return []
@@ -195,8 +184,8 @@ def training_costs(study: Mapping, records: Sequence[Mapping]) -> list[str]:
     seconds, loss = curve_of(own).points[-1]
     *before, last = own["steps"]
     lines = [
-        f"{title(study, study['reference'])} reaches a held-out loss of {loss:.4f} in {seconds:.0f} s, of which "
-        f"{sum(s['seconds'] for s in before):.0f} s before restoration; a restoration step takes "
+        f"{title(study, study['reference'])} reaches a loss of {loss:.4f} on validation faces in {seconds:.0f} s, "
+        f"of which {sum(s['seconds'] for s in before):.0f} s before restoration; a restoration step takes "
         f"{last['seconds_per_step']:.2f} s."
     ]
     for row, record in by_row.items():
