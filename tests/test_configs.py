@@ -209,6 +209,12 @@ def test_what_may_change_in_a_started_run_are_settings_of_the_trainer():
     assert set(resolved("train", "run_name=x")["trainer"]) >= FREE
 
 
+def test_a_sweep_over_a_studys_runs_leaves_its_file_where_git_does_not_look():
+    sweep = OmegaConf.to_container(compose("study", return_hydra_config=True).hydra.sweep, resolve=False)
+    ignored = (CONFIGS.parent / ".gitignore").read_text().splitlines()
+    assert f"{sweep['dir']}/" in ignored  # Hydra writes multirun.yaml there
+
+
 def test_no_config_holds_a_path_of_one_machine():
     for path in CONFIGS.rglob("*.yaml"):
         assert not re.search(r"(?<![\w.$}])/(home|work|root|tmp|Users)/", path.read_text()), path
