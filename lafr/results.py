@@ -14,9 +14,6 @@ from lafr.errors import InputError
 FREE = {"trackers", "log_every", "log_pairs", "latent_cache", "validate_every", "checkpoint_every", "keep_checkpoints",
         "num_workers"}  # fmt: skip
 
-# Runs write into results/ one after another: what lies there is no change to what they run.
-CHANGED = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results")
-
 
 def remember_config(config: dict, run_dir: Path) -> None:
     """Write `config.json`, or check that the run in this folder was started with the same settings."""
@@ -56,7 +53,8 @@ def provenance(command: str, seed: int) -> dict:
         "seed": seed,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git(*CHANGED)),
+        # Runs write into results/ one after another: what lies there is no change to what they run.
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results")),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},

@@ -1,10 +1,9 @@
 """Draw and describe the studies: `python scripts/study_page.py`. Plots and `results/README.md`, from the JSON files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-WORTH_SAYING = ("ahead", "behind")  # no word: within noise, or no interval
 LIMIT = 6  # minutes that a run should take, shared stages and scoring included
 
 
@@ -85,7 +84,7 @@ def section(study, records, benchmarks, noise, references, problems, results: Pa
             parts.append(listed(images_needed(study, values, noise[benchmark])))
         if drawn := draw(study, values, noise[benchmark], head, results / f"{study['name']}_{benchmark}.svg"):
             parts.append(picture(head, drawn, base))
-        parts.append(table(study, records, benchmark, noise[benchmark], references.get(benchmark, {})))
+        parts.append(table(study, records, benchmark, values, noise[benchmark], references.get(benchmark, {})))
         parts.append(differences_table(study, values, noise[benchmark]))
     if records:
         parts.append(execution(records))
@@ -104,6 +103,12 @@ def picture(title: str, path: Path, base: Path) -> str:
     return f"![{title}]({path.relative_to(base).as_posix()})"
 
 
+def measured(study: Mapping, rows: Iterable[Mapping]) -> list[str]:
+    """Return the study's metrics, in its order, that one of `rows` (metric -> what was found) has."""
+    found = {metric for of in rows for metric in of}
+    return [metric for metric in study["metrics"] if metric in found]
+
+
 def extent(records: Sequence[Mapping], benchmark: str) -> str:
     """Return how many of the runs were scored so far, and how many of their models had to be trained again for it."""
     own = [r for r in records if benchmark in r["scores"]]
@@ -114,7 +119,7 @@ def extent(records: Sequence[Mapping], benchmark: str) -> str:
                  for of in again if "restoration" in of]  # fmt: skip
         most = max((abs(a - b) for a, b in pairs), default=0.0)
         told.append(
-            f"Lost with a machine and trained again on another, with the same settings and seeds and up to as many "
+            "Lost with a machine and trained again on another, with the same settings and seeds and up to as many "
             f"threads: {len(again)} of the models; the PSNR that training validates changed by up to {most:.2f} dB."
         )
     return " ".join(told)
@@ -138,7 +143,7 @@ def draw(study: Mapping, values: Mapping, noise: Mapping, head: str, path: Path)
     from lafr.studies import charts
     from lafr.studies.findings import title
 
-    metrics = [m for m in study["metrics"] if any(m in of for of in values.values())]
+    metrics = measured(study, values.values())
     if not metrics:
         return None
     if "counts" in study:
@@ -154,16 +159,17 @@ def in_order(study: Mapping, records: Sequence[Mapping]) -> list[Mapping]:
     return sorted(records, key=lambda r: (rows.index(r["row"]) if r["row"] in rows else len(rows), r["seed"]))
 
 
-def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Mapping, references: Mapping) -> str:
+def table(
+    study: Mapping, records: Sequence[Mapping], benchmark: str, values: Mapping, noise: Mapping, references: Mapping
+) -> str:
     """Return mean and half of the 95 % interval of every row.
 
     `references`, row -> metric -> scores, are what no run changes: the input and the codec's ceiling.
     """
-    from lafr.studies.findings import direction, means, title, values_of
+    from lafr.studies.findings import direction, means, title
     from lafr.tables import LEGEND, TRAINED_ON
 
-    values = values_of(records, benchmark)
-    metrics = [m for m in study["metrics"] if any(m in of for of in values.values())]
+    metrics = measured(study, values.values())
     heads = [f"{metric} {direction(metric)}".strip() for metric in metrics]
     lines = ["| row | " + " | ".join([*heads, "trained values", "s per step (fastest seed)"]) + " | seeds |",
              "|---|" + "---|" * (len(heads) + 3)]  # fmt: skip
@@ -192,39 +198,47 @@ def table(study: Mapping, records: Sequence[Mapping], benchmark: str, noise: Map
 
 def differences_table(study: Mapping, values: Mapping, noise: Mapping) -> str:
     """Return how rows stand against each other, metric by metric; nothing where none can be compared."""
-    from lafr.studies.findings import WORDS, comparisons, digits, direction, pictures_answer, title
+    from lafr.studies.findings import WORDS, comparisons, direction, judged_pictures, pictures_verdict, title
 
     found = comparisons(study, values, noise)
-    metrics = [m for m in study["metrics"] if any(m in of for _, _, of in found)]
     if not found:
         return ""
+    metrics = measured(study, [differences for _, _, differences in found])
     heads = [f"{WORDS.get(metric, metric)} {direction(metric)}" for metric in metrics]
     lines = ["| difference | " + " | ".join([*heads, "pictures"]) + " |", "|---|" + "---|" * (len(heads) + 1)]
     for a, b, differences in found:
-        cells = []
-        for metric in metrics:
-            one, d = differences.get(metric), digits(metric)
-            if one is None:
-                cells.append("–")
-                continue
-            half = "" if one.half is None else f" ± {one.half:.{d}f}"
-            verdict = one.verdict(direction(metric))
-            cells.append(f"{one.difference:+.{d}f}{half}" + (f" **{verdict}**" if verdict in WORTH_SAYING else ""))
-        cells.append(pictures_answer(differences) or "–")
+        cells = [difference_cell(differences.get(metric), metric) for metric in metrics]
+        cells.append(pictures_verdict(judged_pictures(differences)) or "–")
         lines.append(f"| {title(study, a)} less {title(study, b)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def difference_cell(one, metric: str) -> str:
+    """Return a difference, half of its interval, and whether it is ahead or behind."""
+    from lafr.studies.findings import SURE, direction
+
+    if one is None:
+        return "–"
+    verdict = one.verdict(direction(metric))
+    return with_half(one.difference, one.half, metric, sign="+") + (f" **{verdict}**" if verdict in SURE else "")
+
+
 def cell(seeds: Mapping[int, float], metric: str, noise: Mapping) -> str:
     """Return a mean and half of its interval."""
-    from lafr.studies.findings import digits
     from lafr.studies.intervals import half_of
 
     if not seeds:
         return "–"
-    d, values = digits(metric), list(seeds.values())
-    half = half_of(values, noise.get(metric))
-    return f"{sum(values) / len(values):.{d}f}" + ("" if half is None else f" ± {half:.{d}f}")
+    values = list(seeds.values())
+    return with_half(sum(values) / len(values), half_of(values, noise.get(metric)), metric)
+
+
+def with_half(value: float, half: float | None, metric: str, sign: str = "") -> str:
+    """Return a value, and half of its interval where that is known, with the metric's decimals."""
+    from lafr.studies.findings import digits
+
+    d = digits(metric)
+    return f"{value:{sign}.{d}f}" + ("" if half is None else f" ± {half:.{d}f}")
 
 
 def execution(records: Sequence[Mapping]) -> str:
@@ -263,14 +277,14 @@ def seen_section(results: Path, base: Path) -> str:
         return f"{head}\n\nThis study was not run yet: `python scripts/study_seen.py`, after study 1."
     record = json.loads(path.read_text())
     drawn = charts.latent_map(record, results / "seen.svg")
-    lines = [f"- {name}: mean distance to z_hq of the same face {d:.3f}" for name, d in record["distances"].items()]
+    lines = [f"{name}: mean distance to z_hq of the same face {d:.3f}" for name, d in record["distances"].items()]
     share = " and ".join(f"{100 * v:.1f} %" for v in record["explained"])
     return "\n\n".join([
         head,
         f"Principal components of z_hq of {record['images']} faces of {record['benchmark']} (seed {record['seed']}); "
         f"the two hold {share} of its variance. Each point is a face's whole latent.",
-        f"![Latents of the same faces]({drawn.relative_to(base).as_posix()})",
-        "\n".join(lines),
+        picture("Latents of the same faces", drawn, base),
+        listed(lines),
         "The sheets of faces, chosen by metric, are made by the same command into `runs/studies/seen/`.",
     ])  # fmt: skip
 

@@ -15,6 +15,7 @@ WORDS = {
 }  # fmt: skip
 GAP = "latent_gap_after"
 OF_LATENTS = (*LOWER, *HIGHER, "codebook_perplexity_hq", "dead_codes_hq")  # all others are of pictures
+SURE = ("ahead", "behind")
 PICTURE_WORDS = ("better", "mixed", "no clear difference", "worse")
 GAP_WORDS = {"ahead": "smaller", "within noise": "the same within noise", "behind": "larger", "unsure": "unsure"}
 DIGITS = {"psnr_rgb": 2, "bound_psnr_rgb": 2, "codebook_perplexity_hq": 0, "dead_codes_hq": 0, "lmd_68": 2}
@@ -85,29 +86,26 @@ def compared(
     return {metric: one for metric, one in found.items() if one is not None}
 
 
-def judged(differences: Mapping[str, Comparison]) -> dict[str, list[str]]:
-    """Return verdict -> the metrics, in words, in which a difference is ahead, behind, within noise or unsure."""
-    found: dict[str, list[str]] = {}
-    for metric, one in differences.items():
-        found.setdefault(one.verdict(direction(metric)), []).append(WORDS.get(metric, metric))
-    return found
-
-
 def comparisons(study: Mapping, values: Values, noise: Mapping[str, Noise]) -> list[tuple[str, str, dict]]:
     """Return (row, the row it stands against, metric -> difference) for what a study compares and both have."""
     pairs = [(a, b, compared(study["metrics"], values, a, b, noise)) for a, b in study["compare"]]
     return [(a, b, differences) for a, b, differences in pairs if differences]
 
 
-def pictures_answer(differences: Mapping[str, Comparison]) -> str | None:
-    """Return what the differences come to for the pictures; None where there are none, or one without an interval."""
-    parts = judged({metric: one for metric, one in differences.items() if metric not in OF_LATENTS})
-    return pictures_verdict(parts) if parts and "unsure" not in parts else None
+def judged_pictures(differences: Mapping[str, Comparison]) -> dict[str, list[str]]:
+    """Return verdict -> the pictures' metrics, in words, that are ahead, behind, within noise or unsure."""
+    found: dict[str, list[str]] = {}
+    for metric, one in differences.items():
+        if metric not in OF_LATENTS:
+            found.setdefault(one.verdict(direction(metric)), []).append(WORDS.get(metric, metric))
+    return found
 
 
-def pictures_verdict(parts: Mapping[str, Sequence[str]]) -> str:
-    """Return what the verdicts of the pictures' metrics come to: better, worse, mixed, or no clear difference."""
+def pictures_verdict(parts: Mapping[str, Sequence[str]]) -> str | None:
+    """Return what the verdicts of the pictures' metrics come to; None where there is none, or one without interval."""
     ahead, behind = len(parts.get("ahead", ())), len(parts.get("behind", ()))
+    if not parts or "unsure" in parts:
+        return None
     if ahead and behind:
         return "mixed"
     return "better" if ahead > 1 else "worse" if behind > 1 else "no clear difference"
@@ -121,8 +119,9 @@ def short_answers(study: Mapping, values: Values, noise: Mapping[str, Noise]) ->
         pictures: dict[str, list[str]] = {}
         gaps: dict[str, list[str]] = {}
         for a, differences in [(a, of) for a, other, of in found if other == b]:
-            if verdict := pictures_answer(differences):
-                pictures.setdefault(verdict, []).append(title(study, a) + reasons(differences, verdict))
+            parts = judged_pictures(differences)
+            if verdict := pictures_verdict(parts):
+                pictures.setdefault(verdict, []).append(title(study, a) + reasons(parts, verdict))
             if gap := differences.get(GAP):
                 gaps.setdefault(GAP_WORDS[gap.verdict(direction(GAP))], []).append(title(study, a))
         lines += grouped(f"Pictures against those of {title(study, b)}", pictures, PICTURE_WORDS)
@@ -130,12 +129,11 @@ def short_answers(study: Mapping, values: Values, noise: Mapping[str, Noise]) ->
     return lines
 
 
-def reasons(differences: Mapping[str, Comparison], verdict: str) -> str:
+def reasons(parts: Mapping[str, Sequence[str]], verdict: str) -> str:
     """Return in what a row's pictures are ahead and behind, in brackets, where the verdict alone does not say it."""
     if verdict in ("better", "worse"):
         return ""
-    parts = judged({metric: one for metric, one in differences.items() if metric not in OF_LATENTS})
-    sure = [f"{word} in {', '.join(parts[word])}" for word in ("ahead", "behind") if word in parts]
+    sure = [f"{word} in {', '.join(parts[word])}" for word in SURE if word in parts]
     return f" ({'; '.join(sure)})" if sure else ""
 
 
