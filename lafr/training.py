@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -37,6 +37,8 @@ def train(
     schedule: str = "constant_with_warmup",
     clip_norm: float = 1.0,
     ema_decay: float | None = None,
+    patience: int | None = None,
+    monitor: str = "latent_l1",
     gradient_checkpointing: bool = False,
     decode_crop: int | None = None,
     num_workers: int = 0,
@@ -64,6 +66,9 @@ def train(
         schedule: any of diffusers' schedules, such as "cosine".
         clip_norm: largest norm of the gradient.
         ema_decay: decay of the averaged weights that become the result; None for none.
+        patience: steps without a lower `monitor` in validation after which the stage ends; the result is then the
+            weights with the lowest. None trains to `max_steps` and keeps the last weights.
+        monitor: name of the validation number that `patience` looks at.
         gradient_checkpointing: recompute activations to save memory.
         decode_crop: side, in latent positions, of the part of each face that is decoded for the loss, at a place drawn
             from (seed, n); the whole face when None. A stage whose loss decodes nothing has no use for it.
@@ -91,8 +96,10 @@ def train(
     schedule_lr = get_scheduler(schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
     model, optimizer = accelerator.prepare(objective.train(), optimizer)
     ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, power=0.75) if ema_decay else None
+    best = BestWeights(require_validation(validate, validate_every), monitor) if patience else None
+    validate = best or validate
 
-    step, seconds = resume(checkpoints, accelerator, objective, optimizer, schedule_lr, ema)
+    step, seconds = resume(checkpoints, accelerator, objective, optimizer, schedule_lr, ema, best)
     loader = pairs.loader(
         step,
         max_steps,
@@ -130,11 +137,16 @@ def train(
             log.pairs(pairs.record(n) for n in range((step - 1) * batch_size, step * batch_size))
         if validate and validate_every and step % validate_every == 0 and step < max_steps:
             log.validation(step, validate_with(validate, objective, step, ema, parameters, accelerator))
+            if best and best.age(step) >= patience:
+                break
         if step % checkpoint_every == 0 and step < max_steps:
-            save(checkpoints, accelerator, step, seconds, objective, optimizer, schedule_lr, ema)
+            save(checkpoints, accelerator, step, seconds, objective, optimizer, schedule_lr, ema, best)
 
     if ema:
         ema.copy_to(parameters)
+    if best:
+        validate_with(validate, objective, step, None, parameters, accelerator)  # the last weights may be the best
+        best.copy_to(objective)
     objective.eval()
     objective.finish(pairs.faces, accelerator.device)
     measured = validate_with(validate, objective, step, None, parameters, accelerator) if validate else {}
@@ -142,6 +154,8 @@ def train(
     log.close()
     summary = {"steps": step, "batch_size": batch_size, "seconds": round(seconds, 1), "validation": measured,
                "trained_parameters": sum(p.numel() for p in parameters)}  # fmt: skip
+    if best:
+        summary["best_step"] = best.step
     if accelerator.is_main_process:
         checkpoints.finish(objective.trained_state(), summary)
     accelerator.wait_for_everyone()
@@ -201,8 +215,51 @@ def validate_with(
     return measured
 
 
+def require_validation(validate: Validate | None, validate_every: int | None) -> Validate:
+    """Raise InputError where `patience` has no validation to look at."""
+    if not (validate and validate_every):
+        raise InputError("patience needs validations: give trainer.validate_every=STEPS and validation faces")
+    return validate
+
+
+class BestWeights:
+    """A validation that keeps the trained tensors for which the number `monitor` was lowest."""
+
+    def __init__(self, validate: Validate, monitor: str):
+        self.validate, self.monitor = validate, monitor
+        self.value, self.step, self.trained = float("inf"), 0, {}
+
+    def __call__(self, objective, step: int) -> dict[str, float]:
+        """Validate; copy the weights where the monitored number is lower than ever before."""
+        measured = self.validate(objective, step)
+        if self.monitor not in measured:
+            raise InputError(f"monitor={self.monitor!r} is not measured in validation; choose one of {[*measured]}")
+        if measured[self.monitor] < self.value:
+            self.value, self.step = measured[self.monitor], step
+            self.trained = {name: value.detach().cpu().clone() for name, value in objective.trained_state().items()}
+        return measured
+
+    def age(self, step: int) -> int:
+        """Return how many steps ago the best weights were; the main process, which validates, tells the others."""
+        (self.step,) = broadcast_object_list([self.step])
+        return step - self.step
+
+    def copy_to(self, objective) -> None:
+        """Give the objective the best weights, on every process."""
+        self.trained, self.step = broadcast_object_list([self.trained, self.step])
+        objective.load_trained_state(self.trained)
+
+    def state_dict(self) -> dict:
+        """Return value, step and weights, for a checkpoint."""
+        return {"value": self.value, "step": self.step, "trained": self.trained}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take a checkpoint's back."""
+        self.value, self.step, self.trained = state["value"], state["step"], state["trained"]
+
+
 def save(
-    checkpoints: Checkpoints, accelerator, step: int, seconds: float, objective, optimizer, schedule_lr, ema
+    checkpoints: Checkpoints, accelerator, step: int, seconds: float, objective, optimizer, schedule_lr, ema, best
 ) -> None:
     """Write a checkpoint: trained tensors, optimiser, schedule, EMA and every process's random state."""
     states = [random_state()]
@@ -216,12 +273,13 @@ def save(
             "schedule": schedule_lr.state_dict(),
             "ema": ema.state_dict() if ema else None,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+            "best": best.state_dict() if best else None,
         }
         checkpoints.save(step, objective.trained_state(), state, states)
     accelerator.wait_for_everyone()
 
 
-def resume(checkpoints: Checkpoints, accelerator, objective, optimizer, schedule_lr, ema) -> tuple[int, float]:
+def resume(checkpoints: Checkpoints, accelerator, objective, optimizer, schedule_lr, ema, best) -> tuple[int, float]:
     """Load the newest checkpoint, if any, into everything that has a state; return (step, seconds so far)."""
     loaded = checkpoints.load_latest()
     if loaded is None:
@@ -235,6 +293,8 @@ def resume(checkpoints: Checkpoints, accelerator, objective, optimizer, schedule
         ema.to(accelerator.device)
     if accelerator.scaler and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
+    if best and state.get("best"):
+        best.load_state_dict(state["best"])
     if accelerator.process_index < len(state["random"]):
         set_random_state(state["random"][accelerator.process_index])
     accelerator.print(f"resuming at step {state['step']} from {checkpoints.folder}")

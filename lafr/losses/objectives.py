@@ -159,9 +159,11 @@ class PriorObjective(Objective):
     """Pretraining of the miniature's diffusion prior: eps-prediction on HQ latents (DDPM, Eq. 14).
 
     Stands in for Stable Diffusion's UNet: with time embedding, and cross-attention on a fixed null embedding.
+    In validation the error is also told at each of the times `PROBED`, with the noise of each face fixed.
     """
 
     weights = {"eps_mse": 1.0}  # noqa: RUF012
+    PROBED = (50, 200, 399, 700)
 
     def __init__(self, base, seed: int = 0):
         super().__init__()
@@ -175,18 +177,25 @@ class PriorObjective(Objective):
         self.register_buffer("alphas_cumprod", base.scheduler.alphas_cumprod, persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the error of the predicted noise, at a time and noise drawn from (seed, n)."""
+        """Return eps_mse, at a time and noise drawn from (seed, n); in validation also eps_mse_tT at `PROBED`."""
         z = hq_latents(batch, self.codec)  # [B, C, h, w]
         noise = seeded_noise(z, batch["n"], self.seed)
         steps = len(self.alphas_cumprod)
         t = torch.tensor(
             [(n * 0.6180339887 + self.seed * 0.7548776662) % 1 * steps for n in batch["n"].tolist()]
         ).long()
+        terms = {"eps_mse": self.error(z, noise, t)}
+        if not self.training:
+            terms |= {f"eps_mse_t{time}": self.error(z, noise, torch.full_like(t, time)) for time in self.PROBED}
+        return terms
+
+    def error(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the mean squared error of the noise predicted in `z [B, C, h, w]` at times `t [B]`."""
         t = t.to(z.device)
         abar = self.alphas_cumprod[t][:, None, None, None]
-        z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
+        z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise  # DDPM, Eq. 4
         eps = self.unet(z_t, t, self.null_embedding.expand(len(z), -1, -1)).sample
-        return {"eps_mse": F.mse_loss(eps.float(), noise)}
+        return F.mse_loss(eps.float(), noise)
 
 
 class CodebookObjective(Objective):
