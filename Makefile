@@ -45,7 +45,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 tables: $(READY)
-	$(BIN)/python scripts/make_tables.py
+	$(BIN)/lafr tables
 
 clean:
 	rm -rf .venv runs dist build *.egg-info

@@ -10,7 +10,7 @@ def __getattr__(name: str):
 
         return Restorer
     if name == "LAFRPipeline":
-        from lafr.pipeline import LAFRPipeline
+        from lafr.export.pipeline import LAFRPipeline
 
         return LAFRPipeline
     raise AttributeError(f"module 'lafr' has no attribute {name!r}")

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lafr.errors import InputError
-from lafr.files import write_aside
+from lafr.storage import write_aside
 
 # What Pillow's readers raise for a file that is broken.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)

@@ -1,46 +1,6 @@
-"""Serve a web page that restores the faces of a visitor's photo: `python scripts/demo.py`."""
+"""Serve the web page: `python scripts/demo.py`."""
 
-import signal
-import sys
-import threading
-from contextlib import suppress
-
-from command import run
-
-MINIATURE = (
-    "The shipped miniature at 128 px: it shows that the method works, it is **not a tool for your photographs**."
-)
-
-
-def main(cfg) -> None:
-    """Serve until stopped; a visitor's files go with it."""
-    from hydra.utils import instantiate
-
-    from lafr.demo import is_loopback, running
-    from lafr.demo.examples import installed_examples
-    from lafr.devices import choose_device
-    from lafr.models.restorer import Restorer
-    from lafr.photos import PhotoRestorer
-
-    restorer = Restorer.from_pretrained(cfg.model.folder).to(choose_device(cfg.device))
-    photo_restorer = PhotoRestorer(restorer, instantiate(cfg.detector), cfg.batch_size)
-    examples = installed_examples(instantiate(cfg.examples)) if cfg.examples else {}
-    limits = instantiate(cfg.limits)
-    note = MINIATURE if str(cfg.model.folder).startswith("mini") else f"A model at {restorer.resolution} px."
-    if not is_loopback(cfg.host):
-        print(f"warning: host={cfg.host}: everyone who can reach this machine can use the page", file=sys.stderr)
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())  # else the temporary folder would stay
-    with running(photo_restorer, cfg.host, cfg.port, limits, note, examples) as address:
-        print(f"serving {address} (stop with Ctrl-C)", flush=True)
-        if cfg.open:
-            import webbrowser
-
-            webbrowser.open(address)
-        with suppress(KeyboardInterrupt):
-            over.wait()
-    print("stopped; every visitor's file is removed")
-
+from lafr.commands.demo import command
 
 if __name__ == "__main__":
-    run(main, "demo")
+    command()

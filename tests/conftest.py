@@ -2,12 +2,9 @@
 
 import multiprocessing
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))  # for `import command`
 
 import numpy as np
 import pytest
@@ -16,10 +13,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
-from lafr.data.degradation import Degradation
+from lafr.data.degradation.first_order import Degradation
 from lafr.data.faces import Faces
 from lafr.models.adapter import CodebookAdapter
-from lafr.models.base import new_base
+from lafr.models.base.model import new_base
 from lafr.models.restorer import Restorer
 
 SIZE = 32
@@ -128,7 +125,7 @@ def accelerator():
 def workers():
     """Start new processes in which the packages are imported already (a fork of a server that did nothing else)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "hydra", "lafr.losses.objectives", "lafr.training", "lafr.validation"])
+    context.set_forkserver_preload(["conftest", "hydra", "lafr.training.loop", "lafr.training.validation"])
     return context
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from lafr.data.degradation.operators import degraded
 from lafr.data.faces import Faces, read_list
-from lafr.data.operators import degraded
 from lafr.errors import InputError
 from lafr.images import list_images, read_image
 

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from lafr.files import write_aside
 from lafr.images import to_uint8
+from lafr.storage import write_aside
 
 SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: both are stored
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lafr.data.operators import apply, degraded, target
+from lafr.data.degradation.operators import apply, degraded, target
 from lafr.errors import InputError
 
 
@@ -54,7 +54,7 @@ class PairStream(Dataset):
     def record(self, n: int) -> dict:
         """Return all that was drawn for pair `n`: it can be logged as JSON, and `rebuilt` makes the pair of it.
 
-        Its degradation is that of `lafr.data.operators`; only recipes that draw such a record have one.
+        Its degradation is that of `lafr.data.degradation.operators`; only recipes that draw such a record have one.
         """
         index, mirrored, rng = self._drawn(n)
         height, width = self.faces[index].shape[-2:]

@@ -5,9 +5,9 @@ a stopped run may keep, `evaluating` is the run, `summary` what is printed. `out
 `checking` tells whether a folder is the set it is called, `sweep` draws the fidelity-realism curve.
 """
 
-from lafr.evaluation.evaluating import evaluate
 from lafr.evaluation.ledger import Processes
 from lafr.evaluation.rows import Row, standard_rows
+from lafr.evaluation.run import evaluate
 from lafr.evaluation.summary import Evaluation, best_median_worst, mean_and_interval, trained_on, write_scores
 
 __all__ = [

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from lafr.data.benchmarks import PairedBenchmark
+from lafr.data.severity import BOUNDARY, SETS, psnr, sharpness
 from lafr.errors import InputError
-from lafr.evaluation.identity import of_file
+from lafr.evaluation.cache_keys import of_file
 from lafr.images import to_uint8
-from lafr.preparation.severity import BOUNDARY, SETS, psnr, sharpness
 
 SAMPLE = 32  # files that are hashed, pairs that are measured, evenly spaced
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lafr.evaluation.identity import fingerprint, of_restorer, of_tensors
+from lafr.evaluation.cache_keys import fingerprint, of_restorer, of_tensors
 from lafr.evaluation.ledger import Ledger
 from lafr.evaluation.rows import Batch
 from lafr.metrics.codebook import CodeUse

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from lafr.errors import InputError
-from lafr.evaluation.identity import fingerprint, of_file, of_tensors
+from lafr.evaluation.cache_keys import fingerprint, of_file, of_tensors
 from lafr.evaluation.ledger import Ledger
 from lafr.evaluation.rows import Batch, Row, folders
-from lafr.files import write_aside
 from lafr.images import read_image, to_pil, to_uint8
+from lafr.storage import write_aside
 
 
 class Pictures:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lafr.errors import InputError
-from lafr.evaluation.identity import fingerprint, of_file, of_restorer
+from lafr.evaluation.cache_keys import fingerprint, of_file, of_restorer
 from lafr.images import read_image
 
 LQ, HQ, SHOWN, CEILING = "LQ input", "HQ", "LAFR", "codec(HQ)"

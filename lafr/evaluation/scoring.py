@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.evaluation.identity import fingerprint, of_metric
+from lafr.evaluation.cache_keys import fingerprint, of_metric
 from lafr.evaluation.ledger import Ledger
 from lafr.evaluation.pictures import Pictures
 from lafr.evaluation.rows import HQ, Batch
-from lafr.files import write_aside
+from lafr.storage import write_aside
 
 Metric = Callable[[Tensor, Tensor | None], Tensor]
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.files import write_aside
 from lafr.metrics import DIRECTION
+from lafr.storage import write_aside
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lafr.errors import InputError, need
-from lafr.files import write_aside
 from lafr.metrics import DIRECTION
+from lafr.storage import write_aside
 
 FIDELITY = ("identity_cos", "identity_distance", "psnr", "ssim")  # which metric is taken where none is named: the
 REALISM = ("fid", "kid", "niqe", "musiq", "maniqa", "clipiqa", "topiq", "lpips", "dists", "st_lpips")  # first here

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lafr.data.latents import digest
-from lafr.files import write_aside
+from lafr.storage import write_aside
 
 
 class OfReference:

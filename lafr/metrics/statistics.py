@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lafr.errors import InputError
-from lafr.files import write_aside
 from lafr.images import read_image
+from lafr.storage import write_aside
 
-BUILD = "build it: python scripts/fid_statistics.py input=FOLDER output={path}"
+BUILD = "build it: lafr fid input=FOLDER output={path}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lafr.errors import InputError
 from lafr.models.adapter import Adapter
-from lafr.models.base import Base
+from lafr.models.base.model import Base
 from lafr.models.denoiser import Denoiser
 from lafr.models.folding import PromptAttention
 from lafr.models.restorer import Restorer

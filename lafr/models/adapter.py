@@ -1,6 +1,6 @@
 """The codebook adapter: LQ latents onto the HQ codebook. Extractor -> codebook -> mapper.
 
-Two phases (see `lafr.losses.objectives`): the codebook phase learns all three on HQ latents, the alignment phase
+Two phases (see `lafr.training.objectives`): the codebook phase learns all three on HQ latents, the alignment phase
 moves the extractor alone, so that LQ latents reach the codes of their HQ partners.
 """
 

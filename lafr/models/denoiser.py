@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lafr.errors import InputError
-from lafr.files import write_aside
 from lafr.models.folding import PromptAttention, fold_time, remove_time, replace_text, require_foldable
 from lafr.models.loading import existing, load_exactly
 from lafr.models.lora import (
@@ -25,6 +24,7 @@ from lafr.models.lora import (
     scaled_lora,
     write_lora,
 )
+from lafr.storage import write_aside
 
 
 class Denoiser(nn.Module):

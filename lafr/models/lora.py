@@ -16,8 +16,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lafr.files import write_aside
 from lafr.models.loading import existing, load_exactly
+from lafr.storage import write_aside
 
 # OSEDiff's list; conv alone is the resampling layers' name in diffusers.
 LORA_TARGETS = (

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lafr.errors import InputError
 from lafr.images import from_pil, require_square, resize_pil, to_pil
 from lafr.models.adapter import Adapter
-from lafr.models.base import Base
+from lafr.models.base.model import Base
+from lafr.models.base.sources import HUB
 from lafr.models.codec import Codec
 from lafr.models.denoiser import Denoiser
 from lafr.models.loading import load_exactly
-from lafr.models.sources import HUB
 from lafr.weights import mini_folder
 
 INDEX = "lafr.json"
@@ -113,7 +113,7 @@ class Restorer(nn.Module):
 
         Args:
             folder: of the base model, or its single file, or a hub's repository, or several in order, of which the
-                first that is there is used (see `lafr.models.sources.find`); "mini" is the shipped miniature's.
+                first that is there is used (see `lafr.models.base.sources.find`); "mini" is the shipped miniature's.
             adapter: untrained adapter for the base's latent channels.
             resolution: side in pixels to train at.
             timestep: t*.

@@ -113,7 +113,7 @@ class MiniLandmarker(Shipped):
 
 
 class MiniParser(Shipped):
-    """Facial regions from a 128 px face: labels drawn from the 68 points (`lafr.data.regions`).
+    """Facial regions from a 128 px face: labels drawn from the 68 points (`lafr.miniature.regions`).
 
     Maps `[B, 3, H, W]` in [-1, 1] to logits `[B, 7, 128, 128]` over `REGIONS`.
     """

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.errors import InputError
-from lafr.results import differences
+from lafr.provenance import differences
 
 INDEX = "index.json"
 CHUNK = 1 << 20

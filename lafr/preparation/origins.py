@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lafr.data import selection
 from lafr.data.benchmarks import match_by_stem
+from lafr.data.faces import selection
 from lafr.errors import InputError
 from lafr.images import EXTENSIONS
 from lafr.preparation.archives import list_source

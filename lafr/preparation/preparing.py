@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lafr.data.sheet import set_sheet
+from lafr.data.severity import psnr, require_severity, sharpness
 from lafr.errors import InputError
 from lafr.images import read_pil, write_image
 from lafr.preparation.aligning import Converter
@@ -16,9 +16,9 @@ from lafr.preparation.archives import each_image
 from lafr.preparation.downloads import is_address, public
 from lafr.preparation.indexes import INDEX, read_index, require_same, sha256_of, sha256_of_pixels, verify
 from lafr.preparation.origins import Source, choose, find_source, pair, read_names
-from lafr.preparation.severity import psnr, require_severity, sharpness
+from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
-from lafr.results import write_json
+from lafr.provenance import write_json
 
 
 def prepare(

@@ -13,12 +13,11 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from lafr.data.batched import CHAIN, apply_batch
-from lafr.data.degradation import first_order, odd
+from lafr.data.degradation.batched import CHAIN, apply_batch
+from lafr.data.degradation.first_order import first_order, odd
+from lafr.data.degradation.operators import Record, apply, as_text, target
 from lafr.data.faces import Faces
-from lafr.data.operators import Record, apply, as_text, target
-from lafr.data.sheet import set_sheet
-from lafr.data.sources import File, folder
+from lafr.data.faces.sources import File, folder
 from lafr.errors import InputError
 from lafr.images import to_pil, write_image, write_stored_png
 from lafr.preparation.indexes import (
@@ -30,8 +29,9 @@ from lafr.preparation.indexes import (
     sha256_of_pixels,
     verify,
 )
+from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
-from lafr.results import write_json
+from lafr.provenance import write_json
 
 # DifFace (Yue & Loy, TPAMI 2024), scripts/prepare_testing_restoration.py: in this order, the last changing fastest.
 GRID = {

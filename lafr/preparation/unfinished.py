@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.preparation.indexes import require_same, sha256_of
-from lafr.results import write_json
+from lafr.provenance import write_json
 
 
 class Unfinished:

@@ -1,0 +1,1 @@
+"""The commands: configuration and argument parsing. The only package that imports Hydra."""

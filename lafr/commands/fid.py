@@ -1,0 +1,38 @@
+"""Statistics for FID: `lafr fid input=FOLDER output=data/fid/ffhq512.safetensors`."""
+
+from lafr.commands.launch import run
+
+
+def main(cfg) -> None:
+    """Look at a folder of sharp faces through Inception and write the mean and covariance of its features."""
+    import numpy as np
+
+    from lafr.commands.devices import choose_device
+    from lafr.errors import InputError
+    from lafr.images import list_images
+    from lafr.metrics.distribution import Inception
+    from lafr.metrics.statistics import build_statistics
+
+    device = choose_device(cfg.device)
+    images = list_images(cfg.input)
+    if cfg.count is not None:
+        if not 2 <= cfg.count <= len(images):
+            raise InputError(
+                f"count={cfg.count}, but {cfg.input!r} holds {len(images)} images; give 2 to {len(images)}"
+            )
+        chosen = np.random.default_rng(cfg.seed).choice(len(images), cfg.count, replace=False)
+        images = [images[i] for i in sorted(chosen)]
+    made = build_statistics(images, cfg.output, Inception(), cfg.name, cfg.resolution, cfg.batch_size, device)
+    print(
+        f"statistics  {cfg.output}: {made.images} images of {made.name}, {len(made.mean)} features of {made.features}"
+    )
+    print(f"sha256      {made.sha256}")
+
+
+def command() -> None:
+    """Run the command line."""
+    run(main, "fid_statistics")
+
+
+if __name__ == "__main__":
+    command()

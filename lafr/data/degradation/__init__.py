@@ -1,0 +1,1 @@
+"""Degradation recipes and the operators that they are made of."""

@@ -1,0 +1,79 @@
+"""The pictures of a source: folder, shards and Hugging Face dataset agree on names and order.
+
+An item has `name`, the path relative to the source's root, POSIX, without the image extension; `path`, that of its
+file (in a shard or a dataset, the path written there); and `picture()`. No two items of a source share a name, and
+they are sorted as `list_images` sorts files: the same files give the same order from a folder, from shards
+(`lafr.data.faces.shards`) and from a Hugging Face dataset (`lafr.data.faces.huggingface`), hence the same pair n.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from os.path import relpath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Protocol
+
+from PIL import Image
+
+from lafr.errors import InputError
+from lafr.images import EXTENSIONS, list_images, read_pil
+
+
+class Item(Protocol):
+    """A picture of a source; `str(item)` says where it is, for messages."""
+
+    name: str
+    path: PurePath
+
+    def picture(self) -> Image.Image:
+        """Return it upright, 8-bit RGB."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A picture that is a file."""
+
+    path: Path
+    name: str
+
+    def picture(self) -> Image.Image:
+        """Return it upright, 8-bit RGB."""
+        return read_pil(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def folder(root: str, folders: Sequence[str] | None = None) -> list[File]:
+    """Return the images under `root`, or under its `folders`, one folder after the other."""
+    paths = [path for part in folders or ["."] for path in list_images(Path(root) / part)]
+    return distinct([File(path, without_extension(PurePath(relpath(path, root)))) for path in paths])
+
+
+def without_extension(path: PurePath) -> str:
+    """Return a path as POSIX, without its extension where that is an image's."""
+    return (path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path).as_posix()
+
+
+def in_order(items: Iterable[Item]) -> list[Item]:
+    """Return items sorted by path, part by part, as `list_images` does; a name without extension as if `.` followed.
+
+    Raises InputError when two share a name.
+    """
+
+    def place(item: Item) -> PurePosixPath:
+        return PurePosixPath(item.path if item.path.suffix.lower() in EXTENSIONS else f"{item.path}.")
+
+    return distinct(sorted(items, key=place))
+
+
+def distinct(items: list[Item], key: Callable[[Item], str] = attrgetter("name")) -> list[Item]:
+    """Return `items`; raises InputError when two have one key."""
+    known: dict[str, Item] = {}
+    for item in items:
+        if (other := known.setdefault(key(item), item)) is not item:
+            raise InputError(
+                f"{str(other)!r} and {str(item)!r} share the name {key(item)!r}; rename or remove one, or name a "
+                "dataset's rows with data.name_column=COLUMN"
+            )
+    return items

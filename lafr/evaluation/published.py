@@ -1,0 +1,197 @@
+"""Values that others printed (`data/published.csv`), by benchmark and source; beside ours where both measure alike.
+
+Sources disagree on the same method by more than methods differ, so a block never mixes two. "CelebA-Test" is two sets:
+the severe one is our benchmark `celeba_test`, the mild one `celeba_test_mild`.
+"""
+
+import csv
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lafr.data.severity import BOUNDARY, SETS
+from lafr.errors import InputError
+
+COLUMNS = ("benchmark", "method", "metric", "value", "source")
+UNSTATED = "as the source defines it"
+
+# our benchmark -> its name in the file, and how many images were scored
+BENCHMARKS = {
+    "celeba_test": ("celeba_test_severe", 3000),
+    "celeba_test_mild": ("celeba_test_mild", 3000),
+    "lfw_test": ("lfw_test", 1711),
+    "webphoto_test": ("webphoto_test", 407),
+    "wider_test": ("wider_test", 970),
+}
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A metric as papers name it: which way is better, what a mean can be, and which of ours are its kin."""
+
+    direction: str
+    low: float
+    high: float
+    ours: tuple[str, ...] = ()
+
+
+PRINTED = {
+    "psnr": Printed("↑", 10, 40, ("psnr_rgb", "psnr_y")),
+    "ssim": Printed("↑", 0.2, 1, ("ssim_rgb", "ssim_y")),
+    "lpips": Printed("↓", 0, 1, ("lpips_vgg", "lpips_alex")),
+    "lpips_vgg": Printed("↓", 0, 1, ("lpips_vgg",)),
+    "dists": Printed("↓", 0, 1, ("dists",)),
+    "musiq": Printed("↑", 0, 100, ("musiq",)),
+    "maniqa": Printed("↑", 0, 1, ("maniqa",)),
+    "clipiqa": Printed("↑", 0, 1, ("clipiqa",)),
+    "niqe": Printed("↓", 1, 20, ("niqe", "niqe_pyiqa")),
+    "deg": Printed("↓", 0, 90, ("deg", "deg_vqfr")),
+    "ida_rad": Printed("↓", 0, 1.6, ("ida_rad",)),
+    "lmd": Printed("↓", 0, 50, ("lmd",)),
+    "fid_ffhq": Printed("↓", 0, 300, ("fid_ffhq", "fid_ffhq_50k")),
+    "fid_hq": Printed("↓", 0, 300, ("fid_hq",)),
+    "kid": Printed("↓", 0, 0.5, ("kid",)),
+    "precision": Printed("↑", 0, 1),
+}
+
+# Definitions that were read in a source's own code: RGB, crop 0, mean of per-image dB; VQFR's LPIPS, Deg, LMD and NIQE.
+VQFR = {"psnr": "psnr_rgb", "lpips_vgg": "lpips_vgg", "deg": "deg_vqfr", "lmd": "lmd", "niqe": "niqe"}
+PMRF, BFRFFUSION = "PMRF README table (ohayonguy/PMRF)", "BFRffusion README table (chenxx89/BFRffusion)"
+SAME = {PMRF: VQFR, BFRFFUSION: VQFR}
+INNER = "its SSIM leaves out a border of 5 pixels, ours counts every pixel"
+DIFFERENT = {
+    PMRF: {"ssim": INNER, "kid": "its KID is to FFHQ, ours to the set's HQ images"},
+    BFRFFUSION: {"ssim": INNER},
+}
+
+Blocks = dict[str, dict[str, dict[str, float]]]
+
+
+def default_path() -> Path:
+    """Return where the table lies: in a checkout, or in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    return next(
+        (p for p in (package.parent / "data" / "published.csv", package / "_data" / "published.csv") if p.is_file()),
+        package.parent / "data" / "published.csv",
+    )
+
+
+@cache
+def read(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
+    """Return the rows of the table, checked.
+
+    Raises InputError for a benchmark or metric that is not known, a value that a mean cannot have, and a
+    (benchmark, method, metric, source) that stands there twice.
+    """
+    path = path or default_path()
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"published values {str(path)!r} cannot be read ({error}); restore the file") from None
+    seen: dict[tuple, int] = {}
+    for number, line in enumerate(lines, start=2):
+        where = f"{path.name}, line {number}"
+        if tuple(line) != COLUMNS or None in line.values():
+            raise InputError(f"{where} does not have the columns {','.join(COLUMNS)}; write them")
+        line["value"] = checked(line, where)
+        key = tuple(line[c] for c in COLUMNS if c != "value")
+        if key in seen:
+            raise InputError(f"{where} says again what line {seen[key]} says ({', '.join(key)}); keep one of them")
+        seen[key] = number
+    return tuple(lines)
+
+
+def checked(line: dict[str, str], where: str) -> float:
+    """Return a line's value; raises InputError unless benchmark, metric and value are possible."""
+    if line["benchmark"] not in (known := [name for name, _ in BENCHMARKS.values()]):
+        raise InputError(f"{where}: benchmark {line['benchmark']!r} is not one of {', '.join(known)}")
+    if (metric := PRINTED.get(line["metric"])) is None:
+        raise InputError(f"{where}: metric {line['metric']!r} is not one of {', '.join(PRINTED)}")
+    if not line["method"].strip() or not line["source"].strip():
+        raise InputError(f"{where}: method and source are needed; say who printed the value")
+    try:
+        value = float(line["value"])
+    except ValueError:
+        value = float("nan")
+    if not metric.low <= value <= metric.high:
+        raise InputError(
+            f"{where}: {line['metric']} = {line['value']!r} is outside {metric.low} to {metric.high}; look it up again"
+        )
+    return value
+
+
+def blocks(benchmark: str, metrics: Collection[str] | None = None, path: Path | None = None) -> Blocks:
+    """Return source -> method -> column -> value for one of our benchmarks; nothing for a set nobody printed.
+
+    A column is named as ours where the source is known to measure alike, else "METRIC, as the source defines it": such
+    a column holds no number of ours. What is known to differ is left out, see `left_out`.
+
+    Args:
+        benchmark: by its name here; `celeba_test` never returns a row of the mild set, nor the other way round.
+        metrics: of ours; a published column needs one that is its kin. None for all columns.
+        path: of another table than the shipped one.
+    """
+    found: Blocks = {}
+    for line in lines_of(benchmark, path):
+        source, metric = line["source"], line["metric"]
+        if metric in DIFFERENT.get(source, ()) or not (metrics is None or kin(source, metric) & set(metrics)):
+            continue
+        column = SAME.get(source, {}).get(metric) or f"{metric}, {UNSTATED}"
+        found.setdefault(source, {}).setdefault(line["method"], {})[column] = line["value"]
+    return found
+
+
+def left_out(benchmark: str, metrics: Collection[str] | None = None, path: Path | None = None) -> dict[str, list[str]]:
+    """Return source -> why its values of the metrics that we measure in another way are not shown."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines_of(benchmark, path):
+        source, metric = line["source"], line["metric"]
+        why = DIFFERENT.get(source, {}).get(metric)
+        asked = metrics is None or kin(source, metric) & set(metrics)
+        if why and asked and why not in reasons.setdefault(source, []):
+            reasons[source].append(why)
+    return {source: why for source, why in reasons.items() if why}
+
+
+def lines_of(benchmark: str, path: Path | None = None) -> list[dict]:
+    """Return the lines of one of our benchmarks."""
+    name, _ = BENCHMARKS.get(benchmark, (None, 0))
+    return [line for line in read(path) if line["benchmark"] == name]
+
+
+def kin(source: str, metric: str) -> set[str]:
+    """Return our metrics beside which a source's column is worth showing."""
+    same = SAME.get(source, {}).get(metric)
+    return {same} if same else set(PRINTED[metric].ours)
+
+
+def direction(column: str) -> str:
+    """Return ↑ or ↓ of a column that `blocks` names, empty for one of ours."""
+    metric, _, unstated = column.partition(", ")
+    return PRINTED[metric].direction if unstated == UNSTATED else ""
+
+
+def require_same_set(record: dict) -> None:
+    """Raise InputError unless a result is of the set whose published values its benchmark's name asks for.
+
+    Checked: the number of images and, for CelebA-Test, the PSNR of LQ against HQ, which tells severe from mild.
+    """
+    benchmark, images = record["benchmark"], record["images"]
+    if benchmark not in BENCHMARKS:
+        raise InputError(f"nothing is published for benchmark {benchmark!r}; there is for {', '.join(BENCHMARKS)}")
+    count = BENCHMARKS[benchmark][1]
+    if images != count:
+        raise InputError(
+            f"published values of {benchmark} are means over {count} images, this result has {images}; score the whole "
+            "set, or make the table without them"
+        )
+    psnr = record["rows"].get("LQ input", {}).get("psnr_rgb", {}).get("mean")
+    if psnr is not None and benchmark in SETS.values():
+        found = SETS["severe" if psnr < BOUNDARY else "mild"]
+        if found != benchmark:
+            raise InputError(
+                f"this result is named {benchmark}, but its LQ images have {psnr:.2f} dB, as those of {found} (under "
+                f"{BOUNDARY} dB severe, else mild); score it with benchmark={found}"
+            )

@@ -1,0 +1,77 @@
+"""What the miniature's recogniser, landmarker and parser minimise, on batches of `LabelledStream`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafr.networks.landmarkers import centre_of_mass
+from lafr.networks.mini import HEATMAP_SIGMA
+from lafr.training.objectives import Batch, Objective
+
+
+class RecogniserObjective(Objective):
+    """Distillation: the embedding of the degraded face follows the teacher's of the clean one.
+
+    Terms: `cosine`, 1 - cos of the two, and `relation`, the squared error of the cosines between the faces of a batch
+    (relational knowledge distillation, Park et al., CVPR 2019). Both faces show the same warp and blend (Beyer et al.,
+    CVPR 2022: consistent and aggressive views).
+    """
+
+    def __init__(self, networks, teacher: nn.Module, weights: dict[str, float]):
+        super().__init__()
+        self.network, self.teacher = networks.recogniser.requires_grad_(True), teacher.requires_grad_(False)
+        self.weights = dict(weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return cosine and relation."""
+        student, teacher = self.network(batch["lq"]), self.teacher(batch["hq"])  # [B, D] each
+        return {
+            "cosine": (1 - (student * teacher).sum(1)).mean(),
+            "relation": F.mse_loss(student @ student.T, teacher @ teacher.T),
+        }
+
+
+class LandmarkerObjective(Objective):
+    """Terms: `heatmap`, the divergence of the points' Gaussians from the heatmaps; `distance`, in pixels at 512."""
+
+    def __init__(self, networks, weights: dict[str, float]):
+        super().__init__()
+        self.network, self.weights = networks.landmarker.requires_grad_(True), dict(weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return heatmap and distance."""
+        logits = self.network.logits(batch["lq"])  # [B, 68, h, w]
+        target = gaussians(batch["points"], logits.shape[-1])
+        log_p = logits.flatten(2).log_softmax(2)
+        points = centre_of_mass(log_p.exp().unflatten(2, logits.shape[-2:]))
+        return {
+            "heatmap": F.kl_div(log_p, target.flatten(2), reduction="sum") / log_p[..., 0].numel(),
+            "distance": (points - batch["points"]).norm(dim=-1).mean(),
+        }
+
+
+def gaussians(points: Tensor, size: int) -> Tensor:
+    """Return a distribution `[B, K, size, size]` around each of `points [B, K, 2]`, in pixels of the 512 crop."""
+    centres = (points + 0.5) * (size / 512) - 0.5
+    axis = torch.arange(size, device=points.device, dtype=points.dtype)
+    x, y = (-0.5 * ((axis - centres[..., i : i + 1]) / HEATMAP_SIGMA) ** 2 for i in (0, 1))  # [B, K, size]
+    return (y[..., :, None] + x[..., None, :]).flatten(2).softmax(2).unflatten(2, (size, size))
+
+
+class ParserObjective(Objective):
+    """Terms: `cross_entropy` and `dice` (one minus the soft overlap of each region, small ones counting as much).
+
+    The parser starts from the features of the landmarker, whose stage comes before.
+    """
+
+    def __init__(self, networks, weights: dict[str, float]):
+        super().__init__()
+        networks.parser.hourglass.start_from(networks.landmarker.hourglass)
+        self.network, self.weights = networks.parser.requires_grad_(True), dict(weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return cross_entropy and dice."""
+        logits = self.network(batch["lq"])  # [B, C, R, R]
+        p, target = logits.softmax(1), F.one_hot(batch["regions"], logits.shape[1]).movedim(-1, 1)
+        overlap = (p * target).sum((0, 2, 3)) / (p + target).sum((0, 2, 3)).clamp_min(1)
+        return {"cross_entropy": F.cross_entropy(logits, batch["regions"]), "dice": 1 - 2 * overlap.mean()}

@@ -1,0 +1,1 @@
+"""The base model: where it comes from, in which format, and whether it is a supported one."""

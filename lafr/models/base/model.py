@@ -1,0 +1,173 @@
+"""The base model: autoencoder, noise predictor, noise schedule; from a folder in diffusers layout, a file or a hub."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lafr.errors import InputError
+from lafr.models.base.single_file import load_single_file
+from lafr.models.base.sources import TEXT, Found, find, require_pinned, weights
+from lafr.models.base.supported import known, require_known
+from lafr.models.codec import Codec
+
+NULL = "null_embedding.safetensors"
+# How the attention of autoencoders saved before 2023 is called, and now; diffusers renames it as it loads.
+RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+@dataclass
+class Base:
+    """A latent diffusion model: autoencoder, noise predictor, noise schedule.
+
+    `null_embedding [1, L, D]` is its null condition, None where it isn't stored and nobody asked for it; `source` is
+    what finds it again (see `lafr.models.base.sources.Found`), None when it came from no source.
+    """
+
+    vae: nn.Module
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+    null_embedding: Tensor | None
+    source: str | None = None
+
+    def codec(self) -> Codec:
+        """Return the frozen codec around the autoencoder."""
+        return Codec(self.vae)
+
+    def save_pretrained(self, folder: str | Path, variant: torch.dtype = torch.float32) -> None:
+        """Write the parts in diffusers layout; `variant` is the precision of the stored weights."""
+        folder = Path(folder)
+        for name, part in (("vae", self.vae), ("unet", self.unet)):
+            # a copy, as diffusers' from_config would forget the latent scale where it was not given at the start
+            copy.deepcopy(part).to(variant).save_pretrained(folder / name)
+        self.scheduler.save_pretrained(folder / "scheduler")
+        if self.null_embedding is not None:
+            save_file({"null_embedding": self.null_embedding.to(variant).contiguous()}, folder / NULL)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        sources: str | Path | Sequence[str | Path],
+        remedy: str = "give a folder in diffusers layout",
+        offline: bool = False,
+        sha256: Mapping[str, str] | None = None,
+        expect: str | None = None,
+        variant: str | None = None,
+        text: bool = False,
+    ) -> "Base":
+        """Load the first source that is there, in float32.
+
+        Args:
+            sources: one or several, in order; see `lafr.models.base.sources.find`.
+            remedy: ends the error when none is there.
+            offline: never ask the network.
+            sha256: pins, by path relative to the folder; a file's own name where the source is a single file.
+            expect: name of the model in `lafr.models.base.supported.KNOWN` that it must be; None takes any.
+            variant: "fp16" is preferred to the full weights.
+            text: the null condition is needed. Where none is stored, it is the empty prompt's embedding, by the
+                folder's own text encoder.
+
+        Raises InputError when no source is there, a pin or the model is another one, or weights don't fit.
+        """
+        if expect:
+            known(expect)  # before anything is fetched
+        found = find(sources, remedy, offline, variant, text)
+        if found.path.is_file():
+            require_pinned(found.path.parent, [found.path], sha256)
+            base = cls(*load_single_file(found.path, expect), None, found.name)
+        else:
+            base = cls._from_folder(found, sha256, expect, text)
+        if text and base.null_embedding is None:
+            raise InputError(
+                f"the empty prompt's embedding is needed, but {str(found.path)!r} has no {NULL}, text_encoder/ and "
+                "tokenizer/; choose a folder that has them, or model.build.text=none"
+            )
+        return base
+
+    @classmethod
+    def _from_folder(cls, found: Found, sha256: Mapping[str, str] | None, expect: str | None, text: bool) -> "Base":
+        folder, null = found.path, found.path / NULL
+        encode = text and not null.is_file() and all((folder / part / file).is_file() for part, file in TEXT.items())
+        parts = ["vae", "unet", "scheduler", *(TEXT if encode else ())]
+        opened = [path for part in parts for path in (folder / part).rglob("*.json")] + [null] * null.is_file()
+        opened += [path for part, variant in found.variants.items() for path in weights(folder, part, variant)]
+        opened += _encoder_weights(folder)[1] if encode else []
+        require_pinned(folder, opened, sha256)
+        try:
+            scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
+            with torch.device("meta"):
+                planned = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
+                planned = {part: kind.from_config(kind.load_config(folder / part)) for part, kind in planned.items()}
+        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise InputError(f"{str(folder)!r} holds a configuration of another kind of model: {error}") from None
+        require_known(planned["vae"].config, planned["unet"].config, scheduler.config, str(folder), expect)
+        loaded = {}
+        for part, empty in planned.items():
+            require_shapes(weights(folder, part, found.variants[part]), empty.state_dict())
+            settings = dict(variant=found.variants[part], use_safetensors=True, torch_dtype=torch.float32)
+            loaded[part] = type(empty).from_pretrained(folder / part, local_files_only=True, **settings)
+        embedding = load_file(null)["null_embedding"].float() if null.is_file() else None
+        return cls(**loaded, scheduler=scheduler, source=found.name,
+                   null_embedding=empty_prompt(folder) if encode else embedding)  # fmt: skip
+
+
+def require_shapes(files: Sequence[Path], wanted: Mapping[str, Tensor]) -> None:
+    """Raise InputError unless the headers of the safetensors hold each name and shape of `wanted`, and no other.
+
+    (diffusers would give a missing weight a random start, and only say so.)
+    """
+    found = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                names = list(file.keys())
+                found |= {_present_name(name): tuple(file.get_slice(name).get_shape()) for name in names}
+        except SafetensorError as error:
+            raise InputError(f"{str(path)!r} can't be read ({error}); fetch it again") from None
+    for name in sorted(wanted.keys() | found.keys()):
+        has, needs = found.get(name), tuple(wanted[name].shape) if name in wanted else None
+        if has != needs:
+            raise InputError(
+                f"weights in {str(files[0].parent)!r} do not fit its config.json: {name} is {has or 'missing'}, "
+                f"not {needs or 'expected'}; fetch both again"
+            )
+
+
+def _present_name(name: str) -> str:
+    for old, new in RENAMED.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _encoder_weights(folder: Path) -> tuple[str | None, list[Path]]:
+    for variant in (None, "fp16"):
+        if files := weights(folder, "text_encoder", variant):
+            return variant, files
+    raise InputError(f"{str(folder)!r} has no text_encoder/*.safetensors; fetch it again")
+
+
+@torch.no_grad()
+def empty_prompt(folder: Path) -> Tensor:
+    """Return the embedding `[1, L, D]` of the empty prompt by the folder's CLIP text encoder, float32."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    settings = dict(variant=_encoder_weights(folder)[0], use_safetensors=True, dtype=torch.float32)
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, **settings).eval()
+    length = tokenizer.model_max_length
+    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return encoder(tokens.input_ids)[0]
+
+
+def new_base(vae: dict, unet: dict, scheduler: dict, null_tokens: int = 4, seed: int = 0) -> Base:
+    """Return an untrained base model of the given diffusers configurations, initialised by `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        null = torch.randn(1, null_tokens, unet["cross_attention_dim"])
+        return Base(AutoencoderKL(**vae), UNet2DConditionModel(**unet), DDPMScheduler(**scheduler), null)

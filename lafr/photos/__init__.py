@@ -1,0 +1,1 @@
+"""Whole photos and videos: find the faces, restore them, put them back."""

@@ -1,0 +1,71 @@
+"""A web page that restores the faces of a visitor's photo: `python scripts/demo.py`.
+
+Gradio (`pip install 'lafr[demo]'`) serves it. Nothing leaves the machine, and no file of a visitor stays on it.
+"""
+
+import ipaddress
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from PIL import Image
+
+from lafr.errors import InputError, need
+from lafr.photos.demo.limits import Limits
+from lafr.photos.demo.visits import kept_for
+
+__all__ = ["Limits", "is_loopback", "running"]
+
+# Read by Gradio and huggingface_hub when they are imported: no analytics, no look for a newer version.
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@contextmanager
+def running(
+    photo_restorer,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    note: str = "",
+    examples: Mapping[str, Callable[[], Image.Image]] | None = None,
+) -> Iterator[str]:
+    """Serve the page while the context lasts; yields its address.
+
+    Args:
+        photo_restorer: a `lafr.photos.restorer.PhotoRestorer`.
+        host: address to listen on; only this machine reaches the default.
+        port: 0..65535; the first free one from 7860 when None.
+        limits: what a visitor may ask for.
+        note: Markdown under the heading: what the model is, and isn't, good for.
+        examples: label -> a function that makes the photo.
+
+    Raises InputError when Gradio is missing or the port is taken.
+    """
+    os.environ.update(QUIET)
+    with kept_for(limits.keep_seconds) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads and results; Gradio makes a folder there on import
+        need("gradio", "'lafr[demo]'")
+        from lafr.photos.demo.page import LOOK, build_page
+
+        page = build_page(photo_restorer, folder, limits, note, examples or {})
+        page.queue(max_size=limits.waiting, default_concurrency_limit=1)
+        try:
+            _, address, _ = page.launch(
+                server_name=host, server_port=port, max_file_size=f"{limits.megabytes}mb", prevent_thread_lock=True,
+                share=False, quiet=True, footer_links=[], run_history=False, enable_monitoring=False, pwa=False,
+                mcp_server=False, ssr_mode=False, **LOOK,
+            )  # fmt: skip
+        except OSError as error:
+            raise InputError(f"cannot listen on host={host} port={port} ({error}); give another port=N") from None
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,145 @@
+"""Where the faces of a photo are: boxes and five points. The default needs no download.
+
+A detector is called with an upright RGB picture and returns `Detection`s from left to right. YuNet is the default: on
+faces of known place in scenes it finds more of the small ones than dlib does, is faster, and a package carries it (see
+`tests/test_detectors.py`). The published networks behind a download are in `lafr.photos.downloaded_detectors`.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from lafr.errors import InputError, need
+from lafr.preparation.aligning import FIVE_OF_68
+from lafr.weights import locate
+
+DETECTORS = {
+    "yunet": "lafr.photos.detectors.YuNet",
+    "dlib": "lafr.photos.detectors.Dlib",
+    "retinaface": "lafr.photos.downloaded_detectors.RetinaFace",
+    "scrfd": "lafr.photos.downloaded_detectors.SCRFD",
+}
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A face: box (x0, y0, x1, y1), points `[5, 2]` (eyes, nose tip, mouth corners; left and right as seen), score.
+
+    In pixels of the upright picture; whole numbers are pixel centres.
+    """
+
+    box: tuple[float, float, float, float]
+    points: np.ndarray
+    score: float
+
+    @property
+    def size(self) -> float:
+        """The longer side of the box in pixels."""
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+class YuNet:
+    """OpenCV's YuNet, looked through at several sizes, as it knows faces of about 10 to 300 px. Offline.
+
+    Args:
+        threshold: least score of a face.
+        sides: longer side in pixels of the copies that it sees; a picture is never enlarged beyond the least.
+    """
+
+    def __init__(self, threshold: float = 0.7, sides: tuple[int, ...] = (320, 960, 2048)):
+        self.threshold, self.sides = threshold, tuple(sides)
+        self._network = None  # opened on first use: aligned faces can be restored without it
+
+    def __call__(self, image: Image.Image) -> list[Detection]:
+        """Return the faces; raises InputError when the network's file is missing."""
+        if self._network is None:
+            logging = cv2.utils.logging
+            before = logging.setLogLevel(logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own default
+            model = str(locate("yunet"))
+            self._network = cv2.FaceDetectorYN.create(model, "", (320, 320), self.threshold, 0.3, 500)
+            logging.setLogLevel(before)
+        longest = max(image.size)
+        sides = sorted({min(side, max(longest, self.sides[0])) for side in self.sides})
+        return merged([found for side in sides for found in self._look(image, side)])
+
+    def _look(self, image: Image.Image, side: int) -> list[Detection]:
+        small, per_pixel = resized(image, side)
+        self._network.setInputSize(small.size)
+        rows = self._network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))[1]  # BGR; None without faces
+        rows = () if rows is None else rows
+        return [seen_in(row[:2], row[:2] + row[2:4], row[4:14], row[14], per_pixel) for row in rows]
+
+
+class Dlib:
+    """dlib's HOG detector and 68-point predictor: frontal faces of 40 px and more. Offline.
+
+    Raises InputError without dlib or its file. The 68 points' licence excludes commercial use.
+
+    Args:
+        side: longer side in pixels in which faces are looked for.
+    """
+
+    def __init__(self, side: int = 2048):
+        dlib = need("dlib", "dlib-bin")
+        self.side = side
+        self._detector = dlib.get_frontal_face_detector()
+        self._predictor = dlib.shape_predictor(str(locate("dlib_68_points")))
+
+    def __call__(self, image: Image.Image) -> list[Detection]:
+        """Return the faces; the picture is doubled once for it, as it knows faces of 80 px and more."""
+        small, per_pixel = resized(image, min(self.side, max(image.size)))
+        pixels = np.asarray(small)
+        boxes, scores, _ = self._detector.run(pixels, 1, 0.0)
+        found = []
+        for box, score in zip(boxes, scores, strict=True):
+            points = np.array([(p.x, p.y) for p in self._predictor(pixels, box).parts()], float)
+            five = np.stack([points[of].mean(0) for of in FIVE_OF_68])
+            corners = np.array([box.left(), box.top()]), np.array([box.right(), box.bottom()])
+            found.append(seen_in(*corners, five, score, per_pixel))
+        return merged(found)
+
+
+def resized(image: Image.Image, side: float) -> tuple[Image.Image, np.ndarray]:
+    """Return an RGB copy whose longer side has `side` px, and the picture's pixels per pixel of it, `[2]`."""
+    scale = side / max(image.size)
+    size = tuple(max(8, round(one * scale)) for one in image.size)
+    small = image.convert("RGB")
+    small = small if size == image.size else small.resize(size, Image.Resampling.BILINEAR)
+    return small, np.array(image.size) / size
+
+
+def seen_in(low, high, points, score, per_pixel: np.ndarray) -> Detection:
+    """Return a detection made in a resized copy (box corners, points, score) in the picture's own pixels."""
+    low, high, points = ((np.asarray(p, float).reshape(-1, 2) + 0.5) * per_pixel - 0.5 for p in (low, high, points))
+    return Detection((*low[0].tolist(), *high[0].tolist()), points, float(score))
+
+
+def merged(found: list[Detection], overlap: float = 0.4) -> list[Detection]:
+    """Return each face once, the highest score kept where boxes share more than `overlap` of their union."""
+    kept: list[Detection] = []
+    for one in sorted(found, key=lambda d: -d.score):
+        if all(shared(one.box, other.box) <= overlap for other in kept):
+            kept.append(one)
+    return sorted(kept, key=lambda d: d.box[0] + d.box[2])
+
+
+def shared(a: tuple, b: tuple) -> float:
+    """Return the intersection of two boxes over their union."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def detector_named(name: str) -> Callable[[Image.Image], list[Detection]]:
+    """Return the detector called `name` in `DETECTORS`, with its defaults."""
+    if name not in DETECTORS:
+        raise InputError(f"detector {name!r} is not known; choose one of {', '.join(DETECTORS)}")
+    module, _, kind = DETECTORS[name].rpartition(".")
+    return getattr(importlib.import_module(module), kind)()

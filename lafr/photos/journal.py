@@ -1,0 +1,82 @@
+"""What a restoring command has done, a JSON line a file; the same command reads it to go on."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from lafr.errors import InputError
+from lafr.photos.restorer import FaceReport
+
+NAME = "restored.jsonl"
+
+
+class Journal:
+    """The lines of `output/restored.jsonl`.
+
+    Args:
+        output: the folder that is restored into.
+        settings: what the outputs depend on besides the inputs; a line under other settings counts as not done.
+    """
+
+    def __init__(self, output: Path, settings: dict):
+        self.path, self.settings = output / NAME, json.loads(json.dumps(settings))
+        self._done: dict[str, dict] = {}
+        if self.path.is_file():
+            for line in self.path.read_text(errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    self._done[record["file"]] = record
+                except (ValueError, TypeError, KeyError):
+                    continue  # a line that a stopped run left half-written
+
+    def output_of(self, name: str, path: Path) -> Path | None:
+        """Return the output of this unchanged input when an earlier run has finished it under the same settings."""
+        record = self._done.get(name, {})
+        if record.get("status") != "done" or record.get("settings") != self.settings:
+            return None
+        if record.get("input") != _state(path):
+            return None
+        output = self.path.parent / record["output"]
+        return output if output.is_file() else None
+
+    def write(self, name: str, path: Path, status: str, **facts) -> None:
+        """Add the line of one input; `status` is "done" or "skipped"."""
+        record = {"file": name, "status": status, **facts, "input": _state(path), "settings": self.settings}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(("" if self._ends_a_line() else "\n") + json.dumps(record) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {str(self.path)!r}: {error.strerror}; free space") from None
+
+    def _ends_a_line(self) -> bool:
+        """Tell whether nothing half-written stands last, as a stopped run leaves it."""
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return file.read() in (b"", b"\n")
+
+
+def face_facts(face: FaceReport) -> dict:
+    """Return a report as JSON, in tenths of a pixel."""
+    facts = asdict(face)
+    facts["box"], facts["points"] = np.round(face.box, 1).tolist(), np.round(face.points, 1).tolist()
+    facts["score"], facts["side"] = round(face.score, 3), round(face.side, 1)
+    return facts
+
+
+def _state(path: Path) -> dict | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def folder_state(folder: str | Path) -> list:
+    """Return what tells a model's folder from a retrained one: its files' names, sizes and times."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
+    return [str(folder), *([path.name, *_state(path).values()] for path in files)]

@@ -1,0 +1,212 @@
+"""Videos: every face of every frame restored, its alignment smoothed over time; all other streams copied.
+
+PyAV (`pip install 'lafr[video]'`) decodes and encodes. One frame is held at a time: memory does not grow with length.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lafr.errors import InputError, need
+from lafr.photos.video.frames import as_stored, rgb, stream_like, to_encode, turn, upright
+from lafr.photos.video.tracking import Tracker
+from lafr.storage import write_aside
+
+COPIED = ("audio", "subtitle")
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What was done to a video: `faces` counts restored faces over all frames, `tracks` faces followed through time."""
+
+    frames: int
+    faces: int
+    tracks: int
+    copied: bool  # no face was restored: the target is the source, byte for byte
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+def restore_video(
+    source: str | Path,
+    target: str | Path,
+    photo_restorer,
+    fidelity: float = 0.0,
+    smoothing: float = 0.4,
+    progress: bool = True,
+) -> VideoReport:
+    """Restore the faces of `source` into `target`, whose extension names the container.
+
+    Timestamps, rotation, colour description, pixel format, audio, subtitles and metadata are kept; frames without a
+    restored face go to the encoder as they were decoded. A stop leaves no half-written target.
+
+    Args:
+        photo_restorer: a `lafr.photos.restorer.PhotoRestorer`.
+        fidelity: 0..1, see `Restorer`.
+        smoothing: of the alignment, in seconds; 0 turns it off.
+
+    Raises InputError for a source that is missing, damaged or holds no video, and for a target that can't hold it.
+    """
+    source, target = Path(source), Path(target)
+    if not source.is_file():
+        raise InputError(f"video {str(source)!r} does not exist; give the path of a video file")
+    if smoothing < 0:
+        raise InputError(f"smoothing={smoothing} is negative; give seconds, or 0 for none")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{str(target)!r} would overwrite its input; choose another output")
+    need("av", "'lafr[video]'")
+    started = time.monotonic()
+    tracker = Tracker(smoothing)
+    reports: list[VideoReport] = []
+
+    def restore(photo: Image.Image, seconds: float) -> tuple[Image.Image, int]:
+        detections = tracker(photo_restorer.detect(photo), seconds)
+        if not detections:
+            return photo, 0
+        result = photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections)
+        return result.image, sum(face.status == "restored" for face in result.faces)
+
+    def write(aside: Path) -> None:
+        frames, faces, warnings = _transcode(source, aside, target, restore, progress)
+        copied = faces == 0 and source.suffix.lower() == target.suffix.lower()
+        if copied:
+            shutil.copyfile(source, aside)
+        reports.append(VideoReport(frames, faces, tracker.started, copied, time.monotonic() - started, warnings))
+
+    write_aside(target, write)
+    return reports[0]
+
+
+def _transcode(
+    source: Path, aside: Path, target: Path, restore: Callable, progress: bool
+) -> tuple[int, int, tuple[str, ...]]:
+    """Write `source` with every frame passed through `restore`; return frames, restored faces and warnings."""
+    import av
+
+    frames = faces = 0
+    with _opened(source) as reading:
+        video = _video(reading, source)
+        first = _first_frame(source)  # tells what the header needs, before anything is written
+        try:
+            with av.open(str(aside), "w") as writing, _bar(video, progress) as bar:
+                writing.metadata.update(reading.metadata)
+                kept = [stream for stream in reading.streams if stream is video or stream.type in COPIED]
+                copies = {s: _copy(s, writing) if s is not video else stream_like(s, first, writing) for s in kept}
+                out = copies[video]
+                for item in _demuxed(reading, video, kept, source):
+                    if isinstance(item, av.Packet):
+                        item.stream = copies[item.stream]
+                        writing.mux(item)
+                        continue
+                    frame, count = _restored(item, out.pix_fmt, restore)
+                    writing.mux(out.encode(frame))
+                    frames, faces = frames + 1, faces + count
+                    bar.update()
+                writing.mux(out.encode(None))
+        except (av.FFmpegError, _Unsuited) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"cannot write {str(target)!r} ({reason}); give it the extension of the source, {source.suffix}"
+            ) from None
+        return frames, faces, _warnings(reading, video, copies)
+
+
+class _Unsuited(Exception):
+    """A container that can't hold a stream."""
+
+
+def _copy(stream, writing):
+    try:
+        return writing.add_stream_from_template(stream)
+    except ValueError as error:
+        raise _Unsuited(str(error)) from None
+
+
+def _opened(source: Path):
+    import av
+
+    try:
+        return av.open(str(source))
+    except av.FFmpegError as error:
+        raise InputError(f"{str(source)!r} is damaged or not a video ({error.strerror}); get a whole copy") from None
+
+
+def _video(reading, source: Path):
+    from av.stream import Disposition
+
+    for stream in reading.streams.video:
+        if not stream.disposition & Disposition.attached_pic:  # a cover picture is a stream too
+            stream.thread_type = "AUTO"
+            return stream
+    raise InputError(f"{str(source)!r} holds no video; give a video file, or a picture to restore as a photo")
+
+
+def _first_frame(source: Path):
+    with _opened(source) as reading:
+        video = _video(reading, source)
+        for frame in _demuxed(reading, video, [video], source):
+            return frame
+    raise InputError(f"{str(source)!r} holds no frame that can be decoded; get a whole copy")
+
+
+def _bar(video, progress: bool) -> tqdm:
+    return tqdm(total=video.frames or None, desc="restore", unit=" frames", dynamic_ncols=True, disable=not progress)
+
+
+def _warnings(reading, video, copies: dict) -> tuple[str, ...]:
+    dropped = [
+        f"{stream.type} stream {stream.index} is not copied" for stream in reading.streams if stream not in copies
+    ]
+    transfer = HDR.get(video.color_trc)
+    return tuple(dropped + ([f"{transfer} (HDR) video: faces are restored as if it were SDR"] if transfer else []))
+
+
+def _demuxed(reading, video, streams: list, source: Path) -> Iterator:
+    """Yield the frames of `video` and the packets of the other `streams`, in the file's order."""
+    import av
+
+    seen, end = None, 0.0
+    try:
+        for packet in reading.demux(streams):
+            if packet.stream is not video:
+                if packet.dts is not None:  # None: the empty packet that flushes
+                    end = max(end, float(packet.dts * packet.time_base))
+                    yield packet
+                continue
+            for frame in packet.decode():
+                if frame.pts is None:  # raw streams have no timestamps
+                    frame.time_base = video.time_base
+                    later = 0 if seen is None else seen + 1 / (video.guessed_rate or 25)
+                    frame.pts = round(later / video.time_base)
+                seen = frame.pts * frame.time_base
+                yield frame
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{str(source)!r} is damaged at {float(seen or 0):.1f} s ({error.strerror}); get a whole copy"
+        ) from None
+    _require_whole(reading, max(end, float(seen or 0)), source)
+
+
+def _require_whole(reading, end: float, source: Path) -> None:
+    """Raise InputError when all streams stop long before the header's end: FFmpeg reads a torn file as if whole."""
+    import av
+
+    length = (reading.duration or 0) / av.time_base
+    end -= max(0, reading.start_time or 0) / av.time_base
+    if end < 0.9 * length - 0.5:
+        raise InputError(f"{str(source)!r} ends at {end:.1f} s of {length:.1f} s: it is truncated; get a whole copy")
+
+
+def _restored(frame, pix_fmt: str, restore: Callable):
+    """Return the frame to encode and the number of restored faces; without one its pixels stay as they were decoded."""
+    shown = upright(rgb(frame), turn(frame))
+    photo, count = restore(Image.fromarray(shown), float(frame.pts * frame.time_base))
+    changed = as_stored(np.asarray(photo), turn(frame)) if count else None
+    return to_encode(frame, pix_fmt, changed), count

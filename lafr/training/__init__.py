@@ -1,0 +1,1 @@
+"""The training loop, what each stage minimises, and how a run is saved and resumed."""

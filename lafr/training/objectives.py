@@ -1,0 +1,257 @@
+"""What each stage minimises. A stage's objective names its terms, says what is trained, and freezes the rest.
+
+The training loop knows this interface and nothing else of the method.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lafr.errors import InputError
+from lafr.losses.identity import IdentityCosine
+from lafr.losses.multilevel import MultiLevelLoss, Restoration
+from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1
+
+Batch = dict[str, Tensor]
+Gather = Callable[[Tensor], Tensor]
+
+# Their networks expect an aligned face at its place in the picture: a part of it means nothing to them.
+WHOLE_FACE = (IdentityCosine, LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1)
+
+
+class Objective(nn.Module):
+    """Named terms with weights, over the parameters that require a gradient.
+
+    Attributes:
+        weights: name -> weight of each term that `forward` returns; others are reported only.
+        codec: the frozen codec, in stages that look at z_hq; a batch that holds "z_hq" need not be encoded.
+    """
+
+    weights: dict[str, float]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the unweighted terms, each a scalar."""
+        raise NotImplementedError
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum that is minimised."""
+        return sum(weight * terms[name] for name, weight in self.weights.items() if weight)
+
+    def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
+        """Prepare optimiser step `step`, given this process's micro-batches and a gather over all processes."""
+
+    def after_step(self, step: int, gather: Gather) -> None:
+        """Finish optimiser step `step`: for what is learned without a gradient."""
+
+    def restore(self, batch: Batch) -> Tensor | None:
+        """Return the images to look at in validation, `[B, 3, H, W]`, or None."""
+        return None
+
+    def finish(self, faces: Sequence[Tensor], device: torch.device) -> None:
+        """Derive what follows from the trained weights, once, after the last step."""
+
+    def trained_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers that are learned (an EMA codebook)."""
+        return {}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name: what a checkpoint holds."""
+        parameters = {name: p.data for name, p in self.named_parameters() if p.requires_grad}
+        return parameters | self.trained_buffers()
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Copy a trained state back, bit for bit; missing and unexpected names are errors."""
+        own = self.trained_state()
+        if own.keys() != state.keys():
+            missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+            raise ValueError(f"trained state does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory in every module that offers it."""
+        for module in self.modules():
+            if getattr(module, "_supports_gradient_checkpointing", False):
+                module.enable_gradient_checkpointing()
+
+    def decode_crops(self, side: int, seed: int) -> None:
+        """Decode a part of each face alone for the loss, where the loss looks at decoded faces; here it does not."""
+
+
+def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
+    """Return z_hq `[B, C, h, w]`: the batch's own where the stream brings it (lafr.data.latents), else encoded."""
+    return batch["z_hq"] if "z_hq" in batch else codec.encode(batch["hq"])
+
+
+def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
+    """Return white noise `[B, ...]` that depends on (seed, pair number) alone; made on the CPU."""
+    draws = []
+    for number in n.tolist():
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        draws.append(torch.randn(like.shape[1:], generator=generator))
+    return torch.stack(draws).to(like)
+
+
+def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return `side` x `side` positions of each latent `[B, C, h, w]` and the same part of its image `[B, 3, H, W]`.
+
+    Where the part lies depends on (seed, pair number) alone. Raises InputError when `side` is larger than the latent.
+    """
+    height, width = z.shape[-2:]
+    if not 0 < side <= min(height, width):
+        raise InputError(f"trainer.decode_crop={side} is not in 1..{min(height, width)}, the latent's side")
+    f = image.shape[-1] // width
+    parts = []
+    for latent, picture, number in zip(z, image, n.tolist(), strict=True):
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        y, x = (int(torch.randint(free + 1, (), generator=draw)) for free in (height - side, width - side))
+        part = picture[:, f * y : f * (y + side), f * x : f * (x + side)]
+        parts.append((latent[:, y : y + side, x : x + side], part))
+    return torch.stack([latent for latent, _ in parts]), torch.stack([part for _, part in parts])
+
+
+class CodebookObjective(Objective):
+    """Codebook phase: auto-encode HQ latents through extractor, codebook and mapper.
+
+    Terms: `latent_l1` of the rebuilt latent and `commitment`. Only extractor and mapper have gradients; the codes
+    start from k-means, follow by EMA, and dead ones are reset, once per optimiser step, from the features of the
+    whole global batch: the same on every process, whatever their number and the accumulation.
+    """
+
+    def __init__(self, restorer, weights: dict[str, float], seed: int = 0):
+        super().__init__()
+        self.codec, self.adapter, self.seed = restorer.codec, restorer.adapter.requires_grad_(True), seed
+        for part in self.adapter.frozen_in_codebook():
+            part.requires_grad_(False)
+        self.weights = dict(weights)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return latent_l1 and commitment on HQ latents."""
+        z_hq = hq_latents(batch, self.codec)
+        features = self.adapter.extract(z_hq)
+        quantized = self.adapter.quantize(features)
+        z_rebuilt = self.adapter.map(quantized.features)
+        if self.adapter.has_codes and self.training and torch.is_grad_enabled():
+            self._seen.append((features.detach(), quantized.indices))
+        return {"latent_l1": F.l1_loss(z_rebuilt, z_hq), "commitment": quantized.commitment}
+
+    @torch.no_grad()
+    def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
+        """Start the codes by k-means on the first global batch."""
+        self._seen.clear()
+        if self.adapter.has_codes and not self.adapter.codes_are_initialised():
+            local = [gather(self.adapter.extract(hq_latents(b, self.codec))) for b in batches]
+            self.adapter.initialise_codes(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+
+    @torch.no_grad()
+    def after_step(self, step: int, gather: Gather) -> None:
+        """Move the codes by EMA and reset dead ones."""
+        if not self.adapter.has_codes:
+            return
+        features = torch.cat([gather(f) for f, _ in self._seen])
+        indices = torch.cat([gather(i) for _, i in self._seen])
+        self._seen.clear()
+        self.adapter.update_codes(features, indices, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the HQ faces rebuilt through the codebook: the best that the hard codes allow."""
+        features = self.adapter.extract(hq_latents(batch, self.codec))
+        return self.codec.decode(self.adapter.map(self.adapter.quantize(features).features))
+
+    def trained_buffers(self) -> dict[str, Tensor]:
+        """Return codes, their EMA sums and sizes."""
+        return {f"adapter.{name}": value for name, value in self.adapter.code_buffers().items()}
+
+
+class AlignmentObjective(Objective):
+    """Alignment phase: codebook and mapper frozen, the extractor learns to send LQ latents to the HQ codes.
+
+    Terms: `latent_l1` of z_aligned to z_hq, `feature_mse` to the HQ code (CodeFormer, DAEFR) and `index_ce`, the
+    cross-entropy of the HQ index given the distances to the codes. The gap before and after is reported.
+    """
+
+    def __init__(self, restorer, weights: dict[str, float]):
+        super().__init__()
+        self.codec, self.adapter = restorer.codec, restorer.adapter
+        self.adapter.requires_grad_(True)
+        for part in self.adapter.frozen_in_alignment():
+            part.requires_grad_(False)
+        self.hq_extractor = copy.deepcopy(self.adapter.extractor).requires_grad_(False)
+        self.weights = dict(weights)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
+        z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)
+        features = self.adapter.extract(z_lq)
+        z_aligned = self.adapter.map(self.adapter.assign(features).features)
+        terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
+        if self.adapter.has_codes:
+            with torch.no_grad():
+                code = self.adapter.quantize(self.hq_extractor(z_hq).float())
+            terms["feature_mse"] = F.mse_loss(features, code.features)
+            terms["index_ce"] = self.adapter.index_cross_entropy(features, code.indices)
+        terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
+        return terms
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum over the terms that this adapter has."""
+        return sum(weight * terms[name] for name, weight in self.weights.items() if weight and name in terms)
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the decoded aligned latents."""
+        return self.codec.decode(self.adapter(self.codec.encode(batch["lq"])))
+
+
+class RestorationObjective(Objective):
+    """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen.
+
+    Attributes:
+        crop: (side, seed) of the part of each latent that is decoded, see `cropped`; None decodes all of it.
+    """
+
+    crop: tuple[int, int] | None = None
+
+    def __init__(self, restorer, loss: MultiLevelLoss):
+        super().__init__()
+        self.restorer, self.loss = restorer, loss
+        restorer.trained_with |= loss.origins()
+        restorer.requires_grad_(False)
+        for parameter in restorer.denoiser.lora_parameters():
+            parameter.requires_grad_(True)
+        self.weights = loss.weights
+
+    @property
+    def codec(self) -> nn.Module:
+        """The restorer's."""
+        return self.restorer.codec
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of the loss."""
+        with torch.no_grad():
+            z_hq = hq_latents(batch, self.codec)
+        z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]
+        z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop) if self.crop else (z_restored, hq)
+        restored = self.codec.decode(z_decoded)
+        return self.loss(Restoration(restored, hq, z_restored, z_hq))
+
+    def decode_crops(self, side: int, seed: int) -> None:
+        """Decode a part of each face for the loss: an approximation, as the decoder's attention sees no further.
+
+        Raises InputError where a term of the loss needs the whole face.
+        """
+        whole = [name for name, term in self.loss.terms.items() if isinstance(term, WHOLE_FACE)]
+        if whole:
+            raise InputError(
+                f"trainer.decode_crop={side}, but {', '.join(whole)} need whole faces; "
+                "choose trainer.decode_crop=null or a loss of appearance alone"
+            )
+        self.crop = side, seed
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Return the restored faces."""
+        return self.restorer(batch["lq"])

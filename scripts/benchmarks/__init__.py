@@ -1,0 +1,1 @@
+"""What things cost: `python -m scripts.benchmarks TOPIC`, a module each."""

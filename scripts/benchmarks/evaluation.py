@@ -1,0 +1,93 @@
+"""How long eval.py takes to score another method's pictures, and how much memory, as a user starts it."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+SCRIPT = Path(__file__).resolve().parent / "eval.py"
+
+
+def evaluation(cfg) -> None:
+    """Seconds and peak memory of each run of `cfg.runs`, and of the same command given again."""
+    import tempfile
+
+    import torch
+
+    from lafr.provenance import provenance, write_json
+
+    rows = {}
+    with tempfile.TemporaryDirectory(dir=cfg.folder) as place:
+        for name, run in cfg.runs.items():
+            folder = Path(place) / name
+            write_pictures(folder, run.images, cfg.different, cfg.resolution, cfg.seed)
+            first, again = (scored(folder, list(run.metrics)) for _ in range(2))
+            said = {"images": run.images, "metrics": list(run.metrics)}
+            rows[name] = said | first | {"again_seconds": again["seconds"]}
+    record = {
+        "benchmark": "evaluation",
+        "runs": rows,
+        "resolution": cfg.resolution,
+        "rows_scored": 2,
+        "threads": torch.get_num_threads(),
+        **provenance(COMMAND, cfg.seed),
+    }
+    target = Path(cfg.output) / "evaluation.json"
+    write_json(record, target)
+    print(evaluation_table(record))
+    print(f"numbers  {target}")
+
+
+def write_pictures(folder: Path, images: int, different: int, side: int, seed: int) -> None:
+    """Write `images` of each kind, lq, hq and method: a noise of all sizes, `different` ones and links to them."""
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from lafr.images import write_image
+
+    for number in tqdm(range(images), desc="pictures", unit="image"):
+        hq = None
+        for kind, strength in (("hq", 0), ("lq", 0.2), ("method", 0.1)):
+            path = folder / kind / f"{number:05d}.png"
+            if number >= different:
+                os.link(path.with_name(f"{number % different:05d}.png"), path)
+                continue
+            rng = np.random.default_rng([seed, number, int(100 * strength)])
+            noise = [rng.standard_normal((1, 3, s, s), np.float32) for s in (4, 16, 64, side)]
+            noise = [torch.nn.functional.interpolate(torch.from_numpy(n), side, mode="bicubic")[0] for n in noise]
+            picture = sum(n * weight for n, weight in zip(noise, (0.4, 0.2, 0.1, 0.02), strict=True))
+            hq = picture if hq is None else hq
+            write_image(hq + strength * picture, path)
+
+
+def scored(folder: Path, metrics: list[str]) -> dict[str, float]:
+    """Run eval.py on the pictures; return its seconds and its peak memory in MB."""
+    import subprocess
+    import time
+
+    from lafr.errors import InputError
+
+    arguments = [f"data.lq={folder / 'lq'}", f"data.hq={folder / 'hq'}", f"outputs={folder / 'method'}", "device=cpu",
+                 f"output={folder / 'run'}", f"+protocol={{name: speed, metrics: [{', '.join(metrics)}]}}"]  # fmt: skip
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, str(SCRIPT), "benchmark=pair", "report=false", *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise InputError("eval.py failed; its own line above says why")
+    return {"seconds": time.perf_counter() - started, "peak_mb": usage.ru_maxrss / 1000}
+
+
+def evaluation_table(record: dict) -> str:
+    """Return minutes and memory of each run."""
+    lines = ["| scored | pairs | minutes | images a second | peak memory, GB | the same command again, minutes |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in record["runs"].values():
+        cells = [", ".join(row["metrics"]), f"{row['images']:,}", f"{row['seconds'] / 60:.1f}",
+                 f"{record['rows_scored'] * row['images'] / row['seconds']:.1f}", f"{row['peak_mb'] / 1000:.2f}",
+                 f"{row['again_seconds'] / 60:.1f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    side, threads = record["resolution"], record["threads"]
+    note = f"LQ and another method's pictures of {side} px against HQ, on the CPU, {threads} threads, start included."
+    return "\n".join([*lines, "", note])

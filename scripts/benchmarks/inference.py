@@ -1,0 +1,295 @@
+"""How fast one step is, part by part, beside a full UNet with prompt and time: what OSEDiff computes."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+REFERENCE_TIMESTEP = 999  # OSEDiff's
+
+
+@dataclass
+class Row:
+    """One way to restore: its parts in order, each a function of the one before's result, and what was measured."""
+
+    dtype: object
+    parts: dict[str, Callable]
+    keeps_memory: bool = False
+    psnr: float | None = None
+    first_seconds: float = 0.0
+    peak_mb: float = 0.0
+    gmacs: dict[str, float] = field(default_factory=dict)
+    seconds: list[dict[str, float]] = field(default_factory=list)
+
+
+def inference(cfg) -> None:
+    """Time of each part and of the whole, peak memory, multiplications and quality, for each dtype and batch size."""
+    import torch
+    from tqdm import tqdm
+
+    from lafr.commands.devices import choose_device
+    from lafr.provenance import provenance, write_json
+
+    device, size = choose_device(cfg.device), cfg[cfg.scale]
+    rows = build_rows(cfg, size, device)
+    draw = torch.Generator().manual_seed(cfg.seed)
+    found, ceiling = {}, {}
+    bar = tqdm(total=len(cfg.batch_sizes) * len(rows) * (cfg.repeats + 1), desc="inference", unit="pass")
+    for batch_size in cfg.batch_sizes:
+        shape = (batch_size, 3, size.resolution, size.resolution)
+        lq = torch.rand(shape, generator=draw).mul(2).sub(1).to(device)
+        for row in rows.values():
+            row.seconds.clear()
+            warm_up(row, lq, device)
+            bar.update()
+        for _ in range(cfg.repeats):  # in turns: what slows the machine for a while slows every row
+            for row in rows.values():
+                row.seconds.append(timed_pass(row, lq, device))
+                ceiling.setdefault(str(row.dtype), []).append(matmul_gmacs(cfg.matmul_side, row.dtype, device))
+                bar.update()
+        found[str(batch_size)] = {name: summary(row, batch_size, rows["reference"]) for name, row in rows.items()}
+    bar.close()
+    record = {
+        "benchmark": "inference",
+        "scale": cfg.scale,
+        "batches": found,
+        "matmul_gmacs_per_second": {dtype.removeprefix("torch."): max(values) for dtype, values in ceiling.items()},
+        "repeats": cfg.repeats,
+        "resolution": size.resolution,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **provenance(COMMAND, cfg.seed),
+    }
+    target = Path(cfg.output) / ("inference.json" if cfg.scale == "full" else f"inference_{cfg.scale}.json")
+    write_json(record, target)
+    print(inference_table(record))
+    print(f"numbers  {target}")
+
+
+def build_rows(cfg, size, device) -> dict[str, Row]:
+    """Return the reference and each of LAFR's rows, on the same random weights; the last of these know their PSNR."""
+    import torch
+    from hydra.utils import instantiate
+
+    from lafr.models.fast import choose_dtype, memory_kept, optimised
+
+    base = instantiate(size.build, _convert_="all")
+    draw = torch.Generator().manual_seed(cfg.seed)
+    lq = torch.rand(1, 3, size.resolution, size.resolution, generator=draw).mul(2).sub(1)
+    rows, exact = {}, None
+    for dtype in cfg.dtypes:
+        for compiled in cfg.compile if dtype != "exact" else [False]:
+            restorer = new_restorer(base, size, lq, cfg.seed).to(device)
+            if exact is None:
+                with torch.inference_mode(), memory_kept():
+                    exact = restorer(lq.to(device))
+            chosen = torch.float32
+            if dtype != "exact":
+                chosen = choose_dtype(dtype, device)
+                optimised(restorer, device, dtype, compile=compiled)
+            name = f"LAFR {dtype if dtype == 'exact' else str(chosen)[6:]}{', compiled' if compiled else ''}"
+            parts = {"encoder": restorer.codec.encode, "adapter": restorer.adapter, "UNet": restorer.denoiser,
+                     "decoder": restorer.codec.decode}  # fmt: skip
+            rows[name] = Row(chosen, parts, keeps_memory=dtype != "exact")
+            rows[name].psnr = psnr(run(rows[name], lq.to(device)), exact)
+    reference = reference_row(base, size, device)  # last: it puts the base itself on the device
+    return {"reference": reference, **rows}
+
+
+def new_restorer(base, size, lq, seed: int):
+    """Return a frozen restorer on a copy of `base`; its codes are fitted to the latents of `lq`, as training would."""
+    import copy
+
+    import torch
+    from hydra.utils import instantiate
+
+    from lafr.models.denoiser import Denoiser
+    from lafr.models.restorer import Restorer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapter = instantiate(size.adapter, _convert_="all")
+    own = copy.deepcopy(base)
+    denoiser = Denoiser.from_base(own.unet, own.scheduler, size.timestep)
+    denoiser.add_lora(seed=seed)
+    restorer = Restorer(own.codec(), adapter, denoiser, size.resolution).requires_grad_(False).eval()
+    if adapter.has_codes:
+        with torch.no_grad():
+            features = adapter.extract(restorer.codec.encode(lq))
+        adapter.initialise_codes(features, torch.Generator().manual_seed(seed))
+    return restorer
+
+
+def reference_row(base, size, device) -> Row:
+    """Return OSEDiff's pass with the same modules: eager, contiguous, float32 on a CPU and float16 on a GPU.
+
+    Its LoRA is merged, as OSEDiff's is; its prompt is given as an embedding, so that no text encoder is timed.
+    """
+    import torch
+
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    vae, unet = (torch.nn.Module.to(part, device, dtype).eval() for part in (base.vae, base.unet))
+    prompt = torch.randn(
+        1, size.prompt_tokens, unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(0)
+    ).to(device, dtype)
+    signal = float(base.scheduler.alphas_cumprod[REFERENCE_TIMESTEP]) ** 0.5
+    noise = (1 - signal**2) ** 0.5
+
+    def step(z):
+        return (z - noise * unet(z, REFERENCE_TIMESTEP, prompt.expand(len(z), -1, -1)).sample) / signal
+
+    scale = vae.config.scaling_factor
+    return Row(dtype, {
+        "encoder": lambda lq: vae.encode(lq.to(dtype)).latent_dist.mode() * scale,
+        "UNet": step,
+        "decoder": lambda z: vae.decode(z / scale).sample,
+    })  # fmt: skip
+
+
+def run(row: Row, x):
+    """Return the row's result for the batch `x`."""
+    import torch
+
+    with torch.inference_mode():
+        for part in row.parts.values():
+            x = part(x)
+    return x
+
+
+def warm_up(row: Row, lq, device) -> None:
+    """Run the row twice, for compilation, caches and peak memory, and count its multiplications."""
+    from lafr.training.timing import measure
+
+    with memory_kept_by(row):
+        cost = measure(lambda: run(row, lq), device, repeats=1, warm_up=0)
+    row.first_seconds, row.peak_mb = cost.seconds, cost.peak_mb
+    row.gmacs = counted(row, lq)
+
+
+def counted(row: Row, lq) -> dict[str, float]:
+    """Return the multiplications of each part in units of 1e9: matrix products, convolutions and attention."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    found, x = {}, lq
+    plain_attention = sdpa_kernel(SDPBackend.MATH)  # the counter doesn't know a CPU's fused one
+    with torch.no_grad(), plain_attention, torch.compiler.set_stance("force_eager"):
+        for name, part in row.parts.items():
+            with FlopCounterMode(display=False) as counter:
+                if name == "adapter":  # its search reads values, and it is small
+                    part(torch.zeros(x.shape, device=lq.device))
+                else:
+                    with FakeTensorMode(allow_non_fake_inputs=True):
+                        x = part(torch.empty(x.shape, dtype=x.dtype, device=lq.device))
+            found[name] = counter.get_total_flops() / 2e9
+    return found
+
+
+def timed_pass(row: Row, lq, device) -> dict[str, float]:
+    """Return the seconds of each part of one pass, and of the whole: their sum."""
+    import time
+
+    import torch
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    seconds, x = {}, lq
+    with torch.inference_mode(), memory_kept_by(row):
+        for name, part in row.parts.items():
+            started = now()
+            x = part(x)
+            seconds[name] = now() - started
+    return seconds | {"whole": sum(seconds.values())}
+
+
+def memory_kept_by(row: Row):
+    """Return the context that the row runs in."""
+    from contextlib import nullcontext
+
+    from lafr.models.fast import memory_kept
+
+    return memory_kept() if row.keeps_memory else nullcontext()
+
+
+def matmul_gmacs(side: int, dtype, device) -> float:
+    """Return the 1e9 multiplications a second of a square matrix product: a ceiling for any network."""
+    import torch
+
+    from lafr.training.timing import measure
+
+    a = torch.ones(side, side, dtype=dtype, device=device)
+    return side**3 / 1e9 / measure(lambda: a @ a, device, repeats=3).fastest
+
+
+def psnr(restored, exact) -> float:
+    """Return the PSNR in dB of a restored batch, relative to the range of the exact one."""
+    error = (restored.float() - exact.float()).square().mean()
+    return float(10 * ((exact.max() - exact.min()).square() / error).log10())
+
+
+def summary(row: Row, batch_size: int, reference: Row) -> dict:
+    """Return one row of the record."""
+    from statistics import median
+
+    parts = {}
+    for name in row.seconds[0]:
+        own = [seconds[name] for seconds in row.seconds]
+        parts[name] = {
+            "seconds": median(own), "fastest": min(own), "slowest": max(own),
+            "gmacs": row.gmacs[name] if name != "whole" else sum(row.gmacs.values()),
+        }  # fmt: skip
+        if name in reference.seconds[0]:
+            ratios = [theirs[name] / ours for theirs, ours in zip(reference.seconds, own, strict=True)]
+            parts[name] |= {"speed": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    whole = parts["whole"]["seconds"]
+    return {
+        "dtype": str(row.dtype).removeprefix("torch."),
+        "parts": parts,
+        "ms_per_image": 1000 * whole / batch_size,
+        "images_per_second": batch_size / whole,
+        "first_seconds": row.first_seconds,
+        "peak_mb": row.peak_mb,
+        "psnr_to_exact": row.psnr,
+    }
+
+
+def inference_table(record: dict) -> str:
+    """Return speed beside the reference as a Markdown table, and what bounds it below; on a GPU milliseconds too."""
+    names = ("encoder", "UNet", "decoder", "whole")
+    absolute = record["device"] != "cpu"
+    lines = [
+        "| batch | row | " + " | ".join(names) + " | lowest–highest | peak memory, MB | PSNR to exact, dB |"
+        + (" ms an image | images/s |" if absolute else ""),
+        "|---|---|" + "---|" * (len(names) + 3 + 2 * absolute),
+    ]  # fmt: skip
+    for batch, rows in record["batches"].items():
+        for name, row in rows.items():
+            whole = row["parts"]["whole"]
+            speeds = " | ".join(f"{row['parts'][part]['speed']:.2f}x" for part in names)
+            quality = "" if row["psnr_to_exact"] is None else f"{row['psnr_to_exact']:.1f}"
+            lines.append(
+                f"| {batch} | {name} | {speeds} | {whole['lowest']:.2f}–{whole['highest']:.2f}x | "
+                f"{row['peak_mb']:.0f} | {quality} |"
+                + (f" {row['ms_per_image']:.1f} | {row['images_per_second']:.1f} |" if absolute else "")
+            )
+    lines += ["", "| batch | row | GMACs an image | share of the ceiling: encoder | UNet | decoder | whole |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for batch, rows in record["batches"].items():
+        for name, row in rows.items():
+            ceiling = record["matmul_gmacs_per_second"][row["dtype"]]
+            shares = (row["parts"][part]["gmacs"] / row["parts"][part]["seconds"] / ceiling for part in names)
+            cells = " | ".join(f"{100 * share:.0f} %" for share in shares)
+            lines.append(f"| {batch} | {name} | {row['parts']['whole']['gmacs'] / int(batch):.1f} | {cells} |")
+    where = "on a GPU" if absolute else f"cpu, {record['threads']} threads"
+    lines.append(
+        f"\n{record['resolution']} px, {where}, random weights; speed beside the reference in the same turn, median of "
+        f"{record['repeats']}. The ceiling is a square matrix product in the row's dtype."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""What a cache of HQ latents saves in each stage, and after how many steps it has paid for its filling."""
+
+import shlex
+import sys
+from pathlib import Path
+
+COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+
+
+def latents(cfg) -> None:
+    """Seconds of an optimiser step with and without z_hq in the batch, taken in turns; the cost of the cache."""
+    import torch
+    from hydra.utils import instantiate
+    from tqdm import tqdm
+
+    from lafr.commands.devices import choose_device
+    from lafr.data.stream import PairStream
+    from lafr.models.restorer import Restorer
+    from lafr.provenance import provenance, write_json
+    from lafr.training.timing import measure
+
+    device = choose_device(cfg.device)
+    faces, _ = instantiate(cfg.data, _convert_="all")
+    pairs = PairStream(faces, instantiate(cfg.degradation, _convert_="all"), cfg.seed)
+    codec = Restorer.from_pretrained(cfg.model.folder).codec.to(device)
+    pairs.latents, cache = filled(faces, codec, device)
+    batch = {key: value.to(device) for key, value in next(iter(pairs.loader(0, 1, cfg.batch_size))).items()}
+    with torch.no_grad():
+        difference = float((codec.encode(batch["hq"]) - batch["z_hq"]).abs().max())
+        encode = measure(lambda: codec.encode(batch["hq"]), device, 3 * cfg.rounds)
+    make = measure(lambda: [pairs[n] for n in range(cfg.batch_size)], torch.device("cpu"), 3 * cfg.rounds)
+    stages = {}
+    for name, settings in tqdm(cfg.stage.items(), desc="latents", unit="stage"):
+        objective = instantiate(settings.objective, _convert_="all")(Restorer.from_pretrained(cfg.model.folder))
+        stages[name] = compared(objective.to(device).train(), batch, device, cfg.rounds)
+    record = {
+        "benchmark": "latents",
+        "stages": stages,
+        "cache": cache,
+        "encode_seconds": encode.seconds,  # of the HQ faces of a batch: what a step no longer does
+        "pairs_seconds": make.seconds,  # to make a batch in one process: what the cache cannot save
+        "pays_after_steps": cache["fill_seconds"] / encode.seconds,
+        "largest_difference": difference,  # of a cached latent from one encoded in the batch
+        "batch_size": cfg.batch_size,
+        "resolution": cfg.model.resolution,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **provenance(COMMAND, cfg.seed),
+    }
+    target = Path(cfg.output) / "latents.json"
+    write_json(record, target)
+    print(latents_table(record))
+    print(f"numbers  {target}")
+
+
+def filled(faces, codec, device) -> tuple:
+    """Return the latents, and what filling the cache and reading it again took; the faces are decoded before."""
+    import time
+    from tempfile import TemporaryDirectory
+
+    from lafr.data.latents import cached_latents
+
+    for i in range(len(faces)):
+        faces[i]
+    seconds = []
+    with TemporaryDirectory() as folder:
+        for _ in range(2):
+            started = time.perf_counter()
+            z = cached_latents(faces, lambda images: codec.encode(images.to(device)), folder, codec.fingerprint())
+            seconds.append(time.perf_counter() - started)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+    return z, {"faces": len(faces), "fill_seconds": seconds[0], "read_seconds": seconds[1], "megabytes": size / 1e6}
+
+
+def compared(objective, batch: dict, device, rounds: int) -> dict:
+    """Return the median seconds of a step that encodes and of one that looks up, and their ratio in each round."""
+    from statistics import median
+
+    import torch
+
+    from lafr.training.timing import measure
+
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+
+    def step(given: dict) -> None:
+        objective.before_step([given], 0, lambda tensor: tensor)
+        objective.total(objective(given)).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.after_step(0, lambda tensor: tensor)
+
+    ways = {"encoded": {key: value for key, value in batch.items() if key != "z_hq"}, "cached": batch}
+    seconds = {way: [] for way in ways}
+    for given in ways.values():
+        step(given)
+    for _ in range(rounds):
+        for way, given in ways.items():
+            seconds[way].append(measure(lambda given=given: step(given), device, repeats=3, warm_up=0).seconds)
+    ratios = [cached / encoded for encoded, cached in zip(seconds["encoded"], seconds["cached"], strict=True)]
+    return {
+        **{f"{way}_seconds": median(own) for way, own in seconds.items()},
+        "ratio": median(ratios),
+        "smallest_ratio": min(ratios),
+        "largest_ratio": max(ratios),
+    }
+
+
+def latents_table(record: dict) -> str:
+    """Return what the cache saves in each stage as a Markdown table, and what it costs in a line below."""
+    lines = ["| stage | step with the cache / without | smallest–largest |", "|---|---|---|"]
+    for name, s in record["stages"].items():
+        lines.append(f"| {name} | {s['ratio']:.2f} | {s['smallest_ratio']:.2f}–{s['largest_ratio']:.2f} |")
+    cache = record["cache"]
+    lines.append(
+        f"\n{cache['faces']} faces take {cache['megabytes']:.1f} MB. Filling takes as long as encoding "
+        f"{record['pays_after_steps']:.0f} batches of {record['batch_size']}, which is when it has paid."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""How many training pairs a second the loader makes, beside what a training step eats."""
+
+import shlex
+import sys
+from pathlib import Path
+
+COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+STEP_FLOPS = 14e12  # of a pair in the restoration stage at 512 px: counted, see README; not measured
+PEAKS = {"H100": 989e12, "A100": 312e12, "RTX 4090": 165e12}  # bf16, dense
+USED = 0.4  # of the peak, assumed
+
+
+def loader(cfg) -> None:
+    """Pairs per second for each number of workers, at first visits and later ones, from a folder of PNG."""
+    import tempfile
+
+    import torch
+    from hydra.utils import instantiate
+    from tqdm import tqdm
+
+    from lafr.data.faces import Faces
+    from lafr.data.packaged import PackagedFaces
+    from lafr.data.stream import PairStream
+    from lafr.images import list_images, write_image
+    from lafr.provenance import provenance, write_json
+
+    degradation = instantiate(cfg.degradation, _convert_="all")
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if cfg.data.root is None:
+            packaged = PackagedFaces(cfg.resolution)
+            for i in range(cfg.images):  # copies: what is read is as large as a set of this size
+                write_image(packaged[i % len(packaged)], Path(folder) / f"{i:03d}.png")
+        paths = list_images(cfg.data.root or folder)[: cfg.images]
+        steps = len(paths) // cfg.batch_size
+        for workers in tqdm(cfg.workers, desc="loader", unit="setting"):
+            pairs = PairStream(Faces(paths, cfg.resolution), degradation, cfg.seed)
+            seconds = timed(pairs.loader(0, 2 * steps, cfg.batch_size, num_workers=workers), steps, workers)
+            rows[str(workers)] = {name: steps * cfg.batch_size / value for name, value in seconds.items()}
+    record = {
+        "benchmark": "loader",
+        "pairs_per_second": rows,
+        "eaten": {"miniature, 128 px, here": eaten_by_miniature(cfg)},
+        "eaten_estimated": {f"512 px, {name}": USED * peak / STEP_FLOPS for name, peak in PEAKS.items()},
+        "resolution": cfg.resolution,
+        "images": len(paths),
+        "batch_size": cfg.batch_size,
+        "threads": torch.get_num_threads(),
+        **provenance(COMMAND, cfg.seed),
+    }
+    target = Path(cfg.output) / "loader.json"
+    write_json(record, target)
+    print(loader_table(record))
+    print(f"numbers  {target}")
+
+
+def timed(batches, steps: int, workers: int) -> dict[str, float]:
+    """Return the seconds of the first `steps` batches, in which every face is decoded, and of the next `steps`."""
+    import time
+
+    stream = iter(batches)
+    if workers:
+        next(stream)  # the processes have started
+    started, seconds = time.perf_counter(), {}
+    for name, count in (("first visit", steps - bool(workers)), ("later visits", steps)):
+        for _ in range(count):
+            next(stream)
+        seconds[name] = (time.perf_counter() - started) * steps / count
+        started = time.perf_counter()
+    return seconds
+
+
+def eaten_by_miniature(cfg) -> float:
+    """Return the pairs per second that the miniature's restoration stage trains on here."""
+    import torch
+    from hydra.utils import instantiate
+
+    from lafr.models.restorer import Restorer
+    from lafr.training.objectives import RestorationObjective
+    from lafr.training.timing import measure
+
+    objective = RestorationObjective(Restorer.from_pretrained("mini"), instantiate(cfg.loss, _convert_="all")).train()
+    side = objective.restorer.resolution
+    lq, hq = torch.rand(2, 4, 3, side, side, generator=torch.Generator().manual_seed(cfg.seed)) * 2 - 1
+    step = lambda: objective.total(objective({"lq": lq, "hq": hq})).backward()  # noqa: E731
+    return 4 / measure(step, torch.device("cpu"), repeats=3).seconds
+
+
+def loader_table(record: dict) -> str:
+    """Return pairs a second by workers, as multiples of no worker, and what training eats, as shares of it."""
+    rows = record["pairs_per_second"]
+    unit = next(iter(rows.values()))["later visits"]
+    side = record["resolution"]
+    lines = [f"| loader at {side} px | first visit | later visits |", "|---|---|---|"]
+    for workers, row in rows.items():
+        cells = " | ".join(f"{row[name] / unit:.2f}" for name in ("first visit", "later visits"))
+        lines.append(f"| {workers} workers | {cells} |")
+    for name, value in record["eaten"].items():
+        lines.append(f"| training eats: {name} | | {value / unit:.3f} |")
+    for name, value in record["eaten_estimated"].items():
+        lines.append(f"| training would eat: {name}, estimated | | {value / unit:.2f} |")
+    return "\n".join([*lines, "", "Pairs a second, in units of one process that has seen every face."])

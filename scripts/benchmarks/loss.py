@@ -1,0 +1,75 @@
+"""What each term of the loss costs, beside the rest of the restoration step."""
+
+import shlex
+import sys
+from pathlib import Path
+
+COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+
+
+def loss(cfg) -> None:
+    """Seconds and peak memory of each term of the loss, beside the rest of the restoration step."""
+    import torch
+    from hydra.utils import instantiate
+    from tqdm import tqdm
+
+    from lafr.commands.devices import choose_device
+    from lafr.losses.multilevel import Restoration
+    from lafr.models.restorer import Restorer
+    from lafr.provenance import provenance, write_json
+    from lafr.training.objectives import RestorationObjective
+    from lafr.training.timing import measure
+
+    device = choose_device(cfg.device)
+    objective = RestorationObjective(Restorer.from_pretrained(cfg.model.folder), instantiate(cfg.loss, _convert_="all"))
+    objective.to(device).train()
+    restorer, terms = objective.restorer, objective.loss.terms
+    draw = torch.Generator().manual_seed(cfg.seed)
+    shape = (cfg.batch_size, 3, restorer.resolution, restorer.resolution)
+    lq, hq = (torch.rand(shape, generator=draw).mul(2).sub(1).to(device) for _ in range(2))
+    with torch.no_grad():
+        latents, z_hq = restorer.latents(lq), restorer.codec.encode(hq)
+
+    def frozen() -> None:
+        with torch.no_grad():
+            restorer.codec.encode(hq)
+            restorer.adapter(restorer.codec.encode(lq))
+
+    def trained() -> None:
+        restorer.codec.decode(restorer.denoiser(latents.z_aligned)).mean().backward()
+
+    def term(names) -> None:
+        restored = lq.clone().requires_grad_()
+        r = Restoration(restored, hq, latents.z_restored.clone().requires_grad_(), z_hq)
+        sum(terms[name](r) for name in names).backward()
+
+    def step() -> None:
+        objective.total(objective({"lq": lq, "hq": hq})).backward()
+
+    work = {"encode and align, no gradient": frozen, "denoise and decode, with gradient": trained}
+    work |= {f"term: {name}": lambda name=name: term([name]) for name in terms}
+    work |= {"all terms together": lambda: term(list(terms)), "whole step": step}
+    cost = {name: measure(do, device, cfg.repeats) for name, do in tqdm(work.items(), desc="loss", unit="part")}
+    record = {
+        "benchmark": "loss",
+        "parts": {name: vars(c) | {"share": c.seconds / cost["whole step"].seconds} for name, c in cost.items()},
+        "batch_size": cfg.batch_size,
+        "resolution": restorer.resolution,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **provenance(COMMAND, cfg.seed),
+    }
+    target = Path(cfg.output) / "loss.json"
+    write_json(record, target)
+    print(loss_table(record))
+    print(f"numbers  {target}")
+
+
+def loss_table(record: dict) -> str:
+    """Return the cost of each part as a Markdown table: share of the whole step, spread, peak memory."""
+    whole = record["parts"]["whole step"]["seconds"]
+    lines = ["| part | share of the step | fastest–slowest | peak memory, MB |", "|---|---|---|---|"]
+    for name, c in record["parts"].items():
+        spread = f"{100 * c['fastest'] / whole:.0f}–{100 * c['slowest'] / whole:.0f} %"
+        lines.append(f"| {name} | {100 * c['share']:.0f} % | {spread} | {c['peak_mb']:.0f} |")
+    return "\n".join(lines)

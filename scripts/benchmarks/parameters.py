@@ -1,0 +1,88 @@
+"""How many values the full-size experiment trains: `python -m scripts.benchmarks.parameters`.
+
+Counted on tensors that have a shape and no values: no weights are needed.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import nn
+
+from lafr.models.base.supported import KNOWN
+from lafr.models.denoiser import Denoiser
+from lafr.provenance import provenance, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = "python -m scripts.benchmarks.parameters"
+EXPERIMENT = "ffhq_0.9pct"
+
+SD21 = KNOWN["sd21_base"]
+TOKENS = 77  # of its text encoder
+
+
+def size(module: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def sd21_denoiser(text: str, **settings) -> Denoiser:
+    """Return the denoiser on Stable Diffusion 2.1-base's UNet, on the meta device."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SD21.unet)
+        null_embedding = torch.empty(1, TOKENS, SD21.unet["cross_attention_dim"])
+    scheduler = DDPMScheduler(**SD21.scheduler)
+    return Denoiser.from_base(unet, scheduler, text=text, null_embedding=null_embedding, **settings)
+
+
+def counted() -> dict:
+    """Return the counts: of the UNet and what pruning takes from it, of the LoRA, of the adapter, trained in all."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        config = compose("train", [f"+experiment={EXPERIMENT}"])
+    build, adapter = config.model.build, instantiate(config.adapter, _convert_="all")
+    lora = instantiate(build.lora, _convert_="all")
+    with torch.device("meta"):
+        whole = size(UNet2DConditionModel(**SD21.unet))
+    variants = {}
+    for text in ("none", "empty_prompt"):
+        denoiser = sd21_denoiser(text, timestep=build.timestep)
+        pruned = size(denoiser)
+        denoiser.add_lora(**lora)
+        variants[text] = {"unet": pruned, "lora": sum(p.numel() for p in denoiser.lora_parameters())}
+    parts = {
+        "extractor": size(adapter.extractor),
+        "codebook": sum(layer.codebook.numel() for layer in adapter.code_layers()),
+        "mapper": size(adapter.mapper),
+        "lora": variants["none"]["lora"],
+    }
+    return {"experiment": EXPERIMENT, "unet": whole, "variants": variants, "trained": parts,
+            "adapter": adapter.size(), "trained_in_all": sum(parts.values())}  # fmt: skip
+
+
+def parameters_table(record: dict) -> str:
+    """Return what is trained, part by part, as a Markdown table, and what pruning leaves in a line below."""
+    lines = ["| part | trained values |", "|---|---|"]
+    lines += [f"| {name} | {count:,} |" for name, count in record["trained"].items()]
+    lines.append(f"| in all | **{record['trained_in_all']:,}** |")
+    none, prompt = record["variants"]["none"], record["variants"]["empty_prompt"]
+    whole, left, with_prompt = (f"{count / 1e6:.1f} M" for count in (record["unet"], none["unet"], prompt["unet"]))
+    lines.append(
+        f"\nOf the UNet's {whole} values {left} are left without text and time. "
+        f"With the empty prompt fixed instead {with_prompt} are left, and the LoRA has {prompt['lora']:,}."
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Count, write and print."""
+    record = counted() | provenance(COMMAND, seed=0)
+    target = ROOT / "results" / "parameters.json"
+    write_json(record, target)
+    print(parameters_table(record))
+    print(f"numbers  {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

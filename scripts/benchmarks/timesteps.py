@@ -1,0 +1,96 @@
+"""How near to z_hq the denoiser stands before it is trained: by t*, by what it is fed, with and without its prompt."""
+
+import shlex
+import sys
+from pathlib import Path
+
+COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+
+
+def timesteps(cfg) -> None:
+    """Latent L1 to z_hq on the packaged faces, of z_lq, of z_aligned, and of z_restored without a LoRA."""
+    from itertools import product
+
+    import torch
+    from hydra.utils import instantiate
+    from tqdm import tqdm
+
+    from lafr.commands.devices import choose_device
+    from lafr.data.packaged import packaged_benchmark
+    from lafr.models.base.model import Base
+    from lafr.models.denoiser import Denoiser
+    from lafr.models.restorer import Restorer
+    from lafr.provenance import provenance, write_json
+
+    device = choose_device(cfg.device)
+    restorer = Restorer.from_pretrained(cfg.model.folder).to(device)
+    degradation = instantiate(cfg.degradation, _convert_="all")
+    pairs = packaged_benchmark("mini", restorer.resolution, degradation, cfg.draws, cfg.seed)
+    z_lq, z_aligned, z_hq = encoded(restorer, pairs, device)
+    rows = []
+    cases = list(product(cfg.text, cfg.scale_input, cfg.timesteps))
+    for text, scale_input, timestep in tqdm(cases, desc="timesteps", unit="row"):
+        base = Base.from_pretrained(cfg.base, text=True)  # anew: a UNet is pruned in place
+        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, base.null_embedding)
+        denoiser = denoiser.to(device).eval()
+        with torch.no_grad():
+            z_restored = torch.cat([denoiser(z) for z in z_aligned.split(cfg.draws)])
+        where = {"text": text, "scale_input": scale_input, "timestep": timestep, "alpha_bar": denoiser.alpha_bar}
+        rows.append(where | gap(z_restored, z_hq, cfg.draws, cfg.seed))
+    record = {
+        "benchmark": "timesteps",
+        "z_lq": gap(z_lq, z_hq, cfg.draws, cfg.seed),
+        "z_aligned": gap(z_aligned, z_hq, cfg.draws, cfg.seed),
+        "z_restored": rows,
+        "images": len(pairs),
+        "faces": len(pairs.faces),
+        "resolution": restorer.resolution,
+        **provenance(COMMAND, cfg.seed),
+    }
+    target = Path(cfg.output) / "timesteps.json"
+    write_json(record, target)
+    print(timesteps_table(record))
+    print(f"numbers  {target}")
+
+
+def encoded(restorer, pairs, device) -> tuple:
+    """Return z_lq, z_aligned and z_hq `[N, C, h, w]` of all pairs, in order."""
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for pair in (pairs[n] for n in range(len(pairs))):
+            z_lq, z_hq = restorer.codec.encode(torch.stack([pair.lq, pair.hq]).to(device)).split(1)
+            found.append((z_lq, restorer.adapter(z_lq), z_hq))
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))
+
+
+def gap(z, z_hq, draws: int, seed: int) -> dict:
+    """Return the mean absolute difference and its 95 % bootstrap interval over faces, the draws of each averaged."""
+    from lafr.evaluation import mean_and_interval
+
+    by_face = (z - z_hq).abs().mean((1, 2, 3)).reshape(-1, draws).mean(1)
+    return mean_and_interval(by_face.cpu().double().numpy(), seed)
+
+
+def timesteps_table(record: dict) -> str:
+    """Return the gaps as a Markdown table: a row for each way of feeding and pruning, a column for each t*."""
+
+    def shown(found: dict) -> str:
+        return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**found)
+
+    times = list(dict.fromkeys(row["timestep"] for row in record["z_restored"]))
+    ways: dict[tuple, dict] = {}
+    for row in record["z_restored"]:
+        ways.setdefault((row["text"], row["scale_input"]), {})[row["timestep"]] = shown(row)
+    lines = ["| cross-attention | UNet is fed | " + " | ".join(f"t* = {t}" for t in times) + " |"]
+    lines.append("|---|---|" + "---|" * len(times))
+    for (text, scale_input), cells in ways.items():
+        way = {"none": "deleted", "empty_prompt": "prompt fixed"}[text]
+        fed = "√ᾱ z" if scale_input else "z"
+        lines.append(f"| {way} | {fed} | " + " | ".join(cells[t] for t in times) + " |")
+    lines.append(
+        f"\nMean absolute difference to z_hq, {record['images']} images of {record['faces']} faces (95 % bootstrap "
+        f"interval over faces). Before the UNet: z_lq {shown(record['z_lq'])}, z_aligned {shown(record['z_aligned'])}."
+    )
+    return "\n".join(lines)

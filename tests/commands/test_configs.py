@@ -1,0 +1,235 @@
+"""Every experiment and benchmark composes, and every `_target_` in it can be called as written."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from lafr.networks import NETWORKS
+from lafr.provenance import FREE
+from lafr.training.loop import train
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+BENCHMARKS = sorted(path.stem for path in (CONFIGS / "benchmark").glob("*.yaml"))
+DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def configs():
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        yield
+
+
+def resolved(name: str, *overrides: str) -> dict:
+    return OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+
+
+def targets(node, where: str = ""):
+    """Yield (place, target, arguments, is partial) of every node with a `_target_`."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            arguments = {k: v for k, v in node.items() if not k.startswith("_")}
+            yield where, node["_target_"], arguments, node.get("_partial_", False)
+        for key, value in node.items():
+            yield from targets(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value, where)
+
+
+def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
+    """Bind every target's arguments to its signature, with those that a script adds when it calls; return the count."""
+    count = 0
+    for where, target, arguments, partial in targets(config):
+        signature = inspect.signature(get_object(target))
+        bind = signature.bind_partial if partial else signature.bind
+        try:
+            bind(**arguments, **dict.fromkeys(given_later.get(where, ())))
+        except TypeError as error:
+            pytest.fail(f"{where}: {target}: {error}")
+        count += 1
+    return count
+
+
+def test_the_numbers_of_experiments_and_benchmarks_are_known():
+    assert len(EXPERIMENTS) == 10
+    assert len(BENCHMARKS) == 11
+    assert len(DATASETS) == 11
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_composes_and_can_be_built(name):
+    config = resolved("train", f"+experiment={name}")
+    assert config["run_name"] == name
+    assert set(config["stages"]) <= set(config["stage"])
+    # a script adds to a stage's partial objective the model, to its stream faces, degradation and seed
+    given = {f".stage.{stage}.stream": {"faces", "degradation", "seed"} for stage in config["stage"]}
+    # data, degradation, model, and for each of nine stages an objective
+    assert require_callable(config, given) >= 12
+    for stage, settings in config["stage"].items():
+        rest = {k: v for k, v in settings.items() if k not in ("objective", "stream")}
+        given = dict.fromkeys(("objective", "pairs", "accelerator", "folder", "validate"), None) | {"name": stage}
+        loop = ("gradient_checkpointing", "num_workers", "log_every", "log_pairs", "validate_every", "checkpoint_every")
+        given |= {key: config["trainer"][key] for key in (*loop, "keep_checkpoints")}
+        inspect.signature(train).bind(**given, **rest)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_file_asks_a_question_and_carries_its_command(name):
+    package, *text = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()
+    comments = [line for line in text if line.startswith("#")]
+    assert package == "# @package _global_"
+    assert "?" in comments[0]
+    assert comments[1] == f"#   python scripts/train.py +experiment={name}"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_composes_and_can_be_built(name):
+    config = resolved("eval", f"benchmark={name}")
+    assert config["benchmark"]["name"] == config["benchmark"]["build"]["name"] == name
+    later = {"resolution"}
+    if not config["benchmark"]["build"]["_target_"].endswith(("PairedBenchmark", "pair_benchmark")):
+        later |= {"degradation"}
+    assert require_callable(config, {".benchmark.build": later}) == 9  # build, degradation, seven metrics
+
+
+def test_a_folder_reaches_every_benchmark_that_needs_one():
+    for name in BENCHMARKS:
+        root = resolved("eval", f"benchmark={name}", "data.root=somewhere")["benchmark"]["build"].get("root")
+        assert root == (None if name in ("mini", "pair") else "somewhere")
+        assert resolved("eval", f"benchmark={name}")["benchmark"]["build"].get("root") is None
+
+
+def test_two_folders_reach_the_benchmark_of_any_pair():
+    build = resolved("eval", "benchmark=pair", "data.lq=here", "data.hq=there")["benchmark"]["build"]
+    assert (build["lq"], build["hq"]) == ("here", "there")
+
+
+def test_only_the_two_celeba_tests_are_told_apart_by_how_degraded_they_are():
+    severities = {name: resolved("eval", f"benchmark={name}")["benchmark"].get("severity") for name in BENCHMARKS}
+    assert {name: s for name, s in severities.items() if s} == {"celeba_test": "severe", "celeba_test_mild": "mild"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
+def test_every_metric_that_a_protocol_names_is_defined_once_or_alike(name):
+    protocol = resolved("eval", "benchmark=mini", f"protocol={name}")["protocol"]
+    assert protocol["name"] == name
+    files = [OmegaConf.to_container(OmegaConf.load(path)) for path in (CONFIGS / "metrics").glob("*.yaml")]
+    for metric in protocol["metrics"]:
+        definitions = [file[metric] for file in files if metric in file]
+        assert definitions and all(d == definitions[0] for d in definitions), metric
+
+
+@pytest.mark.parametrize(("name", "count"), [("demo", 3), ("restore", 1)])
+def test_what_restores_composes_and_can_be_built(name, count):
+    assert require_callable(resolved(name), {}) == count
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_dataset_composes_can_be_made_and_carries_its_command(name):
+    config = resolved("prepare_data", f"dataset={name}", *(["output=data/folder"] if name == "folder" else []))
+    assert config["dataset"]["name"] == name
+    assert require_callable(config, {".dataset": {"output", "made_by"}}) >= 2  # it and the sheet's degradation
+    package, _, command = (CONFIGS / "dataset" / f"{name}.yaml").read_text().splitlines()[:3]
+    assert package == "# @package _global_"
+    assert command.startswith(f"#   python scripts/prepare_data.py dataset={name} source=")
+
+
+def test_a_set_is_prepared_where_and_as_large_as_it_is_read():
+    for name in set(BENCHMARKS) & set(DATASETS):
+        benchmark, dataset = (
+            resolved("eval", f"benchmark={name}")["benchmark"],
+            resolved("prepare_data", f"dataset={name}"),
+        )
+        assert dataset["output"] == f"data/{name}"  # PairedBenchmark's own place
+        assert (dataset["count"], dataset["resolution"]) == (
+            benchmark["build"]["count"],
+            benchmark.get("resolution", 512),
+        )
+    ffhq = resolved("train", "+experiment=ffhq_0.9pct")["data"]
+    for name in ("ffhq", "ffhq_600"):
+        assert resolved("prepare_data", f"dataset={name}")["output"] == ffhq["root"]
+    assert resolved("prepare_data", "dataset=ffhq_600")["only"] == [ffhq["file_list"], ffhq["validation_list"]]
+
+
+def test_without_a_dataset_prepare_data_is_what_quickstart_and_tables_expect():
+    config = resolved("prepare_data", "output=.")
+    assert "dataset" not in config
+    assert {key: config[key] for key in ("input", "output", "resolution", "seed")} == {
+        "input": None, "output": ".", "resolution": 128, "seed": 0,
+    }  # fmt: skip
+    assert config["degradation"] == resolved("train", "run_name=x", "degradation=mini")["degradation"]
+
+
+def test_the_controls_differ_from_the_miniature_in_the_adapter_alone():
+    mini = resolved("train", "+experiment=mini")
+    for name in ("mini_conv", "mini_none", "mini_residual_codebook"):
+        control = resolved("train", f"+experiment={name}")
+        for config in (mini, control):
+            config["model"]["build"].pop("adapter", None)
+        different = {key for key in mini if mini[key] != control[key]}
+        assert different == {"adapter", "run_name", "run_dir"}, name
+
+
+def test_the_conv_control_is_as_large_as_the_codebook_adapter_and_residual_codes_are_as_many():
+    sizes, codes = {}, {}
+    for name in ("codebook", "conv", "residual_codebook"):
+        adapter = instantiate(compose("train", [f"adapter={name}", "run_name=x"]).adapter)
+        sizes[name] = adapter.size()
+        codes[name] = sum(layer.codebook_size for layer in adapter.code_layers())
+    assert sizes["conv"] == pytest.approx(sizes["codebook"], rel=0.03)
+    assert sizes["residual_codebook"] == pytest.approx(sizes["codebook"], rel=0.03)
+    assert codes["residual_codebook"] == codes["codebook"] == 1024
+
+
+def test_training_and_scoring_use_different_trunks_and_the_table_says_which():
+    trained = resolved("train", "+experiment=mini")["stage"]["multilevel"]["objective"]["loss"]
+    trained = trained["terms"]["perceptual"]["trunk"]
+    metrics = resolved("eval", "benchmark=mini")["metrics"]
+    distances = [name for name in metrics if name.startswith("st_lpips")]
+    assert all(metrics[name]["trunk"] == name.rsplit("_", 1)[1] for name in distances)
+    assert metrics[distances[0]]["trunk"] != trained  # the first one ranks the faces
+
+
+def test_no_experiment_trains_or_validates_on_a_test_set():
+    for name in EXPERIMENTS:
+        data = resolved("train", f"+experiment={name}")["data"]
+        folders = data.get("folders") or []
+        assert not {"london"} & set(folders)
+        if data.get("root") == "../shared/faces":
+            assert folders, f"{name} would train on every folder, the test set's too"
+
+
+def test_what_may_change_in_a_started_run_are_settings_of_the_trainer():
+    assert set(resolved("train", "run_name=x")["trainer"]) >= FREE
+
+
+def test_no_config_holds_a_path_of_one_machine():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert not re.search(r"(?<![\w.$}])/(home|work|root|tmp|Users)/", path.read_text()), path
+
+
+def test_both_multi_level_losses_have_the_same_terms_and_the_networks_that_they_name_exist():
+    mini, full = (resolved("train", "run_name=x", f"loss={name}")["loss"] for name in ("multilevel_mini", "multilevel"))
+    assert list(mini["terms"]) == list(full["terms"]) == list(mini["weights"]) == list(full["weights"])
+    for loss, folder in ((mini, "mini"), (full, "")):
+        named = {term["network"]["name"] for term in loss["terms"].values() if "network" in term}
+        assert named <= NETWORKS.keys() and len(named) == 3
+        assert all(name.startswith("mini_") == bool(folder) for name in named)
+
+
+def test_every_network_that_a_config_or_a_metric_names_can_be_imported():
+    for path in NETWORKS.values():
+        assert callable(get_object(path).from_pretrained), path
+
+
+def test_identity_is_scored_by_networks_that_have_nothing_in_common_with_the_trained_one():
+    trained = get_object(NETWORKS["mini_recogniser"]).origins
+    for name, metric in resolved("eval", "benchmark=mini")["metrics"].items():
+        if name.startswith("identity"):
+            assert not trained & get_object(NETWORKS[metric["network"]]).origins

@@ -1,0 +1,298 @@
+"""One evaluation of a tiny model: what the files say is what the scores say."""
+
+import csv
+import importlib
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ADAPTER, SIZE
+
+from lafr.data.benchmarks import Pair, SyntheticBenchmark
+from lafr.data.degradation.first_order import Degradation
+from lafr.data.faces import Faces
+from lafr.errors import InputError
+from lafr.evaluation import Evaluation, best_median_worst, evaluate, standard_rows
+from lafr.evaluation.cache_keys import of_code, of_metric, of_restorer
+from lafr.evaluation.ledger import Ledger
+from lafr.evaluation.rows import folders
+from lafr.evaluation.sweep import curve_metrics
+from lafr.images import as_saved, read_image
+from lafr.metrics.codebook import CodeUse
+from lafr.metrics.fidelity import psnr_rgb
+from lafr.metrics.perceptual import PerceptualDistance
+from lafr.models.adapter import CodebookAdapter
+from lafr.models.restorer import Restorer
+
+
+@dataclass
+class Evaluated:
+    """What one run of `evaluate` was given, returned and wrote."""
+
+    benchmark: SyntheticBenchmark
+    restorer: Restorer
+    result: Evaluation
+    folder: Path
+
+    def stacked(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = [self.benchmark[i] for i in range(len(self.benchmark))]
+        return torch.stack([pair.lq for pair in pairs]), torch.stack([pair.hq for pair in pairs])
+
+    def lines(self) -> list[dict[str, str]]:
+        with (self.folder / "scores.csv").open() as file:
+            return list(csv.DictReader(file))
+
+
+METRICS = {"psnr_rgb": psnr_rgb, "mean_red": lambda image, hq: image[:, 0].mean((1, 2))}
+
+
+@pytest.fixture(scope="module")
+def evaluated(base_folder, face_folder, tmp_path_factory):
+    benchmark = SyntheticBenchmark("tiny", Faces(sorted(face_folder.glob("*.png"))[:5], 32), Degradation())
+    torch.manual_seed(0)
+    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
+    adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
+    restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4)).eval()
+    rows = standard_rows(restorer, {"brighter": lambda lq: lq + 0.1})
+    metrics = METRICS | {"st_lpips_alex": PerceptualDistance("alex")}
+    folder = tmp_path_factory.mktemp("evaluated")
+    return Evaluated(benchmark, restorer, evaluate(benchmark, restorer, rows, metrics, folder, batch_size=2), folder)
+
+
+def test_every_row_is_the_image_that_its_name_says(evaluated):
+    lq, hq = evaluated.stacked()
+    restorer, psnr = evaluated.restorer, lambda image: psnr_rgb(image, hq).numpy()
+    with torch.no_grad():
+        codec = restorer.codec
+        expected = {
+            "LQ input": lq,
+            "codec(LQ)": codec.decode(codec.encode(lq)),
+            "adapter only": codec.decode(restorer.adapter(codec.encode(lq))),
+            "brighter": lq + 0.1,
+            "LAFR": restorer(lq),
+            "codec(HQ)": codec.decode(codec.encode(hq)),
+        }
+    assert list(evaluated.result.scores) == list(expected)
+    for row, image in expected.items():
+        assert np.allclose(evaluated.result.scores[row]["psnr_rgb"], psnr(image), atol=1e-2), row
+
+
+def test_the_saved_pictures_score_what_the_table_says(evaluated):
+    _, hq = evaluated.stacked()
+    for row, folder in evaluated.result.folders.items():
+        if row in evaluated.result.scores:
+            saved = torch.stack([read_image(folder / f"{stem}.png") for stem in evaluated.result.stems])
+            assert psnr_rgb(saved, hq).tolist() == evaluated.result.scores[row]["psnr_rgb"].tolist(), row
+
+
+def test_metrics_that_do_not_round_see_rounded_pixels(evaluated):
+    red = evaluated.result.scores["brighter"]["mean_red"]
+    lq, _ = evaluated.stacked()
+    assert np.allclose(red, as_saved(lq + 0.1)[:, 0].mean((1, 2)).numpy(), atol=1e-6)
+    assert not np.allclose(red, (lq + 0.1)[:, 0].mean((1, 2)).numpy(), atol=1e-6)
+
+
+def test_the_means_of_the_csv_are_the_means_of_the_summary(evaluated):
+    summary = json.loads(json.dumps(evaluated.result.summary()))
+    lines = evaluated.lines()
+    assert len(lines) == 5 * 6
+    assert sorted({line["image"] for line in lines}) == sorted(evaluated.result.stems)
+    for row, metrics in summary.items():
+        for metric, numbers in metrics.items():
+            mean = np.mean([float(line[metric]) for line in lines if line["row"] == row])
+            assert mean == pytest.approx(numbers["mean"], rel=1e-4), (row, metric)
+            assert numbers["low"] <= numbers["mean"] <= numbers["high"]
+
+
+def test_the_latent_gaps_are_mean_absolute_distances_from_the_latents_of_the_truth(evaluated):
+    lq, hq = evaluated.stacked()
+    with torch.no_grad():
+        codec, adapter, denoiser = (getattr(evaluated.restorer, part) for part in ("codec", "adapter", "denoiser"))
+        z_lq, z_hq = codec.encode(lq), codec.encode(hq)
+        gaps = {
+            "latent_gap_before": z_lq - z_hq,
+            "latent_gap_after": adapter(z_lq) - z_hq,
+            "latent_gap_restored": denoiser(adapter(z_lq)) - z_hq,
+        }
+    for name, gap in gaps.items():
+        assert evaluated.result.latents[name] == pytest.approx(float(gap.abs().mean()), rel=1e-4)
+
+
+def test_code_use_is_counted_over_the_whole_set(evaluated):
+    lq, hq = evaluated.stacked()
+    use = CodeUse(evaluated.restorer.adapter)
+    with torch.no_grad():
+        use.add(evaluated.restorer.codec.encode(lq), evaluated.restorer.codec.encode(hq))
+    for name, value in use.summary().items():
+        assert evaluated.result.latents[name] == pytest.approx(value)
+
+
+def test_the_picture_ranks_by_the_perceptual_distance(evaluated):
+    distance = evaluated.result.scores["LAFR"]["st_lpips_alex"]
+    order = np.argsort(distance)
+    picture = read_image(evaluated.folder / "faces.png")
+    assert picture.shape == (3, 32, 3 * 96 + 16)  # five faces: one each, LQ | restored | HQ
+    lq, hq = evaluated.stacked()
+    for column, face in enumerate([order[0], order[2], order[4]]):
+        left = column * (96 + 8)
+        assert torch.equal(picture[:, :, left : left + 32], lq[face])
+        assert torch.equal(picture[:, :, left + 64 : left + 96], hq[face])
+
+
+def test_the_number_of_images_in_a_batch_changes_no_score(evaluated, tmp_path):
+    rows = standard_rows(evaluated.restorer, {})
+    again = evaluate(evaluated.benchmark, evaluated.restorer, rows, METRICS, tmp_path / "again", batch_size=5)
+    assert np.allclose(again.scores["LAFR"]["psnr_rgb"], evaluated.result.scores["LAFR"]["psnr_rgb"], atol=1e-2)
+    assert again.stems == evaluated.result.stems
+
+
+def test_best_median_and_worst_are_the_ends_and_the_middle_of_the_order():
+    triples = [torch.full((3, 3, 1, 1), float(i)) for i in range(9)]
+    distance = np.array([4, 8, 0, 5, 1, 7, 3, 6, 2.0])  # face 2 is best, face 1 worst
+    picture = best_median_worst(triples, distance, each=2)
+    columns = [picture[0, :, left].tolist() for left in (0, 3 + 8, 2 * (3 + 8))]
+    assert columns == [[2, 4], [6, 0], [5, 1]]
+
+
+def test_the_rows_of_two_names_never_share_a_folder():
+    names = folders(["codec(LQ)", "codec_LQ", "CODEC LQ", "GFPGAN", "gfpgan", "..", "a/b", "恢复"])
+    assert len({name.lower() for name in names.values()}) == 8
+    assert all(re.fullmatch(r"[A-Za-z0-9+-][A-Za-z0-9.+_-]*", name) for name in names.values())
+
+
+def changed(restorer, change) -> bool:
+    """Whether a change of a restorer changes what its pictures are known by."""
+    before = of_restorer(restorer)
+    change(restorer)
+    return of_restorer(restorer) != before
+
+
+CHANGES = {
+    "an adapter's weight": lambda r: next(r.adapter.parameters()).data.view(-1)[0].add_(1e-7),
+    "a code": lambda r: r.adapter.code_layers()[0].codebook.data.view(-1)[0].add_(1e-3),
+    "the LoRA": lambda r: r.denoiser.lora_parameters()[1].data.view(-1)[0].add_(1e-7),
+    "the LoRA's strength": lambda r: setattr(r.denoiser.lora_config, "lora_alpha", 5),
+    "the time": lambda r: setattr(r.denoiser, "timestep", 201),
+    "the latent scale": lambda r: r.codec.vae.register_to_config(scaling_factor=1.8),
+    "torch": lambda r: setattr(torch, "__version__", torch.__version__ + "+other"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_picture_of_a_restorer_that_differs_in_one_thing_is_not_kept(case, restorer, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", torch.__version__)
+    assert changed(restorer.requires_grad_(False).eval(), CHANGES[case])
+    assert not changed(restorer, lambda r: None)
+
+
+def test_a_score_by_another_setting_trunk_or_code_of_a_metric_is_not_kept():
+    def tenfold(image, hq):
+        return 10 * psnr_rgb(image, hq)
+
+    def elevenfold(image, hq):
+        return 11 * psnr_rgb(image, hq)
+
+    elevenfold.__qualname__ = tenfold.__qualname__
+    metrics = [psnr_rgb, partial(psnr_rgb), tenfold, elevenfold, Scaled(2.0), Scaled(3.0)]
+    metrics += [PerceptualDistance("alex"), PerceptualDistance("vgg")]
+    known = [of_metric("a", metric) for metric in metrics]
+    assert len(set(known)) == len(metrics)
+    assert known == [of_metric("a", metric) for metric in metrics]
+    assert of_metric("b", psnr_rgb) != known[0]
+    again = PerceptualDistance("alex")
+    again(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))  # what it remembers of a batch is no setting
+    assert of_metric("a", again) == known[6]
+
+
+class Scaled:
+    """A metric with a setting."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, image, hq):
+        return self.factor * psnr_rgb(image, hq)
+
+
+def test_changed_code_of_a_module_or_of_one_inside_a_package_is_another_identity(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "ours" / "deep").mkdir(parents=True)
+    for file in ("ours/__init__.py", "ours/deep/__init__.py", "ours/deep/model.py"):
+        (tmp_path / file).write_text("A = 1\n")
+    package = importlib.import_module("ours")
+    before = of_code(package)
+    assert of_code(package) == before
+    (tmp_path / "ours/deep/model.py").write_text("A = 2\n")
+    assert of_code(package) != before
+
+
+@pytest.mark.parametrize(("x", "y", "found"), [
+    (None, None, ("identity_cos_sface", "niqe")),
+    ("psnr_rgb", None, ("psnr_rgb", "niqe")),
+    (None, "st_lpips_vgg", ("identity_cos_sface", "st_lpips_vgg")),
+])  # fmt: skip
+def test_the_curves_axes_are_those_named_else_identity_and_realism(x, y, found):
+    assert curve_metrics(["psnr_rgb", "st_lpips_vgg", "identity_cos_sface", "niqe"], x, y) == found
+
+
+def test_a_curve_without_a_metric_of_realism_says_which_there_are():
+    with pytest.raises(InputError, match=r"no metric for curve.y; name one of psnr_rgb, deg"):
+        curve_metrics(["psnr_rgb", "deg"])
+
+
+def test_a_torn_ledger_loses_the_torn_line_alone(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.note({"a": 1}, {"a": 2})
+    with ledger.path.open("ab") as file:
+        file.write(b'{"run": 1, "a": 3')
+    later = Ledger(tmp_path)
+    later.note({"a": 4})
+    assert [(line["run"], line["a"]) for line in Ledger(tmp_path).lines()] == [(1, 1), (1, 2), (2, 4)]
+
+
+def test_the_last_runs_line_is_the_right_one_whichever_process_wrote_it(tmp_path):
+    Ledger(tmp_path, process=1).note({"a": "old"})
+    Ledger(tmp_path, process=0).note({"a": "new"})
+    assert [line["a"] for line in Ledger(tmp_path).lines()] == ["old", "new"]
+
+
+def test_a_set_metric_sees_all_features_of_a_row_and_of_the_truth_in_order(evaluated, tmp_path):
+    class Features:
+        reference = "hq"
+
+        def __init__(self):
+            self.seen = []
+
+        def features(self, image):
+            return image.flatten(1)[:, :7]
+
+        def score(self, features, reference, seed):
+            self.seen.append((features, reference, seed))
+            return {"mean": 1.0, "low": 0.5, "high": 2.0}
+
+    rows, metric = {"LQ input": lambda lq, hq: lq}, Features()
+    again = evaluate(evaluated.benchmark, None, rows, {"set": metric}, tmp_path, batch_size=2, seed=3)
+    lq, hq = evaluated.stacked()
+    features, reference, seed = metric.seen[0]
+    assert torch.equal(features, as_saved(lq).flatten(1)[:, :7]) and torch.equal(reference, hq.flatten(1)[:, :7])
+    assert seed == 3
+    assert again.summary()["LQ input"] == {"set": {"mean": 1.0, "low": 0.5, "high": 2.0}}
+
+
+def test_rows_that_need_the_truth_are_refused_where_there_is_none(evaluated, tmp_path):
+    class Wild:
+        name = "wild"
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return Pair("a", torch.zeros(3, 32, 32), None)
+
+    with pytest.raises(InputError, match=r"rows=\['codec\(HQ\)'\] need a ground truth and benchmark wild has none"):
+        evaluate(Wild(), None, standard_rows(evaluated.restorer, {}), {}, tmp_path)

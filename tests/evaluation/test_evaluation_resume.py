@@ -1,0 +1,134 @@
+"""A run that is killed goes on to the same bytes, and nothing that hangs on something else is kept."""
+
+import json
+import os
+import re
+import signal
+
+import pytest
+from evaluation_script import COLOUR, FAST, run_eval
+
+import lafr.evaluation.ledger
+import lafr.storage
+
+ROWS = "rows=['LQ input','codec(LQ)',LAFR]"
+
+
+def kill_at(point: str, count: int) -> None:
+    """Let this process kill itself the moment it reaches a point for the `count`-th time."""
+    left = [count]
+
+    def reached() -> bool:
+        left[0] -= 1
+        return left[0] == 0
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    replace, note = os.replace, lafr.evaluation.ledger.Ledger.note
+
+    def replace_or_die(source, target):
+        if reached():
+            die()
+        replace(source, target)
+
+    def note_or_die(ledger, *records):
+        if reached():
+            if point == "torn line":
+                with open(ledger.path, "ab") as file:
+                    file.write(json.dumps(records[0]).encode()[:40])
+            die()
+        note(ledger, *records)
+
+    if point == "before a rename":
+        lafr.storage.os.replace = replace_or_die
+    else:
+        lafr.evaluation.ledger.Ledger.note = note_or_die
+
+
+def evaluate(arguments, folder, output, point=None, count=0):
+    if point:
+        kill_at(point, count)
+    run_eval(arguments, folder, output)
+
+
+@pytest.fixture
+def run(workers, model_folder, face_folder, tmp_path):
+    """Run the script in a folder, perhaps to be killed; return its exit code, what it printed and its result."""
+    (tmp_path / "list.txt").write_text("\n".join(f"{i:02d}.png" for i in range(10)))
+
+    def once(name, *arguments, kill=()):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        given = ["benchmark=val", f"data.root={face_folder}", f"benchmark.build.file_list={tmp_path / 'list.txt'}",
+                 f"model.folder={model_folder}", ROWS, *FAST, *arguments]  # fmt: skip
+        child = workers.Process(target=evaluate, args=(given, folder, tmp_path / "output.txt", *kill))
+        child.start()
+        child.join(120)
+        said = (tmp_path / "output.txt").read_text()
+        path = folder / "runs/eval/tiny/val/result.json"
+        return child.exitcode, said, path.read_bytes() if path.is_file() else None
+
+    return once
+
+
+def undated(result: bytes) -> bytes:
+    return re.sub(rb'"date": "[0-9-]+"', b"", result)
+
+
+def test_a_run_killed_at_four_points_ends_with_the_same_bytes_as_one_that_was_not(run, tmp_path):
+    code, said, straight = run("straight", COLOUR)
+    assert code == 0, said
+    assert "kept" not in said
+    kills = ("before a rename", 2), ("before a line", 7), ("torn line", 30), ("before a rename", 9)
+    for point in kills:
+        code, said, result = run("killed", COLOUR, kill=point)
+        assert code == -signal.SIGKILL, (point, said)
+        assert result is None
+    code, said, resumed = run("killed", COLOUR)
+    assert code == 0, said
+    kept = re.search(r"kept +(\d+) of 40 pictures", said)
+    assert 0 < int(kept[1]) < 40
+    assert undated(resumed) == undated(straight)
+    for path in sorted((tmp_path / "straight").rglob("*.png")) + sorted((tmp_path / "straight").rglob("*.csv")):
+        other = tmp_path / "killed" / path.relative_to(tmp_path / "straight")
+        assert other.read_bytes() == path.read_bytes(), path
+    assert not list((tmp_path / "killed").rglob(".*"))
+
+
+def test_a_finished_run_restores_and_scores_nothing_again_but_what_changed(run, tmp_path):
+    first = run("a")
+    assert first[0] == 0, first[1]
+    again = run("a")
+    assert "kept      40 of 40 pictures" in again[1]
+    assert "kept      60 of 60 scores" in again[1]
+    assert undated(again[2]) == undated(first[2])
+    picture = tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/04.png"
+    whole = picture.read_bytes()
+    picture.write_bytes((tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/05.png").read_bytes())
+    mended = run("a")
+    assert "kept      37 of 40 pictures" in mended[1]  # its batch of three is made again
+    assert picture.read_bytes() == whole
+    other_draws = run("a", "seed=1")
+    assert "kept      10 of 40 pictures" in other_draws[1]  # those of the ground truth
+    assert other_draws[2] != first[2]
+
+
+def test_the_same_model_under_changed_code_is_restored_again(run, tmp_path):
+    assert run("a")[0] == 0
+    ledger = tmp_path / "a/runs/eval/tiny/val/work/process_0.jsonl"
+    maker = json.loads(next(line for line in ledger.read_text().splitlines() if '"LAFR"' in line))["made_by"]
+    ledger.write_text(ledger.read_text().replace(maker, "0" * 64))  # what the code before the change had noted
+    code, said, _ = run("a")
+    assert code == 0, said
+    assert "kept      30 of 40 pictures" in said
+
+
+def test_the_folder_of_another_model_is_refused(run, model_folder):
+    assert run("a")[0] == 0
+    config = json.loads((model_folder / "denoiser" / "config.json").read_text())
+    config["scale_input"] = False
+    (model_folder / "denoiser" / "config.json").write_text(json.dumps(config))
+    code, said, _ = run("a")
+    assert code == 1
+    assert re.search(r"error: 'runs/eval/tiny/val' is the evaluation of another model .*; choose another output=", said)

@@ -1,0 +1,227 @@
+"""Tables: the marks are right, nothing is lost, no two sources share one, no name breaks the page."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lafr.commands.tables
+from lafr.evaluation.published import BENCHMARKS
+from lafr.evaluation.tables import (
+    best_rows,
+    latex_table,
+    latex_text,
+    markdown_table,
+    marks,
+    print_table,
+    shown,
+    table,
+    title,
+    with_published,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+HOSTILE = "a|b <script>alert(1)</script> [x](y) *_`$5 & 10%\n#{}~^\\ é字"
+
+
+def score(mean: float | None, half: float = 0.1, **more) -> dict:
+    low, high = (None, None) if mean is None else (mean - half, mean + half)
+    return {"mean": mean, "low": low, "high": high} | more
+
+
+def record(means: dict[str, dict[str, float | None]], **more) -> dict:
+    rows = {row: {metric: score(mean) for metric, mean in of.items()} for row, of in means.items()}
+    return {"benchmark": "val", "images": 7, "rows": rows} | more
+
+
+def celeba(psnr_of_input: float, benchmark: str = "celeba_test_mild") -> dict:
+    ours = {"psnr_rgb": 25.9, "lpips_vgg": 0.3512345, "deg_vqfr": 33.0, "niqe": 4.2, "ssim_rgb": 0.7, "lmd": 2.1}
+    ours["fid_ffhq"] = 45.0
+    rows = {"LQ input": ours | {"psnr_rgb": psnr_of_input}, "codec(LQ)": ours, "LAFR": ours, "codec(HQ)": ours}
+    return record(rows, benchmark=benchmark, images=3000)
+
+
+def test_best_and_second_are_what_sorting_says_and_inputs_and_ceilings_take_no_part():
+    rng = np.random.default_rng(0)
+    names = ["LQ input", "a", "b", "c", "LAFR", "codec(HQ)"]
+    values = {row: {"psnr_rgb": p, "lmd_68": d} for row, p, d in zip(names, *rng.uniform(1, 30, (2, 6)), strict=True)}
+    methods = names[1:-1]
+    found = marks(record(values))
+    for metric, sign in (("psnr_rgb", -1), ("lmd_68", 1)):
+        best, second = sorted(methods, key=lambda row: sign * values[row][metric])[:2]
+        assert {key: mark for key, mark in found.items() if key[1] == metric} == {
+            (best, metric): "best",
+            (second, metric): "second",
+        }
+
+
+def test_numbers_that_print_alike_share_a_mark_and_two_methods_have_no_second():
+    alike = record({row: {"psnr_rgb": p} for row, p in {"a": 20.001, "b": 20.004, "c": 19.5, "d": 19.0}.items()})
+    assert marks(alike) == {
+        ("a", "psnr_rgb"): "best",
+        ("b", "psnr_rgb"): "best",
+        ("c", "psnr_rgb"): "second",
+    }
+    assert best_rows(alike) == {"psnr_rgb": "a"}
+    assert marks(record({"a": {"psnr_rgb": 20.0}, "b": {"psnr_rgb": 19.0}})) == {("a", "psnr_rgb"): "best"}
+
+
+def test_a_failed_method_is_neither_best_nor_second_and_says_how_often_it_failed():
+    rows = record({"a": {"lmd_68": None}, "b": {"lmd_68": 3.0}, "c": {"lmd_68": 2.0}, "d": {"lmd_68": 4.0}})
+    rows["rows"]["a"]["lmd_68"]["failed"] = 7
+    assert marks(rows) == {("c", "lmd_68"): "best", ("b", "lmd_68"): "second"}
+    assert shown(rows, "a", "lmd_68") == "failed [7 failed]"
+
+
+def test_markdown_sets_the_best_in_bold_the_second_in_italics():
+    three = record({row: {"psnr_rgb": p} for row, p in {"a": 20, "b": 22, "c": 21, "codec(HQ)": 30}.items()})
+    assert markdown_table(three).splitlines() == [
+        "| row | psnr_rgb ↑ |",
+        "|---|---|",
+        "| a | 20.00 (19.90–20.10) |",
+        "| b | **22.00 (21.90–22.10)** |",
+        "| c | *21.00 (20.90–21.10)* |",
+        "| codec(HQ) | 30.00 (29.90–30.10) |",
+    ]
+
+
+def test_a_cards_digits_and_direction_win_over_the_projects():
+    one = record({row: {"new": v} for row, v in {"a": 1.26, "b": 1.31, "c": 2.0}.items()})
+    one["metrics"] = {"new": {"direction": "↓", "digits": 1}}
+    assert markdown_table(one).splitlines()[0] == "| row | new ↓ |"
+    assert shown(one, "a", "new") == "1.3 (1.2–1.4)"
+    assert marks(one) == {("a", "new"): "best", ("b", "new"): "best", ("c", "new"): "second"}
+
+
+def test_the_title_says_how_many_images_and_under_which_protocol():
+    assert "7 images, protocol vqfr; mean (95 % bootstrap interval over images)" in title(record({}, protocol="vqfr"))
+
+
+def test_published_rows_of_two_sources_never_share_a_table():
+    records = with_published(celeba(25.3))
+    assert [r["source"].split()[0] for r in records] == ["PMRF", "BFRffusion"]
+    for one in records:
+        with (ROOT / "data" / "published.csv").open(newline="") as file:
+            printed = {
+                (line["method"], float(line["value"]))
+                for line in csv.DictReader(file)
+                if line["source"] == one["source"] and line["benchmark"] == "celeba_test_mild"
+            }
+        ours = {"LQ input", "LAFR"}
+        theirs = {(r, float(shown(one, r, m))) for r, of in one["rows"].items() if r not in ours for m in of}
+        assert theirs and theirs <= printed
+        assert one["rows"]["LAFR"]["deg_vqfr"] == score(33.0)
+        assert "codec(LQ)" not in one["rows"]
+    assert shown(records[0], "PMRF", "lpips_vgg") == "0.3470"  # as it is printed there
+    assert "Left out: its SSIM leaves out a border" in markdown_table(records[0])
+
+
+def test_no_number_of_ours_stands_in_a_column_that_only_the_source_defines():
+    for one in with_published(celeba(21.5, "celeba_test")):
+        columns = {c for row in ("LQ input", "LAFR") for c in one["rows"].get(row, ())}
+        assert columns == set()
+        text = markdown_table(one)
+        assert "‡ as the source defines it" in text and re.search(r"\| \w+‡ [↑↓] \|", text)
+
+
+def test_a_method_named_as_one_of_ours_does_not_replace_it():
+    mild = celeba(25.3)
+    mild["rows"]["CodeFormer"] = {"psnr_rgb": score(24.0)}  # outputs of the same method, scored here
+    rows = with_published(mild)[0]["rows"]
+    assert rows["CodeFormer"]["psnr_rgb"]["mean"] == 25.15
+    assert rows["CodeFormer (measured here)"]["psnr_rgb"]["mean"] == 24.0
+
+
+@pytest.mark.parametrize("benchmark", ["celeba_test", "celeba_test_mild"])
+def test_csv_gives_back_every_number_and_says_whose_it_is(benchmark):
+    ours = celeba(25.3 if benchmark.endswith("mild") else 21.5, benchmark)
+    ours["rows"]["LAFR"]["lmd"]["failed"] = 2
+    ours["rows"]["LAFR"]["deg_vqfr"] = score(None, failed=3000)
+    lines = list(csv.DictReader(io.StringIO(table(ours, "csv", others=True))))
+    measured = [line for line in lines if not line["source"]]
+    assert len(measured) == 4 * 7 and len(measured) < len(lines)
+    for line in measured:
+        values = ours["rows"][line["row"]][line["metric"]]
+        for key in ("mean", "low", "high"):
+            assert line[key] == "" if values[key] is None else float(line[key]) == pytest.approx(values[key], rel=1e-7)
+        assert (line["images"], line["failed"]) == ("3000", str(values.get("failed", 0)))
+    for line in lines:
+        if line["source"]:
+            assert (line["low"], line["high"], line["failed"]) == ("", "", "")
+
+
+def test_a_hostile_name_stays_one_cell_in_markdown_and_one_line_in_latex():
+    rows = record({HOSTILE: {"psnr_rgb": 20.0}, "b": {"psnr_rgb": 19.0}}, not_measured={"deg": "100 % gone & lost_"})
+    line = markdown_table(rows).splitlines()[2]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    assert not re.search(r"(?<!\\)<script", line)
+    lines = latex_table(rows).splitlines()
+    (row,) = [line for line in lines if "alert" in line]
+    assert len(re.findall(r"(?<!\\)&", row)) == 1 and row.endswith(r"\\")
+    assert not re.search(r"(?<!\\)[%#$_](?!\w*\$|\^)", latex_text(HOSTILE))
+    assert latex_text("a_b\\c{}^~") == r"a\_b\textbackslash{}c\{\}\textasciicircum{}\textasciitilde{}"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex (texlive-latex-recommended) is not installed")
+def test_latex_compiles_with_booktabs_alone(tmp_path):
+    ours = celeba(25.3)
+    ours["rows"][HOSTILE.replace("字", "")] = {"psnr_rgb": score(24.0)}
+    ours |= {"trained_on": {"LAFR": ["psnr_rgb"]}, "not_measured": {"deg": "100 % gone & lost_"}}
+    text = table(ours, "latex", others=True)
+    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+    (tmp_path / "t.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_terminal_shows_a_name_in_brackets_as_it_is(capsys):
+    print_table(record({"[bold]x[/bold]": {"psnr_rgb": 20.0}}, latents={"latent_gap_before": 0.25}))
+    out = capsys.readouterr().out
+    assert "[bold]x[/bold]" in out and "latent_gap_before 0.25" in out
+
+
+@pytest.fixture
+def make_tables(monkeypatch, capsys):
+    def run(*arguments: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["lafr tables", *arguments])
+        code = None
+        try:
+            lafr.commands.tables.command()
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def test_the_command_prints_the_chosen_columns_in_order(make_tables):
+    code, out = make_tables(str(ROOT / "results/mini/mini.json"), "--metrics", "lmd_68,psnr_rgb")
+    held = json.loads((ROOT / "results/mini/mini.json").read_text())
+    assert code is None
+    assert out.splitlines()[2] == "| row | lmd_68 ↓ | psnr_rgb ↑ |"
+    assert len([line for line in out.splitlines() if line.startswith("| ")]) == 1 + len(held["rows"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.json"], ["'nowhere.json'", "eval.py"]),
+        ([str(ROOT / "README.md")], ["README.md", "not a result"]),
+        ([str(ROOT / "results/mini/mini.json"), "--metrics", "psnr"], ["'psnr'", "psnr_rgb"]),
+        ([str(ROOT / "results/mini/mini.json"), "--published"], ["'mini'", *BENCHMARKS]),
+    ],
+    ids=["no file", "no result", "no such metric", "nothing published"],
+)
+def test_wrong_input_to_the_command_ends_in_one_line(make_tables, arguments, words):
+    code, out = make_tables(*arguments)
+    assert code.startswith("error: ") and "\n" not in code and out == ""
+    for word in words:
+        assert word in code

@@ -1,0 +1,91 @@
+"""A run keeps its settings, a number its interval and its origin."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import lafr.provenance
+from lafr.errors import InputError
+from lafr.evaluation import mean_and_interval
+from lafr.provenance import FREE, differences, provenance, remember_config, write_json
+
+CONFIG = {"seed": 0, "trainer": {"log_every": 10, "accumulation": 1}, "stage": {"codebook": {"max_steps": 5}}}
+
+
+def changed(**settings) -> dict:
+    return json.loads(json.dumps(CONFIG)) | settings
+
+
+def test_a_run_cannot_be_continued_with_other_settings_and_they_are_named(tmp_path):
+    remember_config(CONFIG, tmp_path / "run")
+    other = changed(seed=1, stage={"codebook": {"max_steps": 9}})
+    with pytest.raises(InputError, match=r"seed: 0 -> 1; stage.codebook.max_steps: 5 -> 9") as error:
+        remember_config(other, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG
+
+
+def test_what_only_changes_how_a_run_is_shown_is_free_and_only_under_trainer(tmp_path):
+    remember_config(CONFIG, tmp_path)
+    for name in sorted(FREE):
+        remember_config(changed(trainer={"log_every": 10, "accumulation": 1, name: 77}), tmp_path)
+    assert differences({"stage": {"log_every": 1}}, {"stage": {"log_every": 2}}) == ["stage.log_every: 1 -> 2"]
+    assert differences({"trainer": {"accumulation": 1}}, {"trainer": {"accumulation": 2}})
+
+
+def test_a_setting_that_appears_or_goes_away_is_a_change():
+    assert differences({"a": 1}, {}) == ["a: 1 -> None"]
+    assert differences({}, {"a": {"b": 1}}) == ["a: None -> {'b': 1}"]
+
+
+def test_the_interval_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(0).gamma(2.0, 3.0, 60)
+    ours = mean_and_interval(values)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours["mean"] == pytest.approx(values.mean())
+    assert ours["low"] < ours["mean"] < ours["high"]
+    assert ours["low"] == pytest.approx(theirs.low, abs=0.08 * width)
+    assert ours["high"] == pytest.approx(theirs.high, abs=0.08 * width)
+
+
+def test_the_interval_is_the_same_every_time_and_a_point_for_one_image():
+    values = np.arange(10.0)
+    assert mean_and_interval(values) == mean_and_interval(values)
+    assert mean_and_interval(np.array([3.0])) == {"mean": 3, "low": 3, "high": 3}
+
+
+def test_a_record_is_whole_or_the_one_before(tmp_path):
+    write_json({"a": 1}, tmp_path / "results" / "r.json")
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, tmp_path / "results" / "r.json")
+    assert json.loads((tmp_path / "results" / "r.json").read_text()) == {"a": 1}
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["r.json"]
+
+
+def test_a_number_says_where_it_came_from():
+    made = provenance("python scripts/eval.py benchmark=mini", seed=3)
+    assert made["command"] == "python scripts/eval.py benchmark=mini"
+    assert made["seed"] == 3
+    assert {"torch", "diffusers", "vector-quantize-pytorch", "torchmetrics"} <= made["versions"].keys()
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_results_that_a_run_before_has_written_are_no_change_to_the_code(monkeypatch, tmp_path):
+    code, written = tmp_path / "lafr" / "results.py", tmp_path / "results" / "one.json"
+    for path in (code, written):
+        path.parent.mkdir()
+        path.write_text("as committed")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init"], ["add", "."], ["commit", "-m", "all"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    monkeypatch.setattr(lafr.provenance, "__file__", str(code))
+    written.write_text("written since")
+    assert provenance("", 0)["uncommitted_changes"] is False
+    code.write_text("edited since")
+    assert provenance("", 0)["uncommitted_changes"] is True

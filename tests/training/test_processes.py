@@ -1,0 +1,105 @@
+"""Two processes train as one does: the same pairs, codes and losses."""
+
+import json
+import os
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_script import overrides, run_script
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
+
+import lafr.training.loop
+
+STEPS = 20
+STAGES = ("codebook", "alignment", "restoration")
+
+
+def train_as(rank, world, port, arguments, folder):
+    """Run the script as process `rank` of `world`, as `accelerate launch --cpu` would, and note what it did."""
+    variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    if world > 1:
+        variables |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world,
+                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+    os.environ |= {name: str(value) for name, value in variables.items()}
+    notes = {"resets": 0, "pairs": []}
+    train, replace, batches = lafr.training.loop.train, Codebook.replace, lafr.training.loop.optimiser_batches
+
+    def noted_replace(codebook, samples, batch_mask, seq_mask=None):
+        notes["resets"] += int(batch_mask.sum())
+        return replace(codebook, samples, batch_mask, seq_mask)
+
+    def noted_batches(loader, accelerator):
+        for step in batches(loader, accelerator):
+            notes["pairs"].append([batch["n"].tolist() for batch in step])
+            yield step
+
+    def noted_train(objective, *args, name, **settings):
+        notes["pairs"] = []
+        summary = train(objective, *args, name=name, **settings)
+        torch.save({"state": objective.trained_state(), **notes}, folder / f"{name}_{rank}.pt")
+        return summary
+
+    Codebook.replace, lafr.training.loop.train = noted_replace, noted_train
+    lafr.training.loop.optimiser_batches = noted_batches
+    run_script([*arguments, f"run_dir={folder}"], folder / f"output_{rank}.txt")
+
+
+@pytest.fixture(scope="module")
+def runs(workers, base_folder, face_folder, tmp_path_factory):
+    """The folders of the same run by one process and by two."""
+    arguments = [*overrides(base_folder, face_folder, STEPS, batch_size=4), "trainer.validate_every=null",
+                 "trainer.validation_images=1", "trainer.checkpoint_every=10"]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {}
+    for world in (1, 2):
+        folder = folders[world] = tmp_path_factory.mktemp(f"world{world}")
+        processes = [
+            workers.Process(target=train_as, args=(rank, world, port, arguments, folder)) for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for rank, process in enumerate(processes):
+            process.join(120)
+            assert process.exitcode == 0, (folder / f"output_{rank}.txt").read_text()[-3000:]
+    return folders
+
+
+def notes(folder, stage, rank=0):
+    return torch.load(folder / f"{stage}_{rank}.pt")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_share_the_pairs_that_one_visits(runs, stage):
+    one = notes(runs[1], stage)["pairs"]
+    first, second = (notes(runs[2], stage, rank)["pairs"] for rank in range(2))
+    assert one == [[list(range(4 * step, 4 * step + 4))] for step in range(STEPS)]
+    assert one == [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_give_the_losses_of_one(runs, stage):
+    one, two = (
+        [json.loads(line) for line in (runs[world] / stage / "log.jsonl").read_text().splitlines()] for world in (1, 2)
+    )
+    one, two = ([line for line in lines if "latent_l1" in line] for lines in (one, two))
+    assert [line["step"] for line in one] == list(range(1, STEPS + 1))
+    for a, b in zip(one, two, strict=True):
+        assert a.pop("grad_norm") == pytest.approx(b.pop("grad_norm"), rel=1e-2)
+        assert b == pytest.approx(a, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_both_processes_hold_the_same_weights_and_codes_bit_for_bit(runs, stage):
+    first, second = (notes(runs[2], stage, rank)["state"] for rank in range(2))
+    assert first and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_codes_of_two_processes_are_those_of_one_though_some_were_reset(runs):
+    one, two = (load_file(runs[world] / "codebook" / "final" / "trained.safetensors") for world in (1, 2))
+    assert notes(runs[1], "codebook")["resets"] == notes(runs[2], "codebook", 1)["resets"] > 0
+    codes = "adapter.quantizer._codebook.embed"
+    torch.testing.assert_close(two[codes], one[codes], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,104 @@
+"""Presets of the trainer, launch files for several processes, the SLURM launcher: each is read by what reads it."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DistributedType
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lafr.data.stream import PairStream
+from lafr.errors import InputError
+from lafr.training.loop import train
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PRESETS = ("gpu12", "gpu24", "gpu80")
+LAUNCHES = {
+    "one_gpu": (DistributedType.NO, 1, 1),
+    "multi_gpu": (DistributedType.MULTI_GPU, 1, 4),
+    "multi_node": (DistributedType.MULTI_GPU, 2, 16),
+    "fsdp": (DistributedType.FSDP, 1, 4),
+    "deepspeed_zero2": (DistributedType.DEEPSPEED, 1, 4),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def configs():
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        yield
+
+
+@cache
+def composed(*overrides):
+    return OmegaConf.to_container(compose("train", ["run_name=x", *overrides]), resolve=True)
+
+
+def test_every_trainer_file_is_the_default_or_a_preset_that_is_tested_here():
+    assert {path.stem for path in (CONFIGS / "trainer").glob("*.yaml")} == {"default", *PRESETS}
+    assert {path.stem for path in (CONFIGS / "accelerate").glob("*.yaml")} == LAUNCHES.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_changes_how_a_run_is_executed_and_nothing_else(name):
+    plain, preset = composed(), composed(f"trainer={name}")
+    assert preset["trainer"].keys() == plain["trainer"].keys()
+    changed = {key for key, value in preset["trainer"].items() if value != plain["trainer"][key]}
+    assert changed <= {"mixed_precision", "accumulation", "gradient_checkpointing", "num_workers", "cache_latents"}
+    assert {k: v for k, v in preset.items() if k != "trainer"} == {k: v for k, v in plain.items() if k != "trainer"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_shares_a_stages_batch_without_rest_and_holds_more_faces_on_a_larger_gpu(name):
+    preset = composed(f"trainer={name}")
+    micro = {16 // composed(f"trainer={other}")["trainer"]["accumulation"]: other for other in PRESETS}
+    assert [micro[size] for size in sorted(micro)] == list(PRESETS)
+    for stage in preset["stages"]:
+        batch_size = preset["stage"][stage]["batch_size"]
+        loader = PairStream([None], None, 0).loader(0, 1, batch_size, preset["trainer"]["accumulation"])
+        assert len(loader) == preset["trainer"]["accumulation"]
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_launch_file_is_read_by_accelerates_own_launcher(name):
+    path = CONFIGS / "accelerate" / f"{name}.yaml"
+    kind, machines, processes = LAUNCHES[name]
+    config = load_config_from_file(str(path))
+    assert (config.distributed_type, config.num_machines, config.num_processes) == (kind, machines, processes)
+    assert config.mixed_precision is None  # the trainer's is meant
+    parser = launch_command_parser()
+    arguments = parser.parse_args(["--config_file", str(path), "scripts/train.py", "+experiment=smoke"])
+    known = set(vars(arguments))
+    for prefix, settings in (("fsdp_", config.fsdp_config), ("", config.deepspeed_config)):
+        assert {key if key.startswith(prefix) else prefix + key for key in settings} <= known
+    arguments, _, _ = _validate_launch_command(arguments)
+    assert arguments.training_script_args == ["+experiment=smoke"] and arguments.num_processes == processes
+    chosen = {DistributedType.MULTI_GPU: arguments.multi_gpu, DistributedType.FSDP: arguments.use_fsdp,
+              DistributedType.DEEPSPEED: arguments.use_deepspeed}  # fmt: skip
+    assert [other for other, is_chosen in chosen.items() if is_chosen] == [kind] * (kind in chosen)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_training_on_shards_is_refused_before_anything_is_written(accelerator, monkeypatch, tmp_path, kind):
+    sharded = accelerator()
+    monkeypatch.setattr(type(sharded), "distributed_type", kind)
+    with pytest.raises(InputError, match=rf"distributed_type={kind.value} .*multi_gpu\.yaml"):
+        train(None, None, sharded, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_launcher_for_slurm_sets_what_the_plugin_knows_and_runs_do_not_need_it():
+    own = OmegaConf.to_container(OmegaConf.load(CONFIGS / "hydra" / "launcher" / "slurm.yaml"))
+    assert own.pop("defaults") == ["submitit_slurm"]
+    plain = compose("train", ["run_name=x"], return_hydra_config=True)
+    assert plain.hydra.runtime.choices["hydra/launcher"] == "basic"
+    if importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher"):
+        arguments = ["run_name=x", "hydra/launcher=slurm", "hydra.launcher.partition=short"]
+        launcher = compose("train", arguments, return_hydra_config=True).hydra.launcher
+        assert launcher._target_.endswith("submitit_launcher.SlurmLauncher") and launcher.partition == "short"
+        assert {key: launcher[key] for key in own} == own
+    else:
+        assert own["max_num_timeout"] > 0 and own["tasks_per_node"] == 1
