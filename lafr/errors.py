@@ -1,14 +1,59 @@
-"""The one exception that means: the user can fix this; and the commonest case of it, a missing package."""
+"""`InputError`: something that the user can mend. Each door (Python, command line, Hydra, web page) words it its way.
+
+A message never spells a parameter as one door does. It names it, `setting("force", True)`, and the door that prints
+the message spells it: `force=True` in Python, `--force` on the command line, a Hydra key where a command has one.
+"""
 
 import importlib
+import re
+from collections.abc import Callable
 from types import ModuleType
+
+Spell = Callable[[str, str | None], str]  # (parameter, value as Python writes it or None) -> the door's words
+
+_ABSENT = object()
+_OPEN, _VALUE, _CLOSE = "\x02", "\x1f", "\x03"  # control characters: no path or number of a user's is taken for a mark
+_MARK = re.compile(f"{_OPEN}([^{_CLOSE}{_VALUE}]*)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
+
+
+def setting(parameter: str, value: object = _ABSENT) -> str:
+    """Return a mark for a parameter, with a value if given, that `InputError.told` spells as its door does."""
+    return f"{_OPEN}{parameter}{'' if value is _ABSENT else f'{_VALUE}{value!r}'}{_CLOSE}"
+
+
+def as_python(parameter: str, value: str | None = None) -> str:
+    """Spell a parameter as in Python: `force`, `force=True`."""
+    return parameter if value is None else f"{parameter}={value}"
 
 
 class InputError(ValueError):
-    """Wrong input, missing file or impossible setting; its one-line message says what and how to fix it.
+    """Wrong input, a missing file or an impossible setting; its one-line message says what and how to mend it.
 
-    The scripts print it without a traceback and exit with code 1.
+    The commands print it without a traceback and exit with code 1. `str(error)` is worded for Python.
+
+    Args:
+        parameter: name of the parameter that is wrong. Alone: the whole message, about something that is no
+            parameter (a file, a folder, the machine).
+        value: what it was.
+        allowed: what it must be, to follow "must be": "a number from 0 to 1", "one of yunet, dlib".
+        remedy: what to do instead; it may name other parameters by `setting`.
     """
+
+    def __init__(self, parameter: str, value: object = _ABSENT, allowed: str = "", remedy: str = ""):
+        if value is _ABSENT:
+            message = "; ".join(part for part in (parameter, remedy) if part)
+        else:
+            message = f"{setting(parameter)} must be {allowed}, got {value!r}{f'; {remedy}' if remedy else ''}"
+        super().__init__(message)
+        self.parameter = None if value is _ABSENT else parameter
+
+    def told(self, spell: Spell = as_python) -> str:
+        """Return the message on one line, its parameters in a door's words."""
+        message = _MARK.sub(lambda mark: spell(mark[1], mark[2]), self.args[0])
+        return " ".join(message.split())
+
+    def __str__(self) -> str:
+        return self.told()
 
 
 def need(module: str, install: str) -> ModuleType:

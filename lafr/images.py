@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lafr.errors import InputError
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 # What Pillow's readers raise for a file that is broken.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)
@@ -164,7 +164,7 @@ def require_square(image: Image.Image, name: str) -> None:
 def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     """Write a picture aside and rename it, so that a stop or a full disk leaves no half file."""
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    write_aside(Path(path), picture.save)
+    atomic_write(Path(path), picture.save)
 
 
 def write_photo(photo: Image.Image, path: str | Path) -> Path:
@@ -176,7 +176,7 @@ def write_photo(photo: Image.Image, path: str | Path) -> Path:
     if photo.mode == "CMYK":
         path = Path(path).with_suffix(".tif")
         kept["compression"] = "tiff_lzw"
-    write_aside(Path(path), lambda aside: photo.save(aside, **kept))
+    atomic_write(Path(path), lambda aside: photo.save(aside, **kept))
     return Path(path)
 
 
@@ -197,4 +197,4 @@ def write_stored_png(image: Tensor, path: str | Path) -> None:
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
-    write_aside(Path(path), lambda aside: aside.write_bytes(data))
+    atomic_write(Path(path), lambda aside: aside.write_bytes(data))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lafr.errors import InputError
+from lafr.storage import write_json
 
 # Settings that change how a run is executed and shown, not what it computes.
 FREE = {"trackers", "log_every", "log_pairs", "latent_cache", "validate_every", "checkpoint_every", "keep_checkpoints",
@@ -59,14 +60,6 @@ def provenance(command: str, seed: int) -> dict:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def write_json(record: dict | list, path: Path) -> None:
-    """Write a record aside and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(aside, path)
 
 
 def _git(*arguments: str) -> str | None:

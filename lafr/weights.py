@@ -1,6 +1,5 @@
 """Every external file: where it comes from, its sha256 and licence, and where it is looked for."""
 
-import hashlib
 import importlib.util
 import os
 import pickle
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lafr.errors import InputError
+from lafr.storage import sha256_of_file
 
 FOLDER_VARIABLE = "LAFR_WEIGHTS"  # a folder that is searched first: for machines without a network
 PINS = "SHA256SUMS"  # in that folder: hashes that the user vouches for
@@ -289,9 +289,8 @@ def _pinned(path: Path) -> str | None:
 
 @cache
 def sha256(path: str | Path) -> str:
-    """Return the hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the hex sha256 of a file that does not change while this process runs."""
+    return sha256_of_file(path)
 
 
 def load_pickle(name: str) -> dict[str, Tensor]:

@@ -41,7 +41,6 @@ def run_eval(arguments, folder, output=os.devnull):
     os.chdir(folder)
     os.environ["OMP_NUM_THREADS"] = "1"
     sys.argv = [str(SCRIPT), *arguments]
-    sys.path.insert(0, str(SCRIPT.parent))
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 

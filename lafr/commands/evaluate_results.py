@@ -68,7 +68,7 @@ def finish(cfg, record: dict, result, folder: Path, found: list[str], published:
     """Write the record, the report and the curve; print the table and where everything lies."""
     from lafr.evaluation.sweep import write_curve
     from lafr.evaluation.tables import print_table
-    from lafr.provenance import write_json
+    from lafr.storage import write_json
 
     write_json(record, folder / "result.json")
     print_table(record)

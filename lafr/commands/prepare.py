@@ -32,7 +32,7 @@ def sheet(cfg) -> None:
     from lafr.data.packaged import ASTRONAUT, PackagedFaces
     from lafr.images import read_image, write_image
     from lafr.preparation.sheet import contact_sheet
-    from lafr.provenance import write_json
+    from lafr.storage import write_json
 
     degradation = instantiate(cfg.degradation, _convert_="all")
     if cfg.input is None:

@@ -16,7 +16,7 @@ def main(cfg) -> None:
     from lafr.data.stream import PairStream
     from lafr.errors import InputError
     from lafr.provenance import remember_config
-    from lafr.training.checkpoints import write_folder
+    from lafr.storage import atomic_folder
     from lafr.training.loop import train
     from lafr.training.validation import Validation
 
@@ -88,7 +88,7 @@ def main(cfg) -> None:
         accelerator.print(f"{name}: {summary['steps']} steps, {summary['trained_parameters']:,} parameters, "
                           f"{summary['seconds']:.0f} s")  # fmt: skip
     if accelerator.is_main_process:
-        write_folder(run_dir / "model", model.save_pretrained)
+        atomic_folder(run_dir / "model", model.save_pretrained)
         print(f"saved {run_dir / 'model'}")
     accelerator.end_training()
 

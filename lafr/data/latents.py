@@ -4,7 +4,6 @@ A stage that only needs z_hq then runs no encoder. A file is `FOLDER/CODEC/xx/IM
 encodes and IMAGE is the hash of the 8-bit pixels: other weights or other pixels are other files, never stale ones.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lafr.images import to_uint8
-from lafr.storage import write_aside
+from lafr.storage import atomic_write, sha256_of_tensors
 
 SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: both are stored
 
@@ -44,7 +43,7 @@ def cached_latents(
     latents = []
     for i in tqdm(range(len(faces)), desc="latents", unit="face", dynamic_ncols=True, disable=not progress):
         face = faces[i]
-        image = digest(to_uint8(face))
+        image = sha256_of_tensors({"": to_uint8(face)})
         path = Path(folder) / codec_key / image[:2] / f"{image}.safetensors"
         z = read_latents(path, codec_key, image)
         if z is None:
@@ -54,19 +53,12 @@ def cached_latents(
     return torch.stack(latents)
 
 
-def digest(values: Tensor) -> str:
-    """Return the hex sha256 of a tensor's type, shape and bytes."""
-    known = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
-    known.update(values.contiguous().numpy())
-    return known.hexdigest()
-
-
 def read_latents(path: Path, codec_key: str, image: str) -> Tensor | None:
     """Return `[2, C, h, w]` as `write_latents` wrote it, or None for a file that is absent, damaged or another's."""
     try:
         with safe_open(path, "pt") as file:
             z = torch.stack([file.get_tensor(side) for side in SIDES])
-            whole = file.metadata() == {"codec": codec_key, "image": image, "sha256": digest(z)}
+            whole = file.metadata() == {"codec": codec_key, "image": image, "sha256": sha256_of_tensors({"": z})}
     except (OSError, SafetensorError, RuntimeError):  # RuntimeError: two shapes
         return None
     return z if whole else None
@@ -74,10 +66,10 @@ def read_latents(path: Path, codec_key: str, image: str) -> Tensor | None:
 
 def write_latents(z: Tensor, path: Path, codec_key: str, image: str) -> None:
     """Write `z [2, C, h, w]` aside and rename it, with what it belongs to and the hash of its values."""
-    metadata = {"codec": codec_key, "image": image, "sha256": digest(z)}
+    metadata = {"codec": codec_key, "image": image, "sha256": sha256_of_tensors({"": z})}
     data = save({side: z[i].contiguous() for i, side in enumerate(SIDES)}, metadata)
     remedy = (
         "free space, choose another folder (trainer.latent_cache=FOLDER) or encode at every step "
         "(trainer.cache_latents=false)"
     )
-    write_aside(path, lambda aside: aside.write_bytes(data), remedy)
+    atomic_write(path, lambda aside: aside.write_bytes(data), remedy)

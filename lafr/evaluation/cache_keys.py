@@ -1,6 +1,5 @@
 """What a picture or a score hangs on, as a hash: equal only where what was made before may be kept."""
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -17,27 +16,7 @@ import lafr.metrics
 import lafr.models
 import lafr.networks
 from lafr.errors import InputError
-from lafr.provenance import write_json
-
-
-def fingerprint(*parts) -> str:
-    """Return the hex sha256 of plain values, as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def of_file(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the hex sha256 of named tensors: names, types, shapes and values."""
-    known = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        known.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        known.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return known.hexdigest()
+from lafr.storage import sha256_of_file, sha256_of_tensors, sha256_of_values, write_json
 
 
 def of_code(*modules: ModuleType) -> str:
@@ -46,8 +25,8 @@ def of_code(*modules: ModuleType) -> str:
     for module in modules:
         for root in getattr(module, "__path__", None) or [module.__file__]:
             found = sorted(Path(root).rglob("*.py")) if Path(root).is_dir() else [Path(root)]
-            files |= {f"{module.__name__} {path.relative_to(root)}": of_file(path) for path in found}
-    return fingerprint(files)
+            files |= {f"{module.__name__} {path.relative_to(root)}": sha256_of_file(path) for path in found}
+    return sha256_of_values(files)
 
 
 def of_model(restorer: nn.Module) -> str:
@@ -60,20 +39,20 @@ def of_model(restorer: nn.Module) -> str:
         "lora": [lora.r, lora.lora_alpha] if lora else None,
         "resolution": restorer.resolution,
     }
-    return fingerprint(of_tensors(restorer.state_dict()), settings)
+    return sha256_of_values(sha256_of_tensors(restorer.state_dict()), settings)
 
 
 def of_restorer(restorer: nn.Module) -> str:
     """Return the hash of all that a restorer's pixels hang on: the model, code, device and torch's version."""
     adapter = inspect.getmodule(type(restorer.adapter))
     code = of_code(lafr.models, lafr.images, *([adapter] if getattr(adapter, "__file__", None) else ()))
-    return fingerprint(of_model(restorer), code, next(restorer.parameters()).device.type, torch.__version__)
+    return sha256_of_values(of_model(restorer), code, next(restorer.parameters()).device.type, torch.__version__)
 
 
 def of_metric(name: str, metric, device: torch.device | str = "cpu") -> str:
     """Return the hash of all that a metric's numbers hang on: settings, networks, code, and torch's version."""
     code = of_code(lafr.metrics, lafr.networks, lafr.images)
-    return fingerprint(name, described(metric), code, torch.device(device).type, torch.__version__)
+    return sha256_of_values(name, described(metric), code, torch.device(device).type, torch.__version__)
 
 
 def described(value) -> object:
@@ -86,7 +65,7 @@ def described(value) -> object:
     if isinstance(value, Mapping):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, Tensor | np.ndarray):
-        return of_tensors({"": torch.as_tensor(value)})
+        return sha256_of_tensors({"": torch.as_tensor(value)})
     if isinstance(value, partial):
         return ["partial", described(value.func), described(value.args), described(value.keywords)]
     if isinstance(value, FunctionType):
@@ -95,7 +74,7 @@ def described(value) -> object:
                 value.__code__.co_names]  # fmt: skip
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, nn.Module):
-        return [kind, of_tensors(value.state_dict())]
+        return [kind, sha256_of_tensors(value.state_dict())]
     if callable(value):
         public = {k: v for k, v in vars(value).items() if not k.startswith("_")} if hasattr(value, "__dict__") else {}
         return [kind, own_code(type(value)), described(public)]

@@ -9,8 +9,8 @@ import numpy as np
 from lafr.data.benchmarks import PairedBenchmark
 from lafr.data.severity import BOUNDARY, SETS, psnr, sharpness
 from lafr.errors import InputError
-from lafr.evaluation.cache_keys import of_file
 from lafr.images import to_uint8
+from lafr.storage import sha256_of_file
 
 SAMPLE = 32  # files that are hashed, pairs that are measured, evenly spaced
 
@@ -49,7 +49,7 @@ def index_check(benchmark: PairedBenchmark, severity: str | None) -> list[str]:
             f"{missing[:3]}, {len(extra)} are not in it {extra[:3]}; delete it and prepare it again"
         )
     for name in spread(sorted(known)):
-        if of_file(there[name]) != known[name]:
+        if sha256_of_file(there[name]) != known[name]:
             raise InputError(
                 f"{str(there[name])!r} was altered since it was prepared; delete {str(benchmark.root)!r} and "
                 "prepare it again"

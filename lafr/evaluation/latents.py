@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lafr.evaluation.cache_keys import fingerprint, of_restorer, of_tensors
+from lafr.evaluation.cache_keys import of_restorer
 from lafr.evaluation.ledger import Ledger
 from lafr.evaluation.rows import Batch
 from lafr.metrics.codebook import CodeUse
+from lafr.storage import sha256_of_tensors, sha256_of_values
 
 GAPS = {"latent_gap_before": "z_lq", "latent_gap_after": "z_aligned", "latent_gap_restored": "z_restored"}
 
@@ -21,7 +22,7 @@ class LatentNumbers:
 
     def __init__(self, restorer, ledger: Ledger, fidelity: float = 0.0):
         self.restorer, self.ledger, self.fidelity = restorer, ledger, fidelity
-        self.made_by = fingerprint(of_restorer(restorer), float(fidelity))
+        self.made_by = sha256_of_values(of_restorer(restorer), float(fidelity))
         self.known: dict[int, dict] = {}
 
     def take(self, lines: Sequence[dict]) -> None:
@@ -31,7 +32,7 @@ class LatentNumbers:
     def measure(self, batch: Batch) -> None:
         """Note the numbers of `batch`, unless they are there."""
         images = {"lq": batch.lq} | ({} if batch.hq is None else {"hq": batch.hq})
-        line = {"latents": batch.number, "made_of": fingerprint(self.made_by, of_tensors(images))}
+        line = {"latents": batch.number, "made_of": sha256_of_values(self.made_by, sha256_of_tensors(images))}
         known = self.known.get(batch.number)
         if known is not None and known["made_of"] == line["made_of"]:
             return

@@ -1,11 +1,10 @@
 """What was done, a line of JSON each: a run that was stopped reads it and goes on."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lafr.errors import InputError
+from lafr.storage import JsonLines
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,10 @@ class Ledger:
 
     def lines(self) -> list[dict]:
         """Return every whole line of every process, the last run's last."""
-        found = []
-        for path in sorted(self.folder.glob("process_*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    found.append(json.loads(line))
-                except ValueError:  # the empty end, or a torn line
-                    continue
+        files = sorted(self.folder.glob("process_*.jsonl"))
+        found = [line for path in files for line in JsonLines(path).read()]
         return sorted(found, key=lambda line: line["run"])
 
     def note(self, *records: dict) -> None:
         """Append lines, at once."""
-        text = "".join(json.dumps({"run": self.run, **record}) + "\n" for record in records)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab+") as file:
-                if file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                    text = "\n" + text  # after a torn line
-                file.write(text.encode())
-        except OSError as error:
-            raise InputError(
-                f"cannot write {str(self.path)!r}: {error.strerror or error}; free space or choose another folder"
-            ) from None
+        JsonLines(self.path).append(*({"run": self.run, **record} for record in records))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lafr.errors import InputError
-from lafr.evaluation.cache_keys import fingerprint, of_file, of_restorer
+from lafr.evaluation.cache_keys import of_restorer
 from lafr.images import read_image
+from lafr.storage import sha256_of_file, sha256_of_values
 
 LQ, HQ, SHOWN, CEILING = "LQ input", "HQ", "LAFR", "codec(HQ)"
 
@@ -67,7 +68,7 @@ def standard_rows(
     codec, made_by = restorer.codec, of_restorer(restorer)
 
     def row(name: str, restore: Callable[[Tensor, Tensor | None], Tensor], side: str = "lq") -> dict[str, Row]:
-        return {name: of_function(restore, fingerprint(made_by, name), of=(side,))}
+        return {name: of_function(restore, sha256_of_values(made_by, name), of=(side,))}
 
     return {
         **input_row(),
@@ -97,7 +98,7 @@ def control_row(control: Callable[[Tensor], Tensor]) -> Row:
 
 def at_fidelity(restorer, fidelity: float, made_by: str | None = None) -> Row:
     """Return LAFR's row at a fidelity."""
-    made_by = fingerprint(made_by or of_restorer(restorer), float(fidelity))
+    made_by = sha256_of_values(made_by or of_restorer(restorer), float(fidelity))
     return of_function(
         lambda lq, hq: restorer(lq, fidelity=fidelity) if fidelity else restorer(lq), made_by, of=("lq",)
     )
@@ -114,7 +115,7 @@ def output_row(files: Mapping[str, Path], side: int) -> Row:
 
     return Row(
         lambda batch: torch.stack([read(stem) for stem in batch.stems]),
-        lambda pair: of_file(files[pair.stem]),
+        lambda pair: sha256_of_file(files[pair.stem]),
         (),
         lambda pair: files[pair.stem],
     )
@@ -126,6 +127,6 @@ def folders(rows: Mapping[str, Row]) -> dict[str, str]:
     for row in rows:
         name = re.sub(r"[^A-Za-z0-9.+-]+", "_", row).strip("._") or "row"
         if name.lower() in {taken.lower() for taken in names.values()}:
-            name = f"{name}_{fingerprint(row)[:8]}"
+            name = f"{name}_{sha256_of_values(row)[:8]}"
         names[row] = name
     return names

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.evaluation.cache_keys import fingerprint, of_metric
+from lafr.evaluation.cache_keys import of_metric
 from lafr.evaluation.ledger import Ledger
 from lafr.evaluation.pictures import Pictures
 from lafr.evaluation.rows import HQ, Batch
-from lafr.storage import write_aside
+from lafr.storage import atomic_write, sha256_of_values
 
 Metric = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -47,7 +47,7 @@ class Scores:
     def key(self, row: str, metric: str, stems: list[str]) -> str:
         """Return the hash of what the scores of these pictures hang on."""
         truth = self.pictures.sha256(HQ, stems) if self.has_truth else None
-        return fingerprint(self.made_by[metric], row, stems, self.pictures.sha256(row, stems), truth)
+        return sha256_of_values(self.made_by[metric], row, stems, self.pictures.sha256(row, stems), truth)
 
     def measure(self, batch: Batch) -> None:
         """Score what is not scored yet of every row of `batch`."""
@@ -80,7 +80,7 @@ class Scores:
         features = self.metrics[metric].features(image).cpu().numpy()
         key = self.key(row, metric, batch.stems)
         path = self._features_path(row, metric, batch.number)
-        write_aside(path, lambda aside: np.savez(aside, features=features, made_of=key))
+        atomic_write(path, lambda aside: np.savez(aside, features=features, made_of=key))
 
     def _features(self, row: str, metric: str, batch: int, stems: list[str]) -> np.ndarray | None:
         path = self._features_path(row, metric, batch)

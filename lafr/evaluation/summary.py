@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lafr.metrics import DIRECTION
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ def write_scores(result: Evaluation, path: Path) -> None:
                 for i, stem in enumerate(result.stems):
                     writer.writerow([stem, row, *(f"{by_metric[m][i]:.6g}" for m in metrics)])
 
-    write_aside(path, write)
+    atomic_write(path, write)

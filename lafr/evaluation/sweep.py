@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lafr.errors import InputError, need
 from lafr.metrics import DIRECTION
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 FIDELITY = ("identity_cos", "identity_distance", "psnr", "ssim")  # which metric is taken where none is named: the
 REALISM = ("fid", "kid", "niqe", "musiq", "maniqa", "clipiqa", "topiq", "lpips", "dists", "st_lpips")  # first here
@@ -74,8 +74,8 @@ def write_curve(
     axes.spines[["top", "right"]].set_visible(False)
     files = [folder / f"{name}.png", folder / f"{name}.svg"]
     with matplotlib.rc_context({"svg.hashsalt": "lafr"}):  # neither random ids nor a date: equal numbers, equal bytes
-        write_aside(files[0], lambda aside: figure.savefig(aside, dpi=160))
-        write_aside(files[1], lambda aside: figure.savefig(aside, metadata={"Date": None}))
+        atomic_write(files[0], lambda aside: figure.savefig(aside, dpi=160))
+        atomic_write(files[1], lambda aside: figure.savefig(aside, metadata={"Date": None}))
     return files
 
 

@@ -17,7 +17,7 @@ from lafr.errors import need
 from lafr.export.model_card import CARD, model_card, read_results
 from lafr.export.pipeline import fused, require_free
 from lafr.models.restorer import Restorer
-from lafr.training.checkpoints import write_folder
+from lafr.storage import atomic_folder
 
 GRAPH = "restorer.onnx"
 OPSET = 18
@@ -102,7 +102,7 @@ def save_onnx(
         usage = USAGE.format(graph=GRAPH, side=side, opset=OPSET, difference=difference)
         (aside / CARD).write_text(model_card(restorer, True, records, licence, training_data, usage))
 
-    write_folder(folder, fill)
+    atomic_folder(folder, fill)
     return difference
 
 

@@ -19,7 +19,7 @@ from lafr.export.model_card import CARD, model_card, read_results
 from lafr.images import from_pil, require_square, resize_pil, to_pil
 from lafr.models.base.sources import HUB
 from lafr.models.restorer import Restorer
-from lafr.training.checkpoints import write_folder
+from lafr.storage import atomic_folder
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -193,7 +193,7 @@ class LAFRPipeline(DiffusionPipeline):
             self.save_config(aside)
             (aside / CARD).write_text(card)
 
-        write_folder(folder, fill)
+        atomic_folder(folder, fill)
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str | None = None,

@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lafr.data.latents import digest
-from lafr.storage import write_aside
+from lafr.storage import atomic_write, sha256_of_tensors
 
 
 class OfReference:
@@ -36,12 +35,12 @@ class OfReference:
         return self._seen
 
     def _kept(self, look: Callable[[Tensor], Tensor], hq: Tensor) -> Tensor:
-        path = self._folder / f"{digest(hq.cpu())}.safetensors"
+        path = self._folder / f"{sha256_of_tensors({'': hq})}.safetensors"
         if path.is_file():
             try:
                 return load_file(path)["seen"].to(hq.device)
             except (SafetensorError, KeyError):  # damaged: look again
                 pass
         seen = look(hq)
-        write_aside(path, lambda aside: save_file({"seen": seen.contiguous()}, aside))
+        atomic_write(path, lambda aside: save_file({"seen": seen.contiguous()}, aside))
         return seen

@@ -1,6 +1,5 @@
 """The reference of a FID: mean and covariance of a set's features, in a file that says what made them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.images import read_image
-from lafr.storage import write_aside
+from lafr.storage import atomic_write, sha256_of_file
 
 BUILD = "build it: lafr fid input=FOLDER output={path}"
 
@@ -105,7 +104,7 @@ def load_statistics(path: str | Path, features: str, sha256: str | None = None) 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"FID statistics {str(path)!r} are missing; {BUILD.format(path=path)}")
-    found = _sha256(path)
+    found = sha256_of_file(path)
     if sha256 is not None and found != sha256:
         raise InputError(
             f"{str(path)!r} has the sha256 {found}, not {sha256}: other statistics; {BUILD.format(path=path)}"
@@ -131,12 +130,7 @@ def _save(made: Statistics, path: Path, size: int) -> None:
     facts = {"name": made.name, "images": made.images, "features": made.features, "weights": made.weights}
     facts["resized"] = f"Pillow Lanczos to {size} px"
     one = {"statistics": json.dumps(facts, sort_keys=True)}  # several keys are stored in an order of chance
-    write_aside(path, lambda aside: save_file(tensors, aside, one))
-
-
-def _sha256(path: Path) -> str:  # anew each time: the file may have been built again
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    atomic_write(path, lambda aside: save_file(tensors, aside, one))
 
 
 def _lines(weights: Sequence[tuple[str, str]]) -> str:

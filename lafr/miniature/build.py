@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lafr.provenance import provenance, write_json
+from lafr.provenance import provenance
+from lafr.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 MINI = ROOT / "data" / "mini"

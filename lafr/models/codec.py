@@ -1,10 +1,9 @@
 """The codec: a frozen diffusers autoencoder, deterministic, with the scale of its own config."""
 
-import hashlib
-import json
-
 import torch
 from torch import Tensor, nn
+
+from lafr.storage import sha256_of_tensors, sha256_of_values
 
 
 class Codec(nn.Module):
@@ -64,11 +63,7 @@ class Codec(nn.Module):
     def fingerprint(self) -> str:
         """Return the hex sha256 of the autoencoder's weights and settings: equal codecs encode equally."""
         settings = {name: value for name, value in self.vae.config.items() if not name.startswith("_")}
-        known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, value in sorted(self.vae.state_dict().items()):
-            known.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            known.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return known.hexdigest()
+        return sha256_of_values(settings, sha256_of_tensors(self.vae.state_dict()))
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from lafr.models.lora import (
     scaled_lora,
     write_lora,
 )
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 
 class Denoiser(nn.Module):
@@ -147,9 +147,9 @@ class Denoiser(nn.Module):
         if prompts := [layer for layer in self.unet.modules() if isinstance(layer, PromptAttention)]:
             config["prompt_tokens"] = prompts[0].key.shape[2]
         remove_lora(folder)
-        write_aside(folder / "denoiser.safetensors", lambda aside: save_file(plain_state(self.unet, merge), aside))
+        atomic_write(folder / "denoiser.safetensors", lambda aside: save_file(plain_state(self.unet, merge), aside))
         text = json.dumps(config, indent=1, default=list) + "\n"
-        write_aside(folder / "config.json", lambda aside: aside.write_text(text))
+        atomic_write(folder / "config.json", lambda aside: aside.write_text(text))
         if self.lora_config and not merge:
             self.save_lora(folder)
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lafr.models.loading import existing, load_exactly
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 # OSEDiff's list; conv alone is the resampling layers' name in diffusers.
 LORA_TARGETS = (
@@ -46,8 +46,8 @@ def write_lora(unet: UNet2DConditionModel, config: LoraConfig, folder: Path) -> 
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps({PREFIX + k: v for k, v in settings.items()})}
     own = {"rank": config.r, "alpha": config.lora_alpha, "targets": sorted(config.target_modules)}
     prefixed = {PREFIX + k: v for k, v in state.items()}
-    write_aside(folder / WEIGHTS, lambda aside: save_file(prefixed, aside, metadata))
-    write_aside(folder / CONFIG, lambda aside: aside.write_text(json.dumps(own, indent=1) + "\n"))
+    atomic_write(folder / WEIGHTS, lambda aside: save_file(prefixed, aside, metadata))
+    atomic_write(folder / CONFIG, lambda aside: aside.write_text(json.dumps(own, indent=1) + "\n"))
 
 
 def read_lora_config(folder: Path) -> dict:

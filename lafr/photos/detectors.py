@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from lafr.alignment import FIVE_OF_68
 from lafr.errors import InputError, need
-from lafr.preparation.aligning import FIVE_OF_68
 from lafr.weights import locate
 
 DETECTORS = {

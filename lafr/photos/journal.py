@@ -1,14 +1,13 @@
 """What a restoring command has done, a JSON line a file; the same command reads it to go on."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from lafr.errors import InputError
 from lafr.photos.restorer import FaceReport
+from lafr.storage import JsonLines
 
 NAME = "restored.jsonl"
 
@@ -24,13 +23,9 @@ class Journal:
     def __init__(self, output: Path, settings: dict):
         self.path, self.settings = output / NAME, json.loads(json.dumps(settings))
         self._done: dict[str, dict] = {}
-        if self.path.is_file():
-            for line in self.path.read_text(errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                    self._done[record["file"]] = record
-                except (ValueError, TypeError, KeyError):
-                    continue  # a line that a stopped run left half-written
+        for record in JsonLines(self.path).read():
+            if isinstance(name := record.get("file"), str):
+                self._done[name] = record
 
     def output_of(self, name: str, path: Path) -> Path | None:
         """Return the output of this unchanged input when an earlier run has finished it under the same settings."""
@@ -45,19 +40,7 @@ class Journal:
     def write(self, name: str, path: Path, status: str, **facts) -> None:
         """Add the line of one input; `status` is "done" or "skipped"."""
         record = {"file": name, "status": status, **facts, "input": _state(path), "settings": self.settings}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(("" if self._ends_a_line() else "\n") + json.dumps(record) + "\n")
-        except OSError as error:
-            raise InputError(f"cannot write {str(self.path)!r}: {error.strerror}; free space") from None
-
-    def _ends_a_line(self) -> bool:
-        """Tell whether nothing half-written stands last, as a stopped run leaves it."""
-        with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            return file.read() in (b"", b"\n")
+        JsonLines(self.path).append(record)
 
 
 def face_facts(face: FaceReport) -> dict:

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lafr.alignment import FFHQ_512, template_distance, yaw
+from lafr.alignment import FFHQ_512, crop, template_distance, yaw
 from lafr.errors import InputError
 from lafr.images import from_pil, require_square, resize_pil, to_pil, to_rgb, upright
 from lafr.photos.canvas import Canvas
 from lafr.photos.detectors import Detection, YuNet, shared
 from lafr.photos.pasting import Place, ellipse, matched, share_of
-from lafr.preparation.aligning import crop
 
 SMALLEST = 24  # pixels of a face's box: below, there is nothing to restore from
 LARGEST = 1.5  # native crop over the model's side: above, restoring would take sharpness away

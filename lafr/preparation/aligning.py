@@ -8,7 +8,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from lafr.alignment import FFHQ_512, similarity
+from lafr.alignment import FIVE_OF_68, crop
 from lafr.errors import InputError, need
 from lafr.images import read_pil, require_square
 from lafr.weights import locate
@@ -19,8 +19,6 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 DETECTION_SIDE = 1024  # pixels of the longer side in which faces are looked for
-# Of the 68 iBUG points: those of the eyes as seen on the left and right, the nose tip, the mouth corners.
-FIVE_OF_68 = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
 
 
 class FaceFinder:
@@ -58,26 +56,6 @@ class FaceFinder:
 def face_finder() -> FaceFinder:
     """Return the finder, loaded once a process."""
     return FaceFinder()
-
-
-def crop(
-    image: Image.Image, points: np.ndarray, resolution: int, resample: Image.Resampling = Image.Resampling.LANCZOS
-) -> tuple[Image.Image, float]:
-    """Return the FFHQ crop of the face with these five points `[5, 2]`, and its side in the photograph's own pixels.
-
-    The photograph's pixels are warped once, bicubic, the border mirrored. Where that would shrink them, the canvas is
-    k times larger, k the least whole number for which it doesn't, and `resample`, which is antialiased, takes it down
-    to `resolution`: nothing aliases.
-    """
-    matrix = similarity(points, FFHQ_512)
-    native_size = 512 / float(np.hypot(*matrix[:, 0]))
-    k = max(1, int(np.ceil(native_size / resolution - 1e-6)))
-    side, zoom = k * resolution, k * resolution / 512
-    matrix = matrix * zoom
-    matrix[:, 2] += (zoom - 1) / 2  # whole numbers are pixel centres: scaled around -0.5
-    border, cubic = cv2.BORDER_REFLECT, cv2.INTER_CUBIC
-    face = Image.fromarray(cv2.warpAffine(np.asarray(image), matrix, (side, side), flags=cubic, borderMode=border))
-    return face if k == 1 else face.resize((resolution, resolution), resample), native_size
 
 
 class Converter:

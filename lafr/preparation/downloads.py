@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lafr.errors import InputError
-from lafr.provenance import write_json
+from lafr.storage import write_json
 
 CHUNK = 1 << 20
 BY_HAND = "download it by hand and give source=FILE"

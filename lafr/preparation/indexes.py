@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.provenance import differences
+from lafr.storage import sha256_of_file
 
 INDEX = "index.json"
-CHUNK = 1 << 20
 
 
 def read_index(folder: Path) -> dict | None:
@@ -52,13 +52,9 @@ def verify(folder: Path, record: Mapping) -> None:
 
 def sha256_of(path: Path, desc: str | None = None) -> str:
     """Return the hex sha256 of a file as it is now; with `desc` behind a progress bar."""
-    digest = hashlib.sha256()
     bar = tqdm(desc=desc, total=path.stat().st_size, unit="B", unit_scale=True, delay=1, disable=desc is None)
-    with open(path, "rb") as file, bar:
-        while data := file.read(CHUNK):
-            digest.update(data)
-            bar.update(len(data))
-    return digest.hexdigest()
+    with bar:
+        return sha256_of_file(path, bar.update)
 
 
 def sha256_of_names(sizes: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ from lafr.preparation.indexes import INDEX, read_index, require_same, sha256_of,
 from lafr.preparation.origins import Source, choose, find_source, pair, read_names
 from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
-from lafr.provenance import write_json
+from lafr.storage import write_json
 
 
 def prepare(

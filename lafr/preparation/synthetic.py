@@ -31,7 +31,7 @@ from lafr.preparation.indexes import (
 )
 from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
-from lafr.provenance import write_json
+from lafr.storage import write_json
 
 # DifFace (Yue & Loy, TPAMI 2024), scripts/prepare_testing_restoration.py: in this order, the last changing fastest.
 GRID = {

@@ -1,6 +1,5 @@
 """The folder in which a set grows, so that a stopped run goes on and a wrong input leaves nothing."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.preparation.indexes import require_same, sha256_of
-from lafr.provenance import write_json
+from lafr.storage import JsonLines, read_json, write_json
 
 
 class Unfinished:
@@ -45,23 +44,17 @@ class Unfinished:
         if not self.begun:
             write_json(dict(job), self.job)
             return
-        require_same(json.loads(self.job.read_text()), job, self.folder)
+        require_same(read_json(self.job), job, self.folder)
         for cut_off in self.set.rglob(".*"):  # files are written aside under a hidden name
             cut_off.unlink()
-        lines = self.journal.read_text().splitlines() if self.journal.is_file() else []
-        for line in tqdm(lines, desc="verify", unit="image", delay=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+        for record in tqdm(JsonLines(self.journal).read(), desc="verify", unit="image", delay=1):
             path = self.set / record.get("file", "")
             if "file" not in record or (path.is_file() and sha256_of(path) == record["sha256"]):
                 self.done[record["part"], record["name"]] = record
 
     def note(self, record: Mapping) -> None:
         """Note an image that is done."""
-        with open(self.journal, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        JsonLines(self.journal).append(record)
         self.done[record["part"], record["name"]] = dict(record)
 
     def finish(self) -> None:

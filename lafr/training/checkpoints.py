@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -12,42 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lafr.errors import InputError
+from lafr.storage import atomic_folder
 
 TRAINED = "trained.safetensors"
-
-
-def write_folder(folder: Path, fill) -> None:
-    """Create `folder` with the files that `fill(path)` writes, all or nothing: aside, then renamed.
-
-    An existing folder is replaced. On any error the half-written one is removed; a full disk is an InputError.
-    """
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        fill(aside)
-        for path in aside.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(folder, old)
-            os.replace(aside, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(aside, folder)
-    except Exception as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise InputError(
-                f"cannot save {str(folder)!r}: {reason}; free space and run the same command again, "
-                "training goes on from the last checkpoint"
-            ) from None
-        raise
+REMEDY = "free space and run the same command again, training goes on from the last checkpoint"
 
 
 def save_tensors(state: dict[str, Tensor], path: Path) -> None:
@@ -96,7 +63,7 @@ class Checkpoints:
             torch.save({"step": step, "random": random_states, **state}, buffer)
             (path / "state.pt").write_bytes(buffer.getbuffer())
 
-        write_folder(self.folder / f"step_{step:08d}", fill)
+        atomic_folder(self.folder / f"step_{step:08d}", fill, REMEDY)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step_{old:08d}", ignore_errors=True)
 
@@ -114,7 +81,7 @@ class Checkpoints:
             save_tensors(trained, path / TRAINED)
             (path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
 
-        write_folder(self.folder / "final", fill)
+        atomic_folder(self.folder / "final", fill, REMEDY)
         for step in self.steps():
             shutil.rmtree(self.folder / f"step_{step:08d}", ignore_errors=True)
 

@@ -1,6 +1,5 @@
 """The training loop: one for every stage, on Accelerate. Running it again on the same folder resumes exactly."""
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lafr.errors import InputError, need
+from lafr.storage import JsonLines
 from lafr.training.checkpoints import Checkpoints, random_state, set_random_state
 
 Validate = Callable[[torch.nn.Module, int], dict[str, float]]
@@ -310,8 +310,8 @@ class Log:
         self.started, self.first = time.perf_counter(), step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            cut_back(self.path, lambda line: line["step"] <= step)
-            cut_back(self.pairs_path, lambda line: line["n"] < step * batch_size)
+            JsonLines(self.path).rewrite(lambda line: line["step"] <= step)
+            JsonLines(self.pairs_path).rewrite(lambda line: line["n"] < step * batch_size)
         self.bar = tqdm(
             total=max_steps, initial=step, desc=name, unit="step", dynamic_ncols=True, mininterval=1,
             disable=not accelerator.is_main_process,
@@ -324,8 +324,7 @@ class Log:
     def pairs(self, records: Iterable[dict]) -> None:
         """Write what was drawn for the pairs of a step."""
         if self.accelerator.is_main_process:
-            with self.pairs_path.open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records)
+            JsonLines(self.pairs_path).append(*records)
 
     def terms(self, step: int, terms: dict[str, float], learning_rate: float, norm: Tensor) -> None:
         """Log the loss terms; a loss that is not finite ends the run with the last checkpoint intact."""
@@ -350,16 +349,8 @@ class Log:
     def _write(self, step: int, values: dict[str, float]) -> None:
         self.accelerator.log({f"{self.name}/{key}": value for key, value in values.items()}, step=step)
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            JsonLines(self.path).append({"step": step, **values})
 
     def close(self) -> None:
         """End the progress bar."""
         self.bar.close()
-
-
-def cut_back(path: Path, keep: Callable[[dict], bool]) -> None:
-    """Drop the lines of a JSON-lines file that `keep` refuses, and one that a full disk cut short."""
-    if path.exists():
-        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        path.write_text("".join(line for line in whole if keep(json.loads(line))))

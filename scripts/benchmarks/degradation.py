@@ -22,7 +22,8 @@ def degradation(cfg) -> None:
     from lafr.data.degradation.batched import apply_batch
     from lafr.data.degradation.operators import apply
     from lafr.data.packaged import ASTRONAUT, PackagedFaces
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
     from scripts.benchmarks.reference import FETCH, basicsr_module
 
     device = choose_device(cfg.device)

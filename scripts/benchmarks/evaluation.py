@@ -15,7 +15,8 @@ def evaluation(cfg) -> None:
 
     import torch
 
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
 
     rows = {}
     with tempfile.TemporaryDirectory(dir=cfg.folder) as place:

@@ -30,7 +30,8 @@ def inference(cfg) -> None:
     from tqdm import tqdm
 
     from lafr.commands.devices import choose_device
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
 
     device, size = choose_device(cfg.device), cfg[cfg.scale]
     rows = build_rows(cfg, size, device)

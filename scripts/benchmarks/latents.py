@@ -16,7 +16,8 @@ def latents(cfg) -> None:
     from lafr.commands.devices import choose_device
     from lafr.data.stream import PairStream
     from lafr.models.restorer import Restorer
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
     from lafr.training.timing import measure
 
     device = choose_device(cfg.device)

@@ -22,7 +22,8 @@ def loader(cfg) -> None:
     from lafr.data.packaged import PackagedFaces
     from lafr.data.stream import PairStream
     from lafr.images import list_images, write_image
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
 
     degradation = instantiate(cfg.degradation, _convert_="all")
     rows = {}

@@ -16,7 +16,8 @@ def loss(cfg) -> None:
     from lafr.commands.devices import choose_device
     from lafr.losses.multilevel import Restoration
     from lafr.models.restorer import Restorer
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
     from lafr.training.objectives import RestorationObjective
     from lafr.training.timing import measure
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from lafr.models.base.supported import KNOWN
 from lafr.models.denoiser import Denoiser
-from lafr.provenance import provenance, write_json
+from lafr.provenance import provenance
+from lafr.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python -m scripts.benchmarks.parameters"

@@ -20,7 +20,8 @@ def timesteps(cfg) -> None:
     from lafr.models.base.model import Base
     from lafr.models.denoiser import Denoiser
     from lafr.models.restorer import Restorer
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
 
     device = choose_device(cfg.device)
     restorer = Restorer.from_pretrained(cfg.model.folder).to(device)

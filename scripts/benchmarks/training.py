@@ -17,7 +17,8 @@ def training(cfg) -> None:
 
     from lafr.commands.devices import choose_device
     from lafr.models.base.model import Base
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
     from lafr.weights import mini_folder
 
     device = choose_device(cfg.device)

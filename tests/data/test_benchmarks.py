@@ -17,9 +17,9 @@ from lafr.data.benchmarks import (
 )
 from lafr.data.faces import Faces
 from lafr.errors import InputError
-from lafr.evaluation.cache_keys import of_file
 from lafr.evaluation.checking import SAMPLE, checked
 from lafr.images import read_image
+from lafr.storage import sha256_of_file
 
 
 def paths(*names: str) -> list[Path]:
@@ -148,7 +148,7 @@ def noisy(tmp_path):
                 path = tmp_path / name / side / f"{number:04d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image.round().astype(np.uint8)).save(path)
-                files.append({"file": f"{side}/{path.name}", "sha256": of_file(path)})
+                files.append({"file": f"{side}/{path.name}", "sha256": sha256_of_file(path)})
         index = {"dataset": name, "settings": {"resolution": 16}, "files": files}
         (tmp_path / name / "index.json").write_text(json.dumps(index))
         return lambda: PairedBenchmark(name, str(tmp_path / name), 16, count=count)

@@ -10,7 +10,8 @@ import scipy.stats
 import lafr.provenance
 from lafr.errors import InputError
 from lafr.evaluation import mean_and_interval
-from lafr.provenance import FREE, differences, provenance, remember_config, write_json
+from lafr.provenance import FREE, differences, provenance, remember_config
+from lafr.storage import write_json
 
 CONFIG = {"seed": 0, "trainer": {"log_every": 10, "accumulation": 1}, "stage": {"codebook": {"max_steps": 5}}}
 

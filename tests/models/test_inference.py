@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import restore
 import torch
 from omegaconf import OmegaConf
 from torch import nn
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import scripts.benchmarks.inference as benchmark
+from lafr.commands import restore
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.packaged import PackagedFaces
 from lafr.data.stream import PairStream

@@ -6,13 +6,12 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from lafr.alignment import FFHQ_512, template_distance, yaw
+from lafr.alignment import FFHQ_512, crop, template_distance, yaw
 from lafr.data.packaged import LANDMARKS
 from lafr.errors import InputError
 from lafr.images import read_pil
 from lafr.photos.canvas import Canvas, enlarged
 from lafr.photos.pasting import ParsedMask, Place, ellipse, mask_named, matched, rivalry, share_of
-from lafr.preparation.aligning import crop
 from lafr.weights import locate
 
 POINTS = np.array(LANDMARKS["astronaut"])

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lafr.alignment import FFHQ_512, similarity
+from lafr.alignment import FFHQ_512, crop, similarity
 from lafr.data.packaged import LANDMARKS, aligned
 from lafr.errors import InputError
 from lafr.images import read_pil
-from lafr.preparation.aligning import Converter, crop, face_finder
+from lafr.preparation.aligning import Converter, face_finder
 from lafr.weights import locate
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 import lafr.training.checkpoints
 from lafr.errors import InputError
-from lafr.training.checkpoints import TRAINED, Checkpoints, random_state, set_random_state, write_folder
+from lafr.storage import atomic_folder
+from lafr.training.checkpoints import TRAINED, Checkpoints, random_state, set_random_state
 from lafr.training.objectives import AlignmentObjective, CodebookObjective
 
 TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.int64)}
@@ -144,16 +145,16 @@ def test_what_a_killed_process_left_half_written_is_not_a_checkpoint(tmp_path):
 
 def test_an_existing_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "model"
-    write_folder(folder, lambda path: (path / "old").write_text("1"))
+    atomic_folder(folder, lambda path: (path / "old").write_text("1"))
 
     def half(path):
         (path / "new").write_text("1")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError):
-        write_folder(folder, half)
+        atomic_folder(folder, half)
     assert listing(folder) == ["old"]
-    write_folder(folder, lambda path: (path / "new").write_text("2"))
+    atomic_folder(folder, lambda path: (path / "new").write_text("2"))
     assert listing(folder) == ["new"] and listing(tmp_path) == ["model"]
 
 

@@ -16,7 +16,7 @@ from lafr.evaluation.report.faces import SMALL, Album
 from lafr.evaluation.report.groups import by_group, read_groups
 from lafr.evaluation.report.scores import Scores, identity_metric, ranking_metric, read_scores, row_shown, worst_first
 from lafr.evaluation.tables import digits, direction, headings, marks, metrics_of, notes, shown, title, with_published
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 HERE = Path(__file__).resolve().parent
 TEMPLATES = jinja2.Environment(
@@ -53,7 +53,7 @@ def write_report(record: dict, folder: str | Path) -> Path:
     scores = read_scores(folder / "scores.csv")
     page = rendered(record, scores, folder)
     path = folder / "report.html"
-    write_aside(path, lambda aside: aside.write_text(page, encoding="utf-8"))
+    atomic_write(path, lambda aside: aside.write_text(page, encoding="utf-8"))
     return path
 
 

@@ -1,6 +1,5 @@
 """Where a base model comes from: an ordered list of folders, single files and hub repositories; sha256 pins."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lafr.errors import InputError
+from lafr.storage import sha256_of_file
 from lafr.weights import mini_folder
 
 HUB = "hub:"
@@ -147,8 +147,7 @@ def require_pinned(root: Path, files: Sequence[Path], pins: Mapping[str, str] | 
         name = path.relative_to(root).as_posix()
         if name not in pins and path.suffix not in SINGLE:
             continue
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of_file(path)
         if name not in pins:
             raise InputError(f"model.build.sha256 has no line for {str(path)!r}; if you trust it, add {name}: {found}")
         if found != (pinned := pins[name].lower()):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lafr.errors import InputError, need
 from lafr.photos.video.frames import as_stored, rgb, stream_like, to_encode, turn, upright
 from lafr.photos.video.tracking import Tracker
-from lafr.storage import write_aside
+from lafr.storage import atomic_write
 
 COPIED = ("audio", "subtitle")
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
@@ -80,7 +80,7 @@ def restore_video(
             shutil.copyfile(source, aside)
         reports.append(VideoReport(frames, faces, tracker.started, copied, time.monotonic() - started, warnings))
 
-    write_aside(target, write)
+    atomic_write(target, write)
     return reports[0]
 
 

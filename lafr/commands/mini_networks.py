@@ -1,4 +1,4 @@
-"""Score the miniature's recogniser, landmarker and parser: `python -m lafr.miniature.scores faces=val|london`."""
+"""Score the miniature's recogniser, landmarker and parser: `python -m lafr.commands.mini_networks faces=val|london`."""
 
 import itertools
 import shlex
@@ -42,7 +42,8 @@ def main(cfg) -> None:
     from lafr.miniature.regions import draw_regions
     from lafr.networks.crops import SimilarityCrop, resize
     from lafr.networks.mini import REGIONS
-    from lafr.provenance import provenance, write_json
+    from lafr.provenance import provenance
+    from lafr.storage import write_json
 
     root, chosen = Path(cfg.data.root), {"val": "val.txt", "london": "london"}
     if cfg.faces not in chosen:
