@@ -22,8 +22,9 @@ def setting(parameter: str, value: object = _ABSENT) -> str:
 
 
 def as_python(parameter: str, value: str | None = None) -> str:
-    """Spell a parameter as in Python: `force`, `force=True`."""
-    return parameter if value is None else f"{parameter}={value}"
+    """Spell a parameter as in Python: `force`, `force=True`; "Restorer.folder", qualified by its owner, is `folder`."""
+    name = parameter.rpartition(".")[2]
+    return name if value is None else f"{name}={value}"
 
 
 class InputError(ValueError):

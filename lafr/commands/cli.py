@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lafr import __version__
+from lafr.commands.doors import as_option
 from lafr.errors import InputError
 
 
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         if os.environ.get("LAFR_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = error.told(as_option(given.parser)) if isinstance(error, InputError) else str(error)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 
@@ -34,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         help="restore the faces of photos and videos, and aligned faces",
         description="Restore the faces of photos; the rest of a photo stays as it is, and so does the input.",
     )
-    restore.set_defaults(task=restore_command)
+    restore.set_defaults(task=restore_command, parser=restore)
     add = restore.add_argument
     add("paths", nargs="+", metavar="PATH", help="photos, folders, videos or quoted patterns; any file name")
     add("-o", "--output", required=True, metavar="FOLDER", help="where the results go, under the same names")

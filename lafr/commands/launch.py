@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from lafr.commands.doors import as_hydra
 from lafr.errors import InputError
 
 PATHS = (
@@ -55,8 +56,9 @@ def _quoted(argument: str, keys: Sequence[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message on one line, parameters spelled as Hydra overrides."""
+    message = error.told(as_hydra) if isinstance(error, InputError) else str(error)
+    text = " ".join(message.split()) or type(error).__name__
     return text if len(text) <= 600 else text[:600] + " ..."
 
 
