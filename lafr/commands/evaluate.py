@@ -231,6 +231,11 @@ def main(cfg) -> None:
         finish(cfg, record, result, folder, found, f"results/{run_name}/{benchmark.name}", axes)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command line."""
     sys.argv[1:] = ["explain=true" if argument == "--explain" else argument for argument in sys.argv[1:]]
     run(main, "eval")
+
+
+if __name__ == "__main__":
+    command()

@@ -70,11 +70,9 @@ Blocks = dict[str, dict[str, dict[str, float]]]
 
 def default_path() -> Path:
     """Return where the table lies: in a checkout, or in an installed wheel."""
-    package = Path(__file__).resolve().parent
-    return next(
-        (p for p in (package.parent / "data" / "published.csv", package / "_data" / "published.csv") if p.is_file()),
-        package.parent / "data" / "published.csv",
-    )
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_data" / "published.csv"
+    return installed if installed.is_file() else package.parent / "data" / "published.csv"
 
 
 @cache
