@@ -1,0 +1,73 @@
+"""What a stage shows and records while it trains."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.errors import InputError
+from lafr.storage import JsonLines
+
+
+class Log:
+    """Progress bar, `log.jsonl`, `pairs.jsonl` and trackers of a stage.
+
+    When a run resumes at `step`, both files are cut back to it: the steps after the checkpoint are trained again.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, name: str, step: int, max_steps: int, batch_size: int):
+        self.accelerator, self.name, self.batch_size = accelerator, name, batch_size
+        self.lines, self.pair_lines = JsonLines(folder / "log.jsonl"), JsonLines(folder / "pairs.jsonl")
+        self.started, self.first_step = time.perf_counter(), step
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.lines.rewrite(lambda line: line["step"] <= step)
+            self.pair_lines.rewrite(lambda line: line["n"] < step * batch_size)
+        hidden = not accelerator.is_main_process
+        self.bar = tqdm(
+            total=max_steps, initial=step, desc=name, unit="step", dynamic_ncols=True, mininterval=1, disable=hidden
+        )
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        self.bar.update()
+
+    def pairs(self, records: Iterable[dict]) -> None:
+        """Record the random parameters of the pairs of a step, one JSON line a pair."""
+        if self.accelerator.is_main_process:
+            self.pair_lines.append(*records)
+
+    def terms(self, step: int, terms: dict[str, float], learning_rate: float, norm: Tensor) -> None:
+        """Log the loss terms, learning rate and gradient norm.
+
+        Raises InputError when a loss or the gradient is not finite: the last checkpoint is from before it.
+        """
+        rate = (step - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in terms.items()} | {"img/s": f"{rate:.3g}"}, refresh=False)
+        self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})
+        # float16's gradient scaler expects overflows: it skips such a step and lowers its scale
+        overflowed = self.accelerator.scaler is None and not norm.isfinite()
+        if overflowed or not all(abs(v) < float("inf") for v in terms.values()):
+            raise InputError(
+                f"{self.name}: a loss or its gradient is not finite at step {step} ({terms})",
+                remedy="lower the learning rate and run again",
+            )
+
+    def validation(self, step: int, measured: dict[str, float]) -> None:
+        """Log and print validation numbers, if any."""
+        if measured:
+            self._write(step, {f"validation/{k}": v for k, v in measured.items()})
+            numbers = ", ".join(f"{k} {v:.4g}" for k, v in measured.items())
+            self.accelerator.print(f"{self.name} step {step}: {numbers}")
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self.accelerator.log({f"{self.name}/{key}": value for key, value in values.items()}, step=step)
+        if self.accelerator.is_main_process:
+            self.lines.append({"step": step, **values})
+
+    def close(self) -> None:
+        """Close the progress bar."""
+        self.bar.close()

@@ -1,0 +1,83 @@
+"""Everything that changes while a stage trains, in one record: what a checkpoint holds and a resumed run loads."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lafr.training.checkpoints import Checkpoints, random_state, set_random_state
+from lafr.training.objectives import Objective
+from lafr.training.validation import BestWeights
+
+
+@dataclass
+class TrainingState:
+    """The state of one stage after `step` optimiser steps.
+
+    Attributes:
+        objective: holds the trained tensors.
+        optimizer: with its running averages.
+        schedule: of the learning rate.
+        scaler: of float16's gradients; None in other precisions.
+        ema: averaged weights; None where none are kept.
+        best: the weights with the lowest validation number; None where the last weights are the result.
+        step: optimiser steps done.
+        seconds: spent in them, over all starts of the run.
+    """
+
+    objective: Objective
+    optimizer: Optimizer
+    schedule: LRScheduler
+    scaler: torch.amp.GradScaler | None = None
+    ema: EMAModel | None = None
+    best: BestWeights | None = None
+    step: int = 0
+    seconds: float = 0.0
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what the optimiser updates."""
+        return [p for p in self.objective.parameters() if p.requires_grad]
+
+    def state_dict(self) -> dict:
+        """Return everything but the trained tensors, which a checkpoint keeps in a file of their own."""
+        parts = {name: getattr(self, name) for name in ("optimizer", "schedule", "ema", "scaler", "best")}
+        states = {name: part.state_dict() if part else None for name, part in parts.items()}
+        return {"step": self.step, "seconds": self.seconds, **states}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Load what `state_dict` returned; a part that this run does not have is ignored."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        for name in ("optimizer", "schedule", "ema", "scaler", "best"):
+            part = getattr(self, name)
+            if part and state.get(name):
+                part.load_state_dict(state[name])
+        if self.ema:
+            self.ema.to(device)  # the optimizer moves its own state to its parameters' device, EMAModel does not
+
+
+def save(checkpoints: Checkpoints, state: TrainingState, accelerator: Accelerator) -> None:
+    """Write a checkpoint on the main process, with the random state of every process."""
+    random_states = [random_state()]
+    if accelerator.num_processes > 1:
+        random_states = [None] * accelerator.num_processes
+        torch.distributed.all_gather_object(random_states, random_state())
+    if accelerator.is_main_process:
+        checkpoints.save(state.step, state.objective.trained_state(), state.state_dict(), random_states)
+    accelerator.wait_for_everyone()
+
+
+def resume(checkpoints: Checkpoints, state: TrainingState, accelerator: Accelerator) -> None:
+    """Load the newest checkpoint, if there is one, into `state` and this process's random generators."""
+    loaded = checkpoints.load_latest()
+    if loaded is None:
+        return
+    trained, stored = loaded
+    state.objective.load_trained_state(trained)
+    state.load_state_dict(stored, accelerator.device)
+    if accelerator.process_index < len(stored["random"]):  # a run may resume on more processes than it had
+        set_random_state(stored["random"][accelerator.process_index])
+    accelerator.print(f"resuming at step {state.step} from {checkpoints.folder}")
