@@ -117,10 +117,8 @@ class HeldOut:
 class _Steps:
     def __init__(self, first_step: int, max_steps: int, batch_size: int, accumulation: int, rank: int, world: int):
         if batch_size % (accumulation * world):
-            raise InputError(
-                f"batch_size={batch_size} cannot be shared by {world} processes x {accumulation} accumulation steps; "
-                "make it a multiple"
-            )
+            whole = f"a multiple of {accumulation * world}: {world} processes x {accumulation} accumulation steps"
+            raise InputError("PairStream.batch_size", batch_size, whole)
         self.steps, self.batch_size, self.accumulation = range(first_step, max_steps), batch_size, accumulation
         self.rank, self.share = rank, batch_size // (accumulation * world)
 

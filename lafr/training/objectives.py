@@ -103,7 +103,7 @@ def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[
     """
     height, width = z.shape[-2:]
     if not 0 < side <= min(height, width):
-        raise InputError(f"trainer.decode_crop={side} is not in 1..{min(height, width)}, the latent's side")
+        raise InputError("decode_crop", side, f"from 1 to {min(height, width)}, the side of the latent")
     f = image.shape[-1] // width
     parts = []
     for latent, picture, number in zip(z, image, n.tolist(), strict=True):
@@ -247,8 +247,10 @@ class RestorationObjective(Objective):
         whole = [name for name, term in self.loss.terms.items() if isinstance(term, WHOLE_FACE)]
         if whole:
             raise InputError(
-                f"trainer.decode_crop={side}, but {', '.join(whole)} need whole faces; "
-                "choose trainer.decode_crop=null or a loss of appearance alone"
+                "decode_crop",
+                side,
+                f"None, because {', '.join(whole)} need whole faces",
+                "or choose a loss of appearance alone",
             )
         self.crop = side, seed
 

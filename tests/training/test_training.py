@@ -115,7 +115,7 @@ def test_accumulation_changes_neither_weights_nor_codes_of_the_codebook_stage(re
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_its_numbers(run):
-    with pytest.raises(InputError, match="batch_size=4 cannot be shared by 1 processes x 3"):
+    with pytest.raises(InputError, match=r"batch_size .*multiple of 3.* 4"):
         run(Toy(), accumulation=3)
 
 
@@ -272,7 +272,7 @@ def test_gradient_checkpointing_trains_the_same_weights(base, restorer, run, sta
 
 
 def test_an_optimiser_that_is_not_known_or_not_installed_is_refused_in_one_line(run, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="optimizer=lion is not known; choose adamw or adamw8bit"):
+    with pytest.raises(InputError, match=r"optimizer .*adamw or adamw8bit.*lion"):
         run(Toy(), optimizer="lion")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(InputError, match="pip install bitsandbytes"):
@@ -334,10 +334,10 @@ def test_the_part_that_is_decoded_is_the_same_of_latent_and_face_and_follows_fro
 
 
 def test_a_part_is_refused_where_it_is_larger_than_the_latent_or_a_term_needs_the_whole_face(restorer, run):
-    with pytest.raises(InputError, match=r"trainer.decode_crop=9 is not in 1..8, the latent's side"):
+    with pytest.raises(InputError, match=r"decode_crop .*1 to 8.* 9"):
         run(restoration(restorer), decode_crop=9)
     objective = restoration(restorer, identity=IdentityCosine(nn.Flatten()))
-    with pytest.raises(InputError, match=r"decode_crop=4, but identity need whole faces; choose .*decode_crop=null"):
+    with pytest.raises(InputError, match=r"decode_crop .*identity.* 4"):
         run(objective, decode_crop=4)
 
 
