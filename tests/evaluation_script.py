@@ -16,8 +16,6 @@ FAST = [f"~metrics.{name}" for name in NETWORKS] + ["batch_size=3", "report=fals
 class MeanColour:
     """A metric of the set: the distance of its mean colour from the ground truth's."""
 
-    reference = "hq"
-
     def features(self, image):
         """Return each image's mean colour `[B, 3]`."""
         return image.mean((2, 3))

@@ -79,16 +79,19 @@ def metric_definitions(cfg) -> Mapping:
 
 def without_truth(metrics: dict, not_measured: dict[str, str]) -> dict:
     """Return the metrics that need no ground truth; say of each of the others why it is not measured."""
-    from lafr.evaluation.scoring import needs_reference
+    from lafr.metrics import describe
 
-    needing = [name for name, metric in metrics.items() if needs_reference(name, metric)]
+    needing = [name for name, metric in metrics.items() if describe(name, metric).needs_reference]
     not_measured |= dict.fromkeys(needing, "the set has no ground truth")
     return {name: metric for name, metric in metrics.items() if name not in needing}
 
 
 def without_too_small(metrics: dict, not_measured: dict[str, str], side: int) -> dict:
     """Return the metrics that are defined at `side` pixels (NIQE is not at 128); say it of each of the others."""
-    small = {name: metric.min_side for name, metric in metrics.items() if getattr(metric, "min_side", 0) > side}
+    from lafr.metrics import describe
+
+    least_sides = {name: describe(name, metric).min_side for name, metric in metrics.items()}
+    small = {name: least for name, least in least_sides.items() if least > side}
     not_measured |= {name: f"undefined below {least} px, the images are {side} px" for name, least in small.items()}
     return {name: metric for name, metric in metrics.items() if name not in small}
 

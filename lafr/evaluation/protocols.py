@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from textwrap import TextWrapper
 
-from lafr.metrics.facts import FACTS, Facts
+from lafr.metrics.registry import METRICS, describe
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,9 @@ class Definition:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One thing that papers measure: each protocol's definition, our other metrics of it, why numbers differ."""
+    """One thing that papers measure: each protocol's definition, and why numbers differ."""
 
     protocols: dict[str, Definition]
-    others: tuple[str, ...]
     why: str
 
 
@@ -40,13 +39,12 @@ PROTOCOLS = ("vqfr", "osdface", "ntire26")
 QUANTITIES = {
     "PSNR": Quantity(
         {"vqfr": Definition("PSNR", "psnr_rgb", "its script matches mean and deviation to the HQ image first")},
-        ("psnr_y",),
         "Colour: the luma of OSEDiff and AdcSR leaves out errors of hue. Pooling: dB of the mean error over a whole "
         "set (torchmetrics' default) is not the mean of the images' dB; two images gave 22.97 against 30.00. "
         "Matching colours to the HQ image raises it.",
     ),
     "SSIM": Quantity(
-        {}, ("ssim_rgb", "ssim_y"),
+        {},
         "Colour, as for PSNR. Border: BasicSR and scikit-image leave out the 5 pixels whose window is cut.",
     ),
     "LPIPS": Quantity(
@@ -54,12 +52,11 @@ QUANTITIES = {
             "vqfr": Definition("LPIPS", "lpips_vgg"),
             "osdface": Definition("LPIPS", "lpips_alex", "its trunk isn't stated; pyiqa's default is AlexNet"),
         },
-        ("st_lpips_vgg", "st_lpips_alex"),
         "Trunk: VGG16's and AlexNet's distances are two scales. Colour: RestoreFormer and DAEFR feed BGR to it. "
         "Range: [0, 1] fed where [-1, 1] is due. ST-LPIPS is another distance.",
     ),
     "DISTS": Quantity(
-        {"osdface": Definition("DISTS", "dists", "by pyiqa; the weights of the comparison are the same file")}, (),
+        {"osdface": Definition("DISTS", "dists", "by pyiqa; the weights of the comparison are the same file")},
         "Resizing: the paper's code brings the shorter side to 256 pixels, torchmetrics and pyiqa do not.",
     ),
     "FID to FFHQ": Quantity(
@@ -68,12 +65,11 @@ QUANTITIES = {
             "osdface": Definition("FID-FFHQ", "fid_ffhq", "which statistics isn't stated"),
             "ntire26": Definition("FID", "fid_ffhq", "which statistics isn't stated"),
         },
-        (),
         "Statistics: of 50,000 images (BasicSR) or all 70,000 (PMRF). Features: torch-fidelity resizes as TensorFlow "
         "1, BasicSR as PyTorch, pyiqa with clean-fid's antialiasing. Size: FID falls as the set grows.",
     ),
     "FID to the HQ images": Quantity(
-        {"osdface": Definition("FID-HQ", "fid_hq")}, ("kid",),
+        {"osdface": Definition("FID-HQ", "fid_hq")},
         "Reference: the set's own 3,000 sharp images; never comparable with FID to FFHQ, though both are called FID.",
     ),
     "NIQE": Quantity(
@@ -82,12 +78,11 @@ QUANTITIES = {
             "osdface": Definition("NIQE", "niqe_pyiqa"),
             "ntire26": Definition("NIQE", "niqe_pyiqa"),
         },
-        (),
         "Colour: BasicSR takes the luma of BT.601 (16 to 235), pyiqa that of YIQ (0 to 255). "
         "Undefined below 192 pixels.",
     ),
     "MUSIQ": Quantity(
-        {"osdface": Definition("MUSIQ", "musiq"), "ntire26": Definition("MUSIQ", "musiq")}, (),
+        {"osdface": Definition("MUSIQ", "musiq"), "ntire26": Definition("MUSIQ", "musiq")},
         "Training set: KonIQ-10k here; SPAQ, PaQ-2-PiQ and AVA are other scales. Sources disagree by up to 10 on "
         "WIDER-Test for the same method.",
     ),
@@ -96,7 +91,6 @@ QUANTITIES = {
             "osdface": Definition("MANIQA", "maniqa", "on sets without HQ"),
             "ntire26": Definition("MANIQA", "maniqa"),
         },
-        (),
         "Training set: pyiqa's default changed from PIPAL to KonIQ-10k in 2023, another scale.",
     ),
     "CLIP-IQA": Quantity(
@@ -104,25 +98,23 @@ QUANTITIES = {
             "osdface": Definition("CLIP-IQA", "clipiqa", "on sets without HQ"),
             "ntire26": Definition("CLIP-IQA", "clipiqa"),
         },
-        (),
         "Prompts: pyiqa averages five pairs, the paper has one. CLIP-IQA+ learns its prompts: another metric.",
     ),
-    "Q-Align": Quantity({"ntire26": Definition("Q-Align", None)}, (), "It is a large language model's verdict."),
+    "Q-Align": Quantity({"ntire26": Definition("Q-Align", None)}, "It is a large language model's verdict."),
     "Deg": Quantity(
         {
             "vqfr": Definition("Deg", "deg_vqfr"),
             "osdface": Definition("Deg", "deg", "whether pairs under 1 degree count isn't stated"),
         },
-        ("ida_rad",),
         "Exclusion: VQFR's script drops pairs under 1 degree from the mean, silently. Unit, colour and range: "
         "RestoreFormer's and DAEFR's IDA is in radians, with red and blue exchanged, in [0, 1].",
     ),
     "LMD": Quantity(
-        {"vqfr": Definition("LMD", "lmd"), "osdface": Definition("LMD", "lmd")}, ("lmd_68",),
+        {"vqfr": Definition("LMD", "lmd"), "osdface": Definition("LMD", "lmd")},
         "Network: 98 points of AWing FAN or others; pixels at 512, not normalised by the eyes' distance.",
     ),
     "Identity": Quantity(
-        {}, ("identity_cos_adaface", "identity_cos_insightface", "identity_cos_sface", "identity_distance_dlib"),
+        {},
         "Recogniser: cosines of two networks are two scales. NTIRE compares AdaFace's embedding with that of the LQ "
         "image, as its sets have no HQ.",
     ),
@@ -133,6 +125,12 @@ def metrics_of(protocol: str) -> list[str]:
     """Return our metrics that a protocol names, each once."""
     definitions = [quantity.protocols.get(protocol) for quantity in QUANTITIES.values()]
     return list(dict.fromkeys(each.metric for each in definitions if each is not None and each.metric))
+
+
+def other_metrics(quantity: str) -> list[str]:
+    """Return our metrics of a quantity that no protocol names."""
+    named = {definition.metric for definition in QUANTITIES[quantity].protocols.values()}
+    return [name for name, record in METRICS.items() if record.quantity == quantity and name not in named]
 
 
 def explain(measured: Mapping | Iterable[Mapping] | None = None, row: str = "LAFR") -> str:
@@ -152,12 +150,12 @@ def explain(measured: Mapping | Iterable[Mapping] | None = None, row: str = "LAF
             if definition.metric is None:
                 lines += _line(protocol, "–", "", f"called {definition.called}; not offered here")
             else:
-                said = "; ".join(filter(None, [f"called {definition.called}", _facts(definition.metric).definition]))
+                said = "; ".join(filter(None, [f"called {definition.called}", describe(definition.metric).definition]))
                 there = f". There: {definition.differs}" if definition.differs else ""
                 lines += _line(protocol, definition.metric, _number(definition.metric, values, reasons), said + there)
-        for metric in quantity.others:
-            lines += _line("other", metric, _number(metric, values, reasons), _facts(metric).definition)
-        used = [*(each.metric for each in quantity.protocols.values()), *quantity.others]
+        for metric in (others := other_metrics(name)):
+            lines += _line("other", metric, _number(metric, values, reasons), describe(metric).definition)
+        used = [*(each.metric for each in quantity.protocols.values()), *others]
         for metric in dict.fromkeys(used):
             if metric in reasons and metric not in values:
                 lines += _wrapped(f"{metric} was not measured: {reasons[metric]}", "  ", "    ")
@@ -186,11 +184,7 @@ def _number(metric: str, values: Mapping[str, float | None], reasons: Mapping[st
     if metric not in values:
         return "not measured" if metric in reasons else ""
     value = values[metric]
-    return f"{value:.{_facts(metric).digits}f}" if value is not None and isfinite(value) else "failed"
-
-
-def _facts(metric: str) -> Facts:
-    return FACTS.get(metric) or Facts("", "", 4, "")
+    return f"{value:.{describe(metric).digits}f}" if value is not None and isfinite(value) else "failed"
 
 
 def _line(protocol: str, metric: str, number: str, said: str) -> list[str]:

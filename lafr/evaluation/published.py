@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lafr.data.severity import BOUNDARY, SETS
 from lafr.errors import InputError
+from lafr.metrics.registry import METRICS, MetricRecord
 
 COLUMNS = ("benchmark", "method", "metric", "value", "source")
 UNSTATED = "as the source defines it"
@@ -28,32 +29,27 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Printed:
-    """A metric as papers name it: which way is better, what a mean can be, and which of ours are its kin."""
+    """A metric as papers name it: which way is better, what a mean can be, and which of ours it may be."""
 
     direction: str
     low: float
     high: float
-    ours: tuple[str, ...] = ()
+    ours: tuple[str, ...]
 
 
-PRINTED = {
-    "psnr": Printed("↑", 10, 40, ("psnr_rgb", "psnr_y")),
-    "ssim": Printed("↑", 0.2, 1, ("ssim_rgb", "ssim_y")),
-    "lpips": Printed("↓", 0, 1, ("lpips_vgg", "lpips_alex")),
-    "lpips_vgg": Printed("↓", 0, 1, ("lpips_vgg",)),
-    "dists": Printed("↓", 0, 1, ("dists",)),
-    "musiq": Printed("↑", 0, 100, ("musiq",)),
-    "maniqa": Printed("↑", 0, 1, ("maniqa",)),
-    "clipiqa": Printed("↑", 0, 1, ("clipiqa",)),
-    "niqe": Printed("↓", 1, 20, ("niqe", "niqe_pyiqa")),
-    "deg": Printed("↓", 0, 90, ("deg", "deg_vqfr")),
-    "ida_rad": Printed("↓", 0, 1.6, ("ida_rad",)),
-    "lmd": Printed("↓", 0, 50, ("lmd",)),
-    "fid_ffhq": Printed("↓", 0, 300, ("fid_ffhq", "fid_ffhq_50k")),
-    "fid_hq": Printed("↓", 0, 300, ("fid_hq",)),
-    "kid": Printed("↓", 0, 0.5, ("kid",)),
-    "precision": Printed("↑", 0, 1),
-}
+def printed_metrics() -> dict[str, Printed]:
+    """Return name in the table -> facts, from the records of the metrics of ours that it may mean."""
+    ours: dict[str, list[MetricRecord]] = {}
+    for record in METRICS.values():
+        for name in record.printed:
+            ours.setdefault(name, []).append(record)
+    return {
+        name: Printed(records[0].direction, *records[0].plausible, tuple(r.name for r in records if r.implementation))
+        for name, records in ours.items()
+    }
+
+
+PRINTED = printed_metrics()
 
 # Definitions that were read in a source's own code: RGB, crop 0, mean of per-image dB; VQFR's LPIPS, Deg, LMD and NIQE.
 VQFR = {"psnr": "psnr_rgb", "lpips_vgg": "lpips_vgg", "deg": "deg_vqfr", "lmd": "lmd", "niqe": "niqe"}

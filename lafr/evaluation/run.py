@@ -12,9 +12,10 @@ from lafr.evaluation.latents import LatentNumbers
 from lafr.evaluation.ledger import Ledger, Processes
 from lafr.evaluation.pictures import Pictures
 from lafr.evaluation.rows import HQ, LQ, SHOWN, Batch, Row, input_row, of_function, truth_row
-from lafr.evaluation.scoring import Metric, Scores, is_set_metric
+from lafr.evaluation.scoring import Metric, Scores
 from lafr.evaluation.summary import Evaluation, best_median_worst, ranking_metric, write_scores
 from lafr.images import write_image
+from lafr.metrics.registry import is_set_metric
 
 WORK = "work"  # folder of the ledgers and features, inside an evaluation's
 

@@ -12,14 +12,10 @@ from lafr.evaluation.cache_keys import of_metric
 from lafr.evaluation.ledger import Ledger
 from lafr.evaluation.pictures import Pictures
 from lafr.evaluation.rows import HQ, Batch
+from lafr.metrics.registry import describe, is_set_metric
 from lafr.storage import atomic_write, sha256_of_values
 
 Metric = Callable[[Tensor, Tensor | None], Tensor]
-
-
-def is_set_metric(metric) -> bool:
-    """Return whether a metric scores a whole set by the features of its images (FID, KID), not image by image."""
-    return hasattr(metric, "features") and hasattr(metric, "score")
 
 
 class Scores:
@@ -65,7 +61,7 @@ class Scores:
                     self.ledger.note(line)
                     self.known[line["score"]] = values
         for name, metric in self.metrics.items():
-            if needs_truth_features(metric) and not self._is_there(HQ, name, batch):
+            if needs_truth_features(name, metric) and not self._is_there(HQ, name, batch):
                 self._write_features(HQ, name, batch, hq)
 
     def _is_there(self, row: str, metric: str, batch: Batch) -> bool:
@@ -103,18 +99,9 @@ class Scores:
                 np.concatenate([self._features(of, metric, n, stems) for n, stems in enumerate(batches)])
             )
 
-        return measure.score(features(row), features(HQ) if needs_truth_features(measure) else None, seed)
+        return measure.score(features(row), features(HQ) if needs_truth_features(metric, measure) else None, seed)
 
 
-def needs_truth_features(metric) -> bool:
+def needs_truth_features(name: str, metric: Metric) -> bool:
     """Return whether a set metric compares with the ground truth's features (else with stored statistics)."""
-    return is_set_metric(metric) and getattr(metric, "reference", None) == "hq"
-
-
-def needs_reference(name: str, metric) -> bool:
-    """Return whether a metric compares with the ground truth, so that it says nothing of a set without one."""
-    from lafr.metrics.card import card_of
-
-    if is_set_metric(metric):
-        return needs_truth_features(metric)
-    return card_of(name, metric).needs_reference
+    return is_set_metric(metric) and describe(name, metric).needs_reference

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.metrics import DIRECTION
+from lafr.metrics.registry import HIGHER, LOWER, describe
 from lafr.storage import atomic_write
 
 
@@ -71,11 +71,12 @@ def ranking_metric(scores: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray] |
 
     Where nothing is a distance, the first metric that has a direction.
     """
-    known = [metric for metric in scores if metric in DIRECTION and not np.isnan(scores[metric]).all()]
-    chosen = next((m for m in known if DIRECTION[m] == "↓"), next(iter(known), None))
-    if chosen is None:
-        return None
-    return chosen, scores[chosen] * (1 if DIRECTION[chosen] == "↓" else -1)
+    directions = {m: describe(m).direction for m, values in scores.items() if not np.isnan(values).all()}
+    for wanted, sign in ((LOWER, 1), (HIGHER, -1)):
+        for metric, direction in directions.items():
+            if direction == wanted:
+                return metric, sign * scores[metric]
+    return None
 
 
 def picked(distance: np.ndarray, each: int = 3) -> list[np.ndarray]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lafr.errors import InputError, need
-from lafr.metrics import DIRECTION
+from lafr.metrics.registry import HIGHER, LOWER, describe, first_of
 from lafr.storage import atomic_write
 
-FIDELITY = ("identity_cos", "identity_distance", "psnr", "ssim")  # which metric is taken where none is named: the
-REALISM = ("fid", "kid", "niqe", "musiq", "maniqa", "clipiqa", "topiq", "lpips", "dists", "st_lpips")  # first here
+# what the curve's axes show where no metric is named: the first aspect that was measured
+FIDELITY = ("identity", "pixels")
+REALISM = ("realism", "perception")
 
 
 def row_name(fidelity: float) -> str:
@@ -22,10 +23,10 @@ def curve_metrics(metrics: Sequence[str], x: str | None = None, y: str | None = 
     Raises InputError when one named is not measured, or none is usual.
     """
 
-    def choose(axis: str, named: str | None, usual: Sequence[str]) -> str:
+    def choose(axis: str, named: str | None, usual: tuple[str, ...]) -> str:
         if named is not None and named not in metrics:
             raise InputError(f"curve.{axis}={named} is not measured; choose one of {', '.join(metrics)}")
-        found = named or next((m for kind in usual for m in metrics if m.startswith(kind)), None)
+        found = named or first_of(usual, metrics)
         if found is None:
             raise InputError(f"no metric for curve.{axis}; name one of {', '.join(metrics)}")
         return found
@@ -66,7 +67,7 @@ def write_curve(
     axes.set_xlabel(_label(x, "fidelity"))
     axes.set_ylabel(_label(y, "realism"))
     for metric, invert in ((x, axes.invert_xaxis), (y, axes.invert_yaxis)):
-        if DIRECTION.get(metric) == "↓":
+        if describe(metric).direction == LOWER:
             invert()
     axes.margins(0.12)
     axes.set_title(title, fontsize=10)
@@ -88,5 +89,5 @@ def _point(axes, of: Mapping[str, Mapping], x: str, y: str, colour: str, text: s
 
 
 def _label(metric: str, meaning: str) -> str:
-    better = {"↑": "higher is better", "↓": "lower is better, axis turned"}.get(DIRECTION.get(metric, ""), "")
+    better = {HIGHER: "higher is better", LOWER: "lower is better, axis turned"}.get(describe(metric).direction, "")
     return f"{meaning}: {metric}" + (f" ({better})" if better else "")

@@ -13,9 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lafr.evaluation import published
-from lafr.metrics import DIRECTION
+from lafr.metrics.registry import HIGHER, LOWER, describe
 
-DIGITS = {"psnr_rgb": 2}  # decimals shown of a metric without a card; 4 for the others
 NO_METHODS = ("LQ input", "Input", "codec(HQ)", "adapter(HQ)")
 PARTS = ("codec(LQ)", "adapter only", "codec(HQ)", "adapter(HQ)")  # of ours: never beside published rows
 
@@ -37,17 +36,23 @@ def metrics_of(record: dict) -> list[str]:
 def direction(record: dict, metric: str) -> str:
     """Return ↑ or ↓, or nothing where neither is known to be better."""
     card = record.get("metrics", {}).get(metric, {})
-    return card.get("direction") or DIRECTION.get(metric) or published.direction(metric)
+    return card.get("direction") or describe(metric).direction or published.direction(metric)
 
 
 def digits(record: dict, metric: str) -> int:
     """Return how many decimals of a metric are shown."""
-    return record.get("metrics", {}).get(metric, {}).get("digits", DIGITS.get(metric, 4))
+    return record.get("metrics", {}).get(metric, {}).get("digits", describe(metric).digits)
 
 
-def headings(record: dict) -> dict[str, str]:
-    """Return metric -> column heading with the direction's arrow."""
-    short = {metric: metric.replace(f", {published.UNSTATED}", UNSTATED) for metric in metrics_of(record)}
+def label(record: dict, metric: str) -> str:
+    """Return what papers call a metric."""
+    return record.get("metrics", {}).get(metric, {}).get("label") or describe(metric).label
+
+
+def headings(record: dict, labels: bool = False) -> dict[str, str]:
+    """Return metric -> column heading, its name (or label, as papers print it) with the direction's arrow."""
+    names = {metric: label(record, metric) if labels else metric for metric in metrics_of(record)}
+    short = {metric: name.replace(f", {published.UNSTATED}", UNSTATED) for metric, name in names.items()}
     return {metric: f"{name} {direction(record, metric)}".strip() for metric, name in short.items()}
 
 
@@ -72,7 +77,7 @@ def marks(record: dict) -> dict[tuple[str, str], str]:
     """
     found = {}
     for metric in metrics_of(record):
-        sign = {"↑": 1, "↓": -1}.get(direction(record, metric))
+        sign = {HIGHER: 1, LOWER: -1}.get(direction(record, metric))
         means = {
             row: round(sign * scores[metric]["mean"], digits(record, metric))
             for row, scores in record["rows"].items()
@@ -158,7 +163,7 @@ def markdown_text(text: str) -> str:
 
 def latex_table(record: dict) -> str:
     r"""Return the rows of a result as a LaTeX `table` (needs \usepackage{booktabs}); second best is underlined."""
-    columns, marked = headings(record), marks(record)
+    columns, marked = headings(record, labels=True), marks(record)
     caption = f"{title(record)}. Best in bold, second best underlined."
     lines = [
         r"\begin{table}",

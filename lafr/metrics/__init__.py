@@ -1,6 +1,5 @@
 """Numbers that say how good restored images are: against the ground truth, alone, or as a set."""
 
-from lafr.metrics.facts import FACTS
+from lafr.metrics.registry import HIGHER, LOWER, METRICS, MetricRecord, describe, register
 
-# Which way is better, as papers print it; a metric not named here is shown without a mark.
-DIRECTION = {name: facts.direction for name, facts in FACTS.items()}
+__all__ = ["HIGHER", "LOWER", "METRICS", "MetricRecord", "describe", "register"]

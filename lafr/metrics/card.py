@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from lafr import __version__
-from lafr.metrics.facts import FACTS, Facts
+from lafr.metrics.registry import describe
 from lafr.weights import EXTERNAL, locate, mini_folder, sha256
 
 # Network of `lafr.networks` -> its entries in `lafr.weights.EXTERNAL`, where they aren't one of its own name.
@@ -19,7 +19,7 @@ FILES = {
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceSet:
     """What a set of images is compared with: its name, number of images and the sha256 of its statistics."""
 
     name: str
@@ -32,6 +32,7 @@ class Card:
     """What makes a metric's numbers: definition, implementation and version, weights as (file, sha256)."""
 
     name: str
+    label: str
     unit: str
     direction: str
     digits: int
@@ -40,29 +41,30 @@ class Card:
     version: str
     weights: tuple[tuple[str, str], ...]
     needs_reference: bool
-    reference: Reference | None = None
+    reference: ReferenceSet | None = None
 
 
 def card_of(name: str, metric: Callable) -> Card:
     """Return the card of `metric`, which is called `name`.
 
-    Read from it where it has them: `package` (the distribution that does the work; else its own dotted name stands
-    for it), `weights` (see `hashes`), `needs_reference` (True where it doesn't say), `compared_with` (`Reference`).
+    Its facts are those of its record (`lafr.metrics.registry`). Read from the metric itself, where it has them:
+    `package` (the distribution that does the work; else its own dotted name stands for it), `weights` (see `hashes`)
+    and `compared_with` (a `ReferenceSet`).
     """
     maker = metric.func if isinstance(metric, partial) else metric
     named = maker if hasattr(maker, "__qualname__") else type(maker)
-    facts = FACTS.get(name) or Facts("", "", 4, (named.__doc__ or "").strip().split("\n")[0])
-    package = getattr(maker, "package", None)
+    record, package = describe(name, metric), getattr(maker, "package", None)
     return Card(
         name,
-        facts.unit,
-        facts.direction,
-        facts.digits,
-        facts.definition,
+        record.label,
+        record.unit,
+        record.direction,
+        record.digits,
+        record.definition,
         implementation=package or f"{named.__module__}.{named.__qualname__}",
         version=_version(package or named.__module__.split(".")[0]),
         weights=tuple(getattr(maker, "weights", ())),
-        needs_reference=getattr(maker, "needs_reference", True),
+        needs_reference=record.needs_reference,
         reference=getattr(maker, "compared_with", None),
     )
 

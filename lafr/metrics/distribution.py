@@ -1,7 +1,7 @@
 """How far a set of restored images is from a set of sharp ones: FID and KID, by torch-fidelity.
 
 A set metric has two steps: `features(image) -> [B, D]` batch by batch, then `score(features, reference_features, seed)`
-once. `reference` says what it needs: "hq", the features of the set's HQ images, or "statistics", which it has read.
+once. One that `needs_reference` gets the features of the set's HQ images; else it has read stored statistics.
 """
 
 from unittest.mock import patch
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from lafr.errors import InputError, need
 from lafr.images import as_saved, to_uint8
-from lafr.metrics.card import Reference, hashes
+from lafr.metrics.card import ReferenceSet, hashes
 from lafr.metrics.statistics import Statistics, load_statistics
 from lafr.metrics.statistics import build_statistics as build_statistics
 from lafr.weights import load_pickle
 
-HQ = Reference("the set's HQ images")
+HQ = ReferenceSet("the set's HQ images")
 
 
 class Inception(nn.Module):
@@ -50,7 +50,6 @@ class SetMetric:
     """What FID and KID share: features of 8-bit images, and the reference they are compared with."""
 
     package = "torch-fidelity"
-    reference = "hq"
     needs_reference = True
     compared_with = HQ
 
@@ -93,8 +92,8 @@ class FID(SetMetric):
             self.statistics = load_statistics(statistics, name, sha256)
             super().__init__(network)
             self.statistics.require(self.weights)
-            self.reference, self.needs_reference = "statistics", False
-            self.compared_with = Reference(self.statistics.name, self.statistics.images, self.statistics.sha256)
+            self.needs_reference = False
+            self.compared_with = ReferenceSet(self.statistics.name, self.statistics.images, self.statistics.sha256)
         self.draws = draws
 
     def score(self, features: Tensor, reference_features: Tensor | None = None, seed: int = 0) -> dict[str, float]:

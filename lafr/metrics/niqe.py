@@ -13,6 +13,7 @@ from lafr.errors import InputError
 from lafr.images import as_saved
 from lafr.metrics.card import hashes
 from lafr.metrics.fidelity import luma
+from lafr.metrics.registry import METRICS
 from lafr.weights import locate
 
 BLOCK = 96  # pixels; half of it at the second scale
@@ -32,9 +33,6 @@ class NIQE:
             file is missing).
     """
 
-    needs_reference = False
-    min_side = 2 * BLOCK
-
     def __init__(self, pristine: tuple[np.ndarray, np.ndarray] | None = None):
         self.weights = hashes("niqe_pristine") if pristine is None else ()
         mean, covariance = read_pristine() if pristine is None else pristine
@@ -45,10 +43,10 @@ class NIQE:
     def __call__(self, image: Tensor, hq: Tensor | None = None) -> Tensor:
         """Return NIQE `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit, on the CPU; NaN for an image without texture."""
         height, width = image.shape[-2:]
-        if min(height, width) < self.min_side:
+        if min(height, width) < METRICS["niqe"].min_side:
             raise InputError(
                 f"NIQE is undefined for {width} x {height} pixels: blocks of 96, two a side at least, "
-                f"make {self.min_side}; score images of 512 px"
+                f"make {2 * BLOCK}; score images of 512 px"
             )
         return self.score(as_saved(image)).float().to(image.device)
 

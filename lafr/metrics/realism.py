@@ -43,7 +43,6 @@ class PyIQA:
     """
 
     package = "pyiqa"
-    needs_reference = False
 
     def __init__(self, name: str, state: dict[str, Tensor] | None = None):
         if name not in NETWORKS:

@@ -263,8 +263,6 @@ def test_the_last_runs_line_is_the_right_one_whichever_process_wrote_it(tmp_path
 
 def test_a_set_metric_sees_all_features_of_a_row_and_of_the_truth_in_order(evaluated, tmp_path):
     class Features:
-        reference = "hq"
-
         def __init__(self):
             self.seen = []
 

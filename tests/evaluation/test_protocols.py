@@ -6,8 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
-from lafr.evaluation.protocols import PROTOCOLS, QUANTITIES, explain, metrics_of
-from lafr.metrics.facts import FACTS
+from lafr.evaluation.protocols import PROTOCOLS, QUANTITIES, explain, metrics_of, other_metrics
+from lafr.metrics import METRICS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -52,7 +52,9 @@ def test_protocols_that_call_two_metrics_by_one_name_are_kept_apart():
 
 def test_every_metric_that_is_explained_is_one_of_ours():
     named = {d.metric for q in QUANTITIES.values() for d in q.protocols.values() if d.metric}
-    assert named | {metric for q in QUANTITIES.values() for metric in q.others} <= FACTS.keys()
+    assert named <= METRICS.keys()
+    assert {record.quantity for record in METRICS.values() if record.quantity} <= QUANTITIES.keys()
+    assert other_metrics("LPIPS") == ["st_lpips_vgg", "st_lpips_alex"] and other_metrics("Deg") == ["ida_rad"]
 
 
 def section(text: str, name: str) -> str:

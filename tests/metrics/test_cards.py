@@ -15,10 +15,9 @@ from torch import nn
 
 import lafr
 from lafr.errors import InputError
-from lafr.metrics import DIRECTION
+from lafr.metrics import HIGHER, LOWER, METRICS, describe
 from lafr.metrics.card import FILES, Card, card_of, hashes_of_network
 from lafr.metrics.distribution import FID
-from lafr.metrics.facts import FACTS
 from lafr.metrics.fidelity import psnr_rgb
 from lafr.networks import NETWORKS
 from lafr.weights import EXTERNAL, FOLDER_VARIABLE, mini_folder, sha256
@@ -41,14 +40,24 @@ def mini():
 def test_every_configured_metric_has_facts_and_a_direction():
     names = set(configured("mini")) | set(configured("full"))
     assert len(names) == 28
-    assert names <= FACTS.keys()
-    assert all(FACTS[name].direction in ("↑", "↓") and FACTS[name].definition for name in FACTS)
-    assert {name: FACTS[name].direction for name in FACTS} == DIRECTION
+    assert names <= METRICS.keys()
+    assert all(record.direction in (HIGHER, LOWER) and record.definition for record in METRICS.values())
+    assert len({record.label for record in METRICS.values()}) == len(METRICS)
+
+
+def test_a_record_names_what_its_yaml_builds_and_networks_that_are_known():
+    for group in ("mini", "full"):
+        for name, config in configured(group).items():
+            assert METRICS[name].implementation == config._target_
+            assert set(METRICS[name].networks) <= NETWORKS.keys() | EXTERNAL.keys()
+            assert METRICS[name].needs_reference == describe(name, get_object(config._target_)).needs_reference or (
+                "statistics" in config
+            )
 
 
 def test_a_metric_that_measures_error_falls_and_one_that_measures_likeness_rises():
-    falls = {name for name, arrow in DIRECTION.items() if arrow == "↓"}
-    assert falls == {name for name in FACTS if name.startswith(
+    falls = {name for name, record in METRICS.items() if record.direction == LOWER}
+    assert falls == {name for name in METRICS if name.startswith(
         ("lpips", "st_lpips", "dists", "fid", "kid", "niqe", "deg", "ida", "lmd", "identity_distance")
     )}  # fmt: skip
 
@@ -135,7 +144,7 @@ def test_what_cannot_be_measured_here_says_why_in_one_line_and_asks_no_network(m
             assert isinstance(error.__cause__, InputError), error
             told = str(error.__cause__)
             assert "\n" not in told
-            assert any(word in told for word in ("download https://", "pip install", "build it: python scripts/")), told
+            assert any(word in told for word in ("download https://", "pip install", "build it: ")), told
         else:
             measured.add(name)
             assert callable(getattr(metric, "features", metric))

@@ -14,6 +14,7 @@ import lafr.commands.fid
 from lafr.data.packaged import LANDMARKS, aligned
 from lafr.errors import InputError
 from lafr.images import as_saved, from_pil, resize_pil, write_image
+from lafr.metrics import describe
 from lafr.metrics.distribution import FID, KID, Inception, _frechet, _root
 from lafr.metrics.statistics import Statistics, build_statistics, load_statistics
 
@@ -157,8 +158,8 @@ def test_statistics_of_a_folder_are_the_mean_and_covariance_of_its_images_whatev
 def test_fid_to_statistics_is_fid_to_the_features_they_were_made_of(folder, built, features):
     images = torch.stack([from_pil(resize_pil(aligned(name), 64)) for name in sorted(LANDMARKS)])
     to_file, to_hq = FID(str(built), network=Quarters()), FID(network=Quarters())
-    assert (to_file.reference, to_file.needs_reference) == ("statistics", False)
-    assert (to_hq.reference, to_hq.needs_reference) == ("hq", True)
+    assert not describe("fid_to_file", to_file).needs_reference
+    assert describe("fid_to_hq", to_hq).needs_reference
     found = to_hq.score(features[0], to_hq.features(images))["mean"]
     assert to_file.score(features[0])["mean"] == pytest.approx(found, rel=1e-4)
     card = to_file.compared_with

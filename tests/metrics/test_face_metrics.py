@@ -13,7 +13,6 @@ from torch import nn
 
 from lafr.data.packaged import aligned
 from lafr.images import from_pil
-from lafr.metrics import DIRECTION
 from lafr.metrics.face import LMD, Deg, IdaRad, IdentityCosine, IdentityDistance
 from lafr.metrics.perceptual import PerceptualDistance
 from lafr.networks.landmarkers import Landmarks
@@ -203,11 +202,6 @@ def test_a_name_loads_the_networks_of_the_registry(monkeypatch):
     network = Pixels()
     monkeypatch.setattr("lafr.metrics.face.load", {"sface": network}.get)
     assert IdentityCosine("sface").network is network
-
-
-def test_directions_are_those_that_papers_print():
-    assert {DIRECTION[name] for name in ("deg", "deg_vqfr", "ida_rad", "lmd", "identity_distance_dlib")} == {"↓"}
-    assert DIRECTION["identity_cos_sface"] == "↑"
 
 
 def test_the_truth_that_one_run_saw_serves_the_next(tmp_path, pair):

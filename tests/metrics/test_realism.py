@@ -14,7 +14,7 @@ from lafr import weights
 from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import as_saved, from_pil, to_uint8
-from lafr.metrics import realism
+from lafr.metrics import describe, realism
 from lafr.metrics.niqe import NIQE
 from lafr.metrics.realism import PyIQA, PyIQANIQE
 from scripts.benchmarks.reference import FETCH, FOLDER, SOURCE, basicsr_module
@@ -105,7 +105,7 @@ def test_niqe_rises_with_blur_and_needs_no_ground_truth(pristine):
     sharp = from_pil(aligned("astronaut"))[None]
     blurred = torch.nn.functional.avg_pool2d(sharp, 9, 1, 4)
     metric = NIQE(pristine)
-    assert not metric.needs_reference
+    assert not describe("niqe", metric).needs_reference
     assert metric(blurred, None) > metric(sharp, None) + 0.5
 
 
@@ -114,7 +114,7 @@ def test_niqe_of_a_small_image_is_refused_with_the_least_size(pristine, side):
     with pytest.raises(InputError, match=f"NIQE is undefined for {side} x {side} .*192.*512") as error:
         NIQE(pristine)(torch.zeros(1, 3, side, side))
     assert "\n" not in str(error.value)
-    assert NIQE(pristine).min_side == 192
+    assert describe("pristine", NIQE(pristine)).min_side == 192
 
 
 def test_an_image_with_texture_in_no_block_or_in_one_has_no_niqe(pristine):

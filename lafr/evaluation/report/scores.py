@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lafr.errors import InputError
 from lafr.evaluation.tables import NO_METHODS, PARTS, direction
+from lafr.metrics.registry import LOWER, first_of
 
 Values = dict[str, float]  # stem -> number, NaN where the measurement failed
 
@@ -56,20 +57,18 @@ def ranking_metric(record: dict, scores: Scores, row: str) -> str | None:
     trained = record.get("trained_on", {}).get(row, ())
     known = [metric for metric in scores.metrics(row) if direction(record, metric)]
     fair = [metric for metric in known if metric not in trained]
-    distances = [metric for metric in fair if direction(record, metric) == "↓"]
+    distances = [metric for metric in fair if direction(record, metric) == LOWER]
     return next(iter([*distances, *fair, *known]), None)
 
 
 def identity_metric(scores: Scores, row: str) -> str | None:
     """Return the metric that tells whether it is the same face: a cosine, else a distance or angle."""
-    names = scores.metrics(row)
-    kinds = ("identity_cos", "identity_distance", "deg", "ida_rad")
-    return next((name for kind in kinds for name in names if name.startswith(kind)), None)
+    return first_of(("identity",), scores.metrics(row))
 
 
 def worst_first(values: Values, arrow: str) -> list[str]:
     """Return the stems that have a number, worst first, equals in order."""
-    sign = -1 if arrow == "↓" else 1
+    sign = -1 if arrow == LOWER else 1
     return sorted(
         (stem for stem, value in values.items() if math.isfinite(value)), key=lambda stem: sign * values[stem]
     )
