@@ -174,9 +174,9 @@ def test_the_lower_end_of_the_jpeg_range_is_drawn_and_the_upper_is_not():
 
 def test_impossible_qualities_and_kernels_are_refused():
     for quality in ((90, 90), (0, 50), (30, 102)):
-        with pytest.raises(InputError, match="the upper end is not drawn"):
+        with pytest.raises(InputError, match=r"jpeg_quality"):
             Degradation(jpeg_quality=quality)
-    with pytest.raises(InputError, match="kernel_size=40 is even"):
+    with pytest.raises(InputError, match=r"kernel_size .*40"):
         Degradation(kernel_size=40)
 
 
@@ -234,11 +234,11 @@ def test_a_record_holds_every_number_that_was_drawn():
 
 
 def test_records_of_unknown_steps_kernels_and_generators_are_refused(hq):
-    with pytest.raises(InputError, match="operator 'sharpen' is not known; known are blur,"):
+    with pytest.raises(InputError, match=r"op .*blur, .*sharpen"):
         ops.apply([{"op": "sharpen"}], hq)
-    with pytest.raises(InputError, match="kernel family 'box' is not known; known are gaussian"):
+    with pytest.raises(InputError, match=r"family .*gaussian.*box"):
         ops.apply([{"op": "blur", "kernel": {"family": "box", "size": 3}}], hq)
-    with pytest.raises(InputError, match=r"needs numpy.random.default_rng, not MT19937"):
+    with pytest.raises(InputError, match="MT19937"):
         ops.as_text(np.random.Generator(np.random.MT19937(0)))
 
 

@@ -17,17 +17,33 @@ Range = tuple[float, float]
 
 
 def odd(size: float) -> int:
-    """Return the odd number nearest to `size`, at least 3."""
+    """Return the odd number nearest to `size`, at least 3: a kernel needs a centre."""
     return max(3, 2 * round((size - 1) / 2) + 1)
 
 
 def first_order(
-    height: int, width: int, kernel_size: int, sigma_x: float, sigma_y: float, theta: float, factor: float,
-    noise_sigma: float, quality: int, generator: str,
-) -> Record:  # fmt: skip
-    """Return the record of the chain for an image of this size: lengths in its pixels, noise in 1/255."""
-    kernel = {"family": "gaussian", "size": kernel_size, "sigma_x": float(sigma_x), "sigma_y": float(sigma_y),
-              "theta": float(theta)}  # fmt: skip
+    height: int,
+    width: int,
+    kernel_size: int,
+    sigma_x: float,
+    sigma_y: float,
+    theta: float,
+    factor: float,
+    noise_sigma: float,
+    quality: int,
+    generator: str,
+) -> Record:
+    """Return the record of the chain for an image of this size: lengths in its pixels, noise in 1/255.
+
+    LQ = up(JPEG_q(down_r(HQ * k_sigma) + n_delta)), GFPGAN, Eq. 8.
+    """
+    kernel = {
+        "family": "gaussian",
+        "size": kernel_size,
+        "sigma_x": float(sigma_x),
+        "sigma_y": float(sigma_y),
+        "theta": float(theta),
+    }
     return [
         {"op": "blur_down", "kernel": kernel, "factor": float(factor)},
         {"op": "gaussian_noise", "sigma": float(noise_sigma), "generator": generator},
@@ -45,17 +61,17 @@ class Degradation:
         down: range of the downscale factor at `reference_resolution`; under 1 enlarges.
         noise_sigma: range in 1/255.
         jpeg_quality: whole qualities from the first up to, without, the second, 1..101. BasicSR draws a real number
-            between them, which OpenCV truncates.
+            between them, and OpenCV truncates it.
         kernel_size: side of the blur kernel in pixels at `reference_resolution`, odd.
         isotropic: probability that the blur is round.
         colour_shift: range of what is added to each channel, in 1/255, with probability `colour_shift_probability`.
         colour_jitter: range of the factor of each of torchvision's brightness, contrast, saturation and hue, applied in
             random order with probability `colour_jitter_probability`.
         gray: probability that the colour is lost.
-        gray_target: whether the HQ image of a pair loses its colour with the LQ one: restore, don't colourise.
+        gray_target: whether the HQ image of a pair becomes gray too: the model restores, it does not colourise.
         reference_resolution: side in pixels that the ranges are written for. At another resolution r, blur sigma,
             kernel and downscale factor are multiplied by r / reference: the same content is lost. A factor of 1 or more
-            stays at least 1. Noise, JPEG and colour act on pixel values and stay.
+            stays at least 1. Noise, JPEG and colour act on pixel values and are unchanged.
     """
 
     blur_sigma: Range = (1, 15)
@@ -75,30 +91,32 @@ class Degradation:
     def __post_init__(self):
         low, high = self.jpeg_quality
         if not 1 <= low < high <= 101:
-            raise InputError(f"jpeg_quality={[low, high]}: qualities are 1..100, and the upper end is not drawn")
+            raise InputError("jpeg_quality", [low, high], "a range within 1..101, whose upper end is not drawn")
         if self.kernel_size % 2 == 0:
-            raise InputError(f"kernel_size={self.kernel_size} is even; a kernel has a centre")
+            raise InputError("kernel_size", self.kernel_size, "odd")
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Record:
-        """Return the steps for an image of this size, and leave `rng` where the noise begins."""
+        """Return the steps for an image of this size; the next number that `rng` gives is the noise's first.
+
+        The order of the draws decides every published set: it must not change.
+        """
         scale = width / self.reference_resolution
         sigma_x, sigma_y = rng.uniform(*self.blur_sigma, 2) * scale
         if rng.random() < self.isotropic:
             sigma_y = sigma_x
         theta = rng.uniform(-np.pi, np.pi)
         factor = rng.uniform(*self.down)
-        factor = max(min(1.0, factor), factor * scale)
+        factor = max(min(1.0, factor), factor * scale)  # what shrinks must not enlarge at a smaller resolution
         noise_sigma = rng.uniform(*self.noise_sigma)
         quality = int(rng.integers(*self.jpeg_quality))
         colour = self._draw_colour(rng)
         size = odd(self.kernel_size * scale)
-        return [
-            *first_order(height, width, size, sigma_x, sigma_y, theta, factor, noise_sigma, quality, as_text(rng)),
-            *colour,
-        ]
+        chain = first_order(height, width, size, sigma_x, sigma_y, theta, factor, noise_sigma, quality, as_text(rng))
+        return [*chain, *colour]
 
     def _draw_colour(self, rng: np.random.Generator) -> Record:
         steps: Record = []
+        # GFPGAN's order, each with its own probability
         if self.colour_shift_probability and rng.random() < self.colour_shift_probability:
             steps.append({"op": "colour_shift", "shift": rng.uniform(*self.colour_shift, 3).tolist()})
         if self.gray and rng.random() < self.gray:
@@ -111,7 +129,7 @@ class Degradation:
         return steps
 
     def pair(self, hq: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return what should be restored and what from: `hq`, gray if it lost its colour (`gray_target`), and `lq`."""
+        """Return the training pair (hq, lq); hq is gray where `gray_target` says so."""
         record = self.draw(*hq.shape[-2:], rng)
         return target(record, hq), apply(record, hq, rng)
 

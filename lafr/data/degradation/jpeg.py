@@ -1,15 +1,15 @@
-"""JPEG as libjpeg computes it, on batches of tensors and to the bit: compress and decompress, chroma halved.
+"""JPEG compression and decompression on batches of tensors, bit-exact to libjpeg, with chroma at half resolution.
 
-Everything lossy in baseline JPEG is here, in whole numbers (held in float64, exact far beyond what occurs): colour
+All lossy steps of baseline JPEG are here in whole numbers (held in float64, which is exact up to 2^53): colour
 conversion, chroma averages, the integer DCT "islow" (Loeffler, Ligtenberg & Moschytz, ICASSP 1989), quantisation and
-libjpeg's triangular chroma upsampling. The entropy code, which loses nothing, is left out. The result is the same on
-every machine and device; OpenCV's and Pillow's libjpeg-turbo give the same pixels.
+libjpeg's triangular chroma upsampling. Entropy coding, which is lossless, is omitted. The result is the same on every
+machine and device; OpenCV's and Pillow's libjpeg-turbo give the same pixels.
 """
 
 import torch
 from torch import Tensor
 
-# ITU T.81, Annex K.1
+# Quantisation tables at quality 50, row by row: ITU T.81, Annex K.1
 LUMA = [
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
     14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
@@ -27,16 +27,17 @@ def jpeg_roundtrip(image: Tensor, quality: Tensor, sizes: Tensor) -> Tensor:
     Args:
         image: `[B, 3, H, W]`, whole numbers 0..255 in float64; H and W multiples of 16.
         quality: `[B]`, 1..100.
-        sizes: `[B, 2]`, each image's own height and width; what lies beyond in `image` is not looked at.
+        sizes: `[B, 2]`, each image's own height and width; what `image` holds beyond them is ignored.
 
     Returns:
-        `[B, 3, H, W]` likewise; what lies beyond an image's own size means nothing.
+        `[B, 3, H, W]` likewise; values beyond an image's own size are undefined.
     """
-    y, cb, cr = to_ycc(replicate(image, sizes))
+    y, cb, cr = to_ycc(replicate(image, sizes))  # [B, H, W] each
     half = (sizes + 1) // 2
-    chroma = halved(torch.stack([cb, cr], 1))
-    # to the right libjpeg repeats pixels before it halves them, below afterwards
+    chroma = halved(torch.stack([cb, cr], 1))  # [B, 2, H/2, W/2]
+    # libjpeg's padding: to the right it repeats pixels before it halves them, below afterwards
     chroma = replicate(chroma, torch.stack([half[:, 0], torch.full_like(half[:, 1], chroma.shape[3])], 1))
+    # jpeg_quality_scaling: per cent by which the tables are scaled, 100 at quality 50
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality).to(image)
     y = through_blocks(y[:, None], LUMA, scale)[:, 0]
     chroma = doubled(through_blocks(chroma, CHROMA, scale), half)
@@ -61,16 +62,19 @@ def take(planes: Tensor, index: Tensor, dim: int) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
+    """Return C's `x >> bits` of whole numbers held in float64: division by a power of two, rounded down."""
     return torch.floor(x * 2.0**-bits)
 
 
 def _fixed(x: float) -> int:
+    """Return libjpeg's FIX(x): a constant as a fixed-point number with 16 fractional bits."""
     return int(x * 65536 + 0.5)
 
 
 def to_ycc(rgb: Tensor) -> list[Tensor]:
-    """Return Y, Cb, Cr `[B, H, W]` (jccolor: 16-bit fixed point)."""
+    """Return Y, Cb, Cr `[B, H, W]` (jccolor.c: 16-bit fixed point)."""
     r, g, b = rgb.unbind(1)
+    # half rounds to the nearest; the chroma's "- 1" keeps 255.5 from becoming 256
     half, offset = 1 << 15, 128 << 16
     return [
         _shift(_fixed(0.299) * r + _fixed(0.587) * g + _fixed(0.114) * b + half, 16),
@@ -80,7 +84,7 @@ def to_ycc(rgb: Tensor) -> list[Tensor]:
 
 
 def to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
-    """Return RGB `[B, 3, H, W]` (jdcolor)."""
+    """Return RGB `[B, 3, H, W]` (jdcolor.c)."""
     half = 1 << 15
     cb, cr = cb - 128, cr - 128
     r = y + _shift(_fixed(1.402) * cr + half, 16)
@@ -90,16 +94,16 @@ def to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
 
 
 def halved(planes: Tensor) -> Tensor:
-    """Return means of 2 x 2, rounded down and up in turn along a row (jcsample h2v2)."""
+    """Return means of 2 x 2, rounded down and up in turn along a row (jcsample.c, h2v2_downsample)."""
     total = planes[..., ::2, ::2] + planes[..., ::2, 1::2] + planes[..., 1::2, ::2] + planes[..., 1::2, 1::2]
-    bias = 1 + torch.arange(total.shape[-1], device=planes.device) % 2
+    bias = 1 + torch.arange(total.shape[-1], device=planes.device) % 2  # 1, 2, 1, 2, ...: no drift on average
     return _shift(total + bias, 2)
 
 
 def doubled(planes: Tensor, sizes: Tensor) -> Tensor:
-    """Return planes twice as large, each pixel 9:3:3:1 of its neighbours (jdsample h2v2 fancy), or repeated.
+    """Return planes twice as large: each pixel a mean of four with weights 9:3:3:1 (jdsample.c, h2v2_fancy_upsample).
 
-    libjpeg repeats where an image's own chroma is at most 2 pixels wide.
+    Where an image's own chroma is at most 2 pixels wide, libjpeg repeats pixels instead.
     """
     near, far = _neighbours(planes.shape[2], sizes[:, 0])
     rows = 3 * take(planes, near, 2) + take(planes, far, 2)
@@ -111,6 +115,7 @@ def doubled(planes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _neighbours(length: int, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the near and the far pixel, `[B, 2 length]` each, of each doubled pixel of planes `own [B]` long."""
     position = torch.arange(2 * length, device=own.device)
     near, far = position // 2, position // 2 + position % 2 * 2 - 1
     last = own[:, None] - 1
@@ -151,9 +156,11 @@ def through_blocks(planes: Tensor, table: list[int], scale: Tensor) -> Tensor:
     step = torch.tensor(table, dtype=planes.dtype, device=planes.device).view(8, 8)
     step = torch.floor((step * scale[:, None, None] + 50) / 100).clamp(1, 255)[:, None, None, None]  # [B,1,1,1,8,8]
     blocks = (planes - 128).unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # [B, C, h, w, 8, 8]
-    x = _shift(blocks @ dct.T + (1 << 10), 11)  # rows, then columns
+    # jfdctint.c: rows, then columns; the added half of the divisor makes each shift round to the nearest
+    x = _shift(blocks @ dct.T + (1 << 10), 11)
     x = _shift(dct @ x + (1 << 14), 15)
-    x = x.sign() * torch.floor((x.abs() + 4 * step) / (8 * step))  # the DCT is 8 times too large
-    x = _shift(dct.T @ (x * step) + (1 << 10), 11)  # columns, then rows
+    x = x.sign() * torch.floor((x.abs() + 4 * step) / (8 * step))  # the islow DCT is scaled by 8
+    # jidctint.c: columns, then rows
+    x = _shift(dct.T @ (x * step) + (1 << 10), 11)
     x = _shift(x @ dct + (1 << 17), 18)
     return (x + 128).clamp(0, 255).transpose(3, 4).flatten(4, 5).flatten(2, 3)

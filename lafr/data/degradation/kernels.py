@@ -32,17 +32,17 @@ def plateau_kernel(size: int, sigma_x: float, sigma_y: float, theta: float, beta
 
 
 def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
-    """Return the circular low-pass filter: it rings, as resampled and over-sharpened pictures do.
+    """Return the circular low-pass filter w J1(w r) / (2 pi r), which causes ringing (Real-ESRGAN, Eq. 6).
 
-    w J1(w r) / (2 pi r), Real-ESRGAN, Eq. 6; `cutoff` w is in radians per pixel, at most pi.
+    `cutoff` w is in radians per pixel, at most pi.
     """
     y, x = _grid(size)
     r = np.hypot(x, y)
     centre = r == 0
-    r[centre] = 1
+    r[centre] = 1  # any number but 0; the limit is set below
     bessel = torch.special.bessel_j1(torch.from_numpy(cutoff * r)).numpy()
     kernel = cutoff * bessel / (2 * np.pi * r)
-    kernel[centre] = cutoff**2 / (4 * np.pi)
+    kernel[centre] = cutoff**2 / (4 * np.pi)  # J1(x) -> x / 2
     return _normalised(kernel)
 
 
@@ -55,19 +55,21 @@ FAMILIES = {
 
 
 def make_kernel(family: str, size: int, **shape: float) -> np.ndarray:
-    """Return the kernel that a record describes; raises InputError for a family that is not known."""
+    """Return the kernel that a record describes; raises InputError for an unknown family."""
     if family not in FAMILIES:
-        raise InputError(f"kernel family {family!r} is not known; known are {', '.join(FAMILIES)}")
+        raise InputError("family", family, f"one of {', '.join(FAMILIES)}")
     return FAMILIES[family](size, **shape)
 
 
 def _grid(size: int) -> np.ndarray:
+    """Return y and x from the kernel's centre, `[2, size, size]`."""
     half = size // 2
     return np.mgrid[-half : half + 1, -half : half + 1].astype(np.float64)
 
 
 def _squared_distance(size: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
     y, x = _grid(size)
+    # (x, y) rotated by -theta: along and across the kernel's first axis
     along = x * np.cos(theta) + y * np.sin(theta)
     across = -x * np.sin(theta) + y * np.cos(theta)
     return (along / sigma_x) ** 2 + (across / sigma_y) ** 2

@@ -1,8 +1,8 @@
-"""What a degradation is made of: one function per operator, on float32 RGB `[H, W, 3]` in [0, 1].
+"""The operators of a degradation, one function each, on float32 RGB `[H, W, 3]` in [0, 1].
 
 A record is a list of steps such as `{"op": "jpeg", "quality": 47}`: every value that was drawn, and nothing that can
-be derived from it. `apply` runs the steps, so a record and the HQ image rebuild the LQ image. Records are plain lists
-and dictionaries of numbers and strings: they go to JSON and back unchanged.
+be derived from it. `apply` runs the steps, so a record and the HQ image rebuild the LQ image. Records consist of
+lists, dictionaries, numbers and strings: writing one as JSON loses nothing.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ def blur(image: np.ndarray, kernel: dict) -> np.ndarray:
 
 
 def blur_down(image: np.ndarray, kernel: dict, factor: float) -> np.ndarray:
-    """Blur, then shrink both sides by `factor`: bilinear without antialiasing, as the field does.
+    """Blur, then shrink both sides by `factor`: bilinear without antialiasing, as BasicSR's chains do.
 
-    A factor under 1 enlarges. The blur is computed only where the bilinear samples are read.
+    A factor under 1 enlarges. The blur is computed only at the pixels that the bilinear resize reads.
     """
     height, width = image.shape[:2]
     size = max(1, int(height / factor)), max(1, int(width / factor))
@@ -44,20 +44,25 @@ def resize(image: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
     return F.interpolate(planes, (height, width), mode=mode)[0].permute(1, 2, 0).numpy()
 
 
-def gaussian_noise(image: np.ndarray, sigma: float, generator: str | np.random.Generator, gray: bool = False):
+def gaussian_noise(
+    image: np.ndarray, sigma: float, generator: str | np.random.Generator, gray: bool = False
+) -> np.ndarray:
     """Add white Gaussian noise of standard deviation `sigma` in 1/255; `gray`: the same in all channels."""
     shape = (*image.shape[:2], 1) if gray else image.shape
     noise = as_generator(generator).standard_normal(shape, dtype=np.float32)
     return np.clip(image + noise * np.float32(sigma / 255), 0, 1)
 
 
-def poisson_noise(image: np.ndarray, scale: float, generator: str | np.random.Generator, gray: bool = False):
+def poisson_noise(
+    image: np.ndarray, scale: float, generator: str | np.random.Generator, gray: bool = False
+) -> np.ndarray:
     """Add `scale` times the shot noise of a sensor that counts as many photons for white as there are grey levels.
 
     The count is the number of different 8-bit values in the image, rounded up to a power of two (scikit-image).
     """
     light = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] if gray else image
     light = np.round(light * 255).clip(0, 255) / 255
+    # a Poisson count of mean lambda has variance lambda: fewer photons, more noise
     photons = 2.0 ** np.ceil(np.log2(len(np.unique(light))))
     noise = as_generator(generator).poisson(light * photons) / photons - light
     return np.clip(image + noise.astype(np.float32) * np.float32(scale), 0, 1)
@@ -65,6 +70,7 @@ def poisson_noise(image: np.ndarray, scale: float, generator: str | np.random.Ge
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Compress and decompress at JPEG `quality` (1..100), chroma at half resolution."""
+    # OpenCV stores BGR, and its encoder halves the chroma by default (4:2:0)
     bgr = cv2.cvtColor(np.round(image.clip(0, 1) * 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
     _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
@@ -84,26 +90,22 @@ def colour_jitter(image: np.ndarray, changes: list) -> np.ndarray:
 
 
 def gray(image: np.ndarray, target: bool = False) -> np.ndarray:
-    """Take the colour away: luma of BT.601 in all channels. `target`: the pair's HQ image loses it too."""
+    """Replace colour by the luma of BT.601 in all channels. `target` marks a pair whose HQ image becomes gray too."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-OPERATORS: dict[str, Callable] = {
-    operator.__name__: operator
-    for operator in (
-        blur, blur_down, resize, gaussian_noise, poisson_noise, jpeg, colour_shift, colour_jitter, gray
-    )
-}  # fmt: skip
+_ALL = (blur, blur_down, resize, gaussian_noise, poisson_noise, jpeg, colour_shift, colour_jitter, gray)
+OPERATORS: dict[str, Callable] = {operator.__name__: operator for operator in _ALL}
 
 
 def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) -> Tensor:
     """Return `lq`: `hq` after the steps of `record`, both `[3, H, W]` in [-1, 1]; `lq` on 8-bit levels.
 
     Args:
-        record: the steps; raises InputError for an operator that is not known.
+        record: the steps; raises InputError for an unknown operator.
         hq: the image.
-        rng: draws the noise in place of the generators that the record stores: for the caller who has just drawn the
-            record, and whose generator stands where the noise begins.
+        rng: draws the noise in place of the generators that the record stores. For a caller who has just drawn the
+            record from it: the numbers are the same, and no generator is rebuilt.
     """
     image = hq.clamp(-1, 1).add_(1).div_(2).permute(1, 2, 0).numpy()
     for step in record:
@@ -111,9 +113,9 @@ def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) ->
         if rng is not None and "generator" in arguments:
             arguments["generator"] = rng
         if step["op"] not in OPERATORS:
-            raise InputError(f"operator {step['op']!r} is not known; known are {', '.join(OPERATORS)}")
+            raise InputError("op", step["op"], f"one of {', '.join(OPERATORS)}")
         image = OPERATORS[step["op"]](image, **arguments)
-    levels = torch.from_numpy(image).permute(2, 0, 1) * 255
+    levels = torch.from_numpy(image).permute(2, 0, 1) * 255  # [3, H, W]; rounded as a PNG would be
     return levels.round_().clamp_(0, 255).div_(127.5).sub_(1).contiguous()
 
 
@@ -124,12 +126,12 @@ def target(record: Record, hq: Tensor) -> Tensor:
 
 
 def degraded(hq: Tensor, degradation: Callable, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return the pair (hq, lq) by a recipe, or by any function of (hq, rng)."""
+    """Return the pair (hq, lq) from a recipe, or from any function (hq, rng) -> lq."""
     return degradation.pair(hq, rng) if hasattr(degradation, "pair") else (hq, degradation(hq, rng))
 
 
 def as_text(rng: np.random.Generator) -> str:
-    """Return where a PCG64 generator (`numpy.random.default_rng`) stands: four numbers, the first two hexadecimal."""
+    """Return the state of a PCG64 generator (`numpy.random.default_rng`): four numbers, the first two hexadecimal."""
     state = rng.bit_generator.state
     if state["bit_generator"] != "PCG64":
         raise InputError(f"a record needs numpy.random.default_rng, not {state['bit_generator']}")
@@ -137,11 +139,15 @@ def as_text(rng: np.random.Generator) -> str:
 
 
 def as_generator(text: str | np.random.Generator) -> np.random.Generator:
-    """Return the generator that stands where `as_text` wrote; a generator is returned as it is."""
+    """Return a generator in the state that `as_text` wrote; a generator is returned unchanged."""
     if isinstance(text, np.random.Generator):
         return text
     state, inc, has_uint32, uinteger = text.split()
     bits = np.random.PCG64()
-    bits.state = {"bit_generator": "PCG64", "state": {"state": int(state, 16), "inc": int(inc, 16)},
-                  "has_uint32": int(has_uint32), "uinteger": int(uinteger)}  # fmt: skip
+    bits.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": int(state, 16), "inc": int(inc, 16)},
+        "has_uint32": int(has_uint32),  # half of a 64-bit draw may be left over
+        "uinteger": int(uinteger),
+    }
     return np.random.Generator(bits)

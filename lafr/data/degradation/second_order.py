@@ -4,7 +4,7 @@ Draws and order are those of BasicSR's RealESRGANModel with OSEDiff's return to 
 JPEG is libjpeg's, not its differentiable approximation, and the HQ image is not sharpened first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +14,14 @@ from lafr.data.degradation.first_order import odd
 from lafr.data.degradation.operators import Record, apply, as_text
 
 Range = tuple[float, float]
-KERNELS = {"iso": 0.45, "aniso": 0.25, "generalized_iso": 0.12, "generalized_aniso": 0.03, "plateau_iso": 0.12,
-           "plateau_aniso": 0.03}  # fmt: skip
+KERNELS = {
+    "iso": 0.45,
+    "aniso": 0.25,
+    "generalized_iso": 0.12,
+    "generalized_aniso": 0.03,
+    "plateau_iso": 0.12,
+    "plateau_aniso": 0.03,
+}
 SIZES = tuple(range(7, 22, 2))
 MODES = ("area", "bilinear", "bicubic")
 
@@ -26,7 +32,7 @@ class Pass:
 
     Args:
         blur_sigma: range in pixels at the reference resolution.
-        resize: range of the factor by which the sides grow; what lies under 1 shrinks.
+        resize: range of the factor of the sides; under 1 shrinks.
         up_down_keep: probabilities of enlarging, shrinking and keeping the size.
         noise_sigma: range of Gaussian noise, in 1/255.
         poisson_scale: range of the factor of the shot noise.
@@ -60,7 +66,7 @@ class SecondOrderDegradation:
         scale: how many times smaller the image becomes before it is enlarged again.
         reference_resolution: side in pixels that the ranges are written for. At another resolution r, blur sigma and
             kernel size are multiplied by r / reference, a sinc's cutoff divided by it (at most pi), and `scale`
-            multiplied by it (at least 1); the passes' resize factors, noise and JPEG stay.
+            multiplied by it (at least 1); the passes' resize factors, noise and JPEG are unchanged.
     """
 
     first: Pass = Pass()
@@ -89,6 +95,7 @@ class SecondOrderDegradation:
         if rng.random() < self.final_sinc:
             kernel = self._draw_sinc(int(rng.choice(self.kernel_size)), np.pi / 3, ratio, rng)
             back.append({"op": "blur", "kernel": kernel})
+        # half of the time JPEG comes last, so that its blocks are aligned with the small image's pixels
         steps += [*back, jpeg] if rng.random() < 0.5 else [jpeg, *back]
         return [*steps, _resize((height, width), rng)]
 
@@ -99,15 +106,18 @@ class SecondOrderDegradation:
         if ranges.blur == 1 or rng.random() < ranges.blur:
             steps.append({"op": "blur", "kernel": kernel})
         low, high = ranges.resize
-        kind = rng.choice(3, p=ranges.up_down_keep)
-        factor = rng.uniform(1, high) if kind == 0 else rng.uniform(low, 1) if kind == 1 else 1.0
+        kind = ("up", "down", "keep")[rng.choice(3, p=ranges.up_down_keep)]
+        factor = 1.0
+        if kind != "keep":
+            factor = rng.uniform(1, high) if kind == "up" else rng.uniform(low, 1)
         steps.append(_resize([max(1, int(side * factor)) for side in size], rng))
         if rng.random() < self.gaussian:
             noise = {"op": "gaussian_noise", "sigma": rng.uniform(*ranges.noise_sigma)}
         else:
             noise = {"op": "poisson_noise", "scale": rng.uniform(*ranges.poisson_scale)}
         gray = bool(rng.random() < self.gray_noise)
-        own = np.random.default_rng(rng.integers(2**63))  # each noise has its own: they can be made in any order
+        # a generator for each noise: the record stores its state, and the draws that follow don't depend on the noise
+        own = np.random.default_rng(rng.integers(2**63))
         return [*steps, noise | {"gray": gray, "generator": as_text(own)}]
 
     def _draw_kernel(self, ranges: Pass, ratio: float, rng: np.random.Generator) -> dict:
@@ -115,18 +125,23 @@ class SecondOrderDegradation:
         if rng.random() < self.sinc:
             return self._draw_sinc(size, np.pi / 3 if size < 13 else np.pi / 5, ratio, rng)
         kind = rng.choice(len(self.kernels), p=list(self.kernels.values()))
-        family, _, shape = list(self.kernels)[kind].rpartition("_")
+        family, _, shape = list(self.kernels)[kind].rpartition("_")  # "plateau_iso"; plain "iso" has no family
         sigma_x, sigma_y = rng.uniform(*ranges.blur_sigma, 2) * ratio
-        kernel = {"family": family or "gaussian", "size": odd(size * ratio), "sigma_x": float(sigma_x),
-                  "sigma_y": float(sigma_x if shape == "iso" else sigma_y),
-                  "theta": 0.0 if shape == "iso" else rng.uniform(-np.pi, np.pi)}  # fmt: skip
+        is_round = shape == "iso"
+        kernel = {
+            "family": family or "gaussian",
+            "size": odd(size * ratio),
+            "sigma_x": float(sigma_x),
+            "sigma_y": float(sigma_x if is_round else sigma_y),
+            "theta": 0.0 if is_round else rng.uniform(-np.pi, np.pi),
+        }
         if family:
             low, high = self.generalized_beta if family == "generalized" else self.plateau_beta
             kernel["beta"] = rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
         return kernel
 
     def _draw_sinc(self, size: int, lowest: float, ratio: float, rng: np.random.Generator) -> dict:
-        cutoff = min(np.pi, rng.uniform(lowest, np.pi) / ratio)
+        cutoff = min(np.pi, rng.uniform(lowest, np.pi) / ratio)  # pi is the highest frequency that pixels hold
         return {"family": "sinc", "size": odd(size * ratio), "cutoff": float(cutoff)}
 
     def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
@@ -134,6 +149,6 @@ class SecondOrderDegradation:
         return apply(self.draw(*hq.shape[-2:], rng), hq)
 
 
-def _resize(size, rng: np.random.Generator) -> dict:
+def _resize(size: Sequence[int], rng: np.random.Generator) -> dict:
     height, width = size
     return {"op": "resize", "height": int(height), "width": int(width), "mode": str(rng.choice(MODES))}
