@@ -6,6 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -15,10 +16,11 @@ from torch import nn
 
 import lafr
 from lafr.errors import InputError
-from lafr.metrics import HIGHER, LOWER, METRICS, describe
+from lafr.metrics import HIGHER, LOWER, METRICS, describe, register
 from lafr.metrics.card import FILES, Card, card_of, hashes_of_network
 from lafr.metrics.distribution import FID
 from lafr.metrics.fidelity import psnr_rgb
+from lafr.metrics.niqe import NIQE
 from lafr.networks import NETWORKS
 from lafr.weights import EXTERNAL, FOLDER_VARIABLE, mini_folder, sha256
 
@@ -113,6 +115,38 @@ def test_no_reference_metrics_are_those_that_score_real_photographs():
         needs = card_of(name, kind).needs_reference if not config.get("statistics") else False
         alone |= set() if needs else {name}
     assert alone == {"niqe", "niqe_pyiqa", "musiq", "maniqa", "clipiqa", "topiq_face", "fid_ffhq", "fid_ffhq_50k"}
+
+
+@pytest.fixture
+def registered():
+    before = dict(METRICS)
+    yield METRICS
+    METRICS.clear()
+    METRICS.update(before)
+
+
+def test_a_registered_metric_is_known_by_its_name_and_replaces_no_other(registered):
+    @register("mae", label="MAE", direction=LOWER, digits=2, needs_reference=False)
+    def mean_error(image, hq):
+        """Mean absolute error.
+
+        More.
+        """
+
+    card = card_of("mae", partial(mean_error))
+    assert (card.label, card.direction, card.digits, card.needs_reference) == ("MAE", LOWER, 2, False)
+    assert card.definition == METRICS["mae"].definition == "Mean absolute error."
+    with pytest.raises(InputError, match="psnr_rgb"):
+        register("psnr_rgb")(mean_error)
+    with pytest.raises(InputError, match="direction"):
+        register("other", direction="up")(mean_error)
+    assert METRICS["psnr_rgb"].implementation == "lafr.metrics.fidelity.psnr_rgb" and "other" not in METRICS
+
+
+def test_another_setting_of_a_class_of_ours_keeps_what_its_code_implies():
+    record = describe("niqe_of_my_own_photographs", NIQE((np.zeros(36), np.eye(36))))
+    assert (record.needs_reference, record.min_side, record.direction) == (False, 192, LOWER)
+    assert record.label == record.name and record.quantity == "" and record.printed == ()
 
 
 def test_a_metric_of_the_users_own_has_a_card_too():
