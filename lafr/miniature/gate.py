@@ -1,0 +1,135 @@
+"""Is the miniature worth shipping? Fixed thresholds on one evaluation, and a blind comparison by eye.
+
+Both read what `lafr eval` leaves: one number an image and metric, and the restored images. Nothing here looks at a
+model, so nothing can be tuned to it; the images for the eye are chosen by the severity of the input alone.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lafr.evaluation.summary import mean_and_interval
+from lafr.images import read_pil
+from lafr.storage import atomic_write, write_json
+
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # method -> metric -> image -> value
+
+INPUT = "LQ input"
+EYE_IMAGES = 24  # compared by eye
+EYE_WINS = 20  # of them the restored one must be preferred in so many
+GAP, MARGIN = 8, 22  # pixels between the two sides, and above them for the number
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the gate: what was measured, for the input and for the method, and whether it suffices."""
+
+    name: str
+    input: float
+    method: float
+    wanted: str
+    passed: bool
+
+
+def by_severity(psnr_of_input: Mapping[str, float], count: int = EYE_IMAGES) -> list[str]:
+    """Return `count` images, spread evenly from the most to the least degraded, by the input's PSNR."""
+    ordered = sorted(psnr_of_input, key=lambda image: (psnr_of_input[image], image))
+    middles = (np.arange(count) + 0.5) * len(ordered) / count
+    return [ordered[int(position)] for position in middles]
+
+
+def most_degraded_third(psnr_of_input: Mapping[str, float]) -> list[str]:
+    """Return the third of the images whose input has the lowest PSNR."""
+    ordered = sorted(psnr_of_input, key=lambda image: (psnr_of_input[image], image))
+    return ordered[: len(ordered) // 3]
+
+
+def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:
+    """Return the gate's lines for a method. Metrics as in `configs/metrics/mini.yaml`; NaN pairs are left out."""
+    severe = most_degraded_third(scores[INPUT]["psnr_rgb"])
+
+    def pairs(metric: str, images: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        chosen = images or list(scores[INPUT][metric])
+        before = np.array([scores[INPUT][metric][image] for image in chosen])
+        after = np.array([scores[method][metric][image] for image in chosen])
+        both = np.isfinite(before) & np.isfinite(after)
+        return before[both], after[both]
+
+    def line(name: str, metric: str, wanted: str, holds: Callable, images: Sequence[str] | None = None) -> Measure:
+        before, after = pairs(metric, images)
+        return Measure(name, float(before.mean()), float(after.mean()), wanted, bool(holds(before, after)))
+
+    def clearly_above(before: np.ndarray, after: np.ndarray) -> bool:
+        return mean_and_interval(after - before, seed)["low"] > 0
+
+    return [
+        line(
+            "identity, SFace", "identity_cos_sface", "above the input's beyond the paired 95 % interval", clearly_above
+        ),
+        line(
+            "identity, SFace, most degraded third",
+            "identity_cos_sface",
+            "input + 0.05",
+            lambda before, after: after.mean() >= before.mean() + 0.05,
+            severe,
+        ),
+        line(
+            "identity, dlib distance",
+            "identity_distance_dlib",
+            "below the input's",
+            lambda before, after: after.mean() < before.mean(),
+        ),
+        line("PSNR", "psnr_rgb", "input + 1.5 dB", lambda before, after: after.mean() >= before.mean() + 1.5),
+        line(
+            "ST-LPIPS vgg",
+            "st_lpips_vgg",
+            "0.60 of the input's",
+            lambda before, after: after.mean() <= 0.60 * before.mean(),
+        ),
+        line(
+            "landmarks, LMD",
+            "lmd_68",
+            "0.80 of the input's",
+            lambda before, after: after.mean() <= 0.80 * before.mean(),
+        ),
+    ]
+
+
+def blind_pairs(folders: Mapping[str, Path], method: str, images: Sequence[str], seed: int, out: Path) -> None:
+    """Write `out/NN.png`, the input and the restored image at 2x in an order drawn by `seed`, and `key.json`.
+
+    Args:
+        folders: method -> folder of its images, `IMAGE.png`.
+        method: the one to compare with the input.
+        images: names, in the order of the files.
+        seed: of the order of the sides and of the images; a reader must see the key only after the votes.
+        out: folder that is written.
+    """
+    rng = np.random.default_rng(seed)
+    key = []
+    for number, index in enumerate(rng.permutation(len(images))):
+        image = images[index]
+        sides = [INPUT, method] if rng.random() < 0.5 else [method, INPUT]
+        shown = [read_pil(folders[side] / f"{image}.png").convert("RGB") for side in sides]
+        shown = [picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS) for picture in shown]
+        width, height = shown[0].size
+        sheet = Image.new("RGB", (2 * width + GAP, height + MARGIN), "white")
+        ImageDraw.Draw(sheet).text((4, 4), f"{number:02d}    left: A    right: B", "black")
+        sheet.paste(shown[0], (0, MARGIN))
+        sheet.paste(shown[1], (width + GAP, MARGIN))
+        atomic_write(out / f"{number:02d}.png", sheet.save)
+        key.append({"number": number, "image": image, "A": sides[0], "B": sides[1]})
+    write_json(key, out / "key.json")
+
+
+def wins(votes: Mapping[str, str], key: Path, method: str) -> int:
+    """Return in how many pairs the method was preferred; `votes` maps a pair's number ("07") to A, B or "=".
+
+    A pair without a vote, or with "=", is not a win.
+    """
+    records = json.loads(key.read_text(encoding="utf-8"))
+    return sum(record.get(votes.get(f"{record['number']:02d}", "="), None) == method for record in records)
