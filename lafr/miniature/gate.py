@@ -66,36 +66,19 @@ def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:
     def clearly_above(before: np.ndarray, after: np.ndarray) -> bool:
         return mean_and_interval(after - before, seed)["low"] > 0
 
+    def mean_is(compare: Callable[[float, float], bool]) -> Callable:
+        return lambda before, after: compare(before.mean(), after.mean())
+
+    sface, beyond = "identity_cos_sface", "above the input's beyond the paired 95 % interval"
     return [
+        line("identity, SFace", sface, beyond, clearly_above),
         line(
-            "identity, SFace", "identity_cos_sface", "above the input's beyond the paired 95 % interval", clearly_above
+            "identity, SFace, most degraded third", sface, "input + 0.05", mean_is(lambda b, a: a >= b + 0.05), severe
         ),
-        line(
-            "identity, SFace, most degraded third",
-            "identity_cos_sface",
-            "input + 0.05",
-            lambda before, after: after.mean() >= before.mean() + 0.05,
-            severe,
-        ),
-        line(
-            "identity, dlib distance",
-            "identity_distance_dlib",
-            "below the input's",
-            lambda before, after: after.mean() < before.mean(),
-        ),
-        line("PSNR", "psnr_rgb", "input + 1.5 dB", lambda before, after: after.mean() >= before.mean() + 1.5),
-        line(
-            "ST-LPIPS vgg",
-            "st_lpips_vgg",
-            "0.60 of the input's",
-            lambda before, after: after.mean() <= 0.60 * before.mean(),
-        ),
-        line(
-            "landmarks, LMD",
-            "lmd_68",
-            "0.80 of the input's",
-            lambda before, after: after.mean() <= 0.80 * before.mean(),
-        ),
+        line("identity, dlib distance", "identity_distance_dlib", "below the input's", mean_is(lambda b, a: a < b)),
+        line("PSNR", "psnr_rgb", "input + 1.5 dB", mean_is(lambda b, a: a >= b + 1.5)),
+        line("ST-LPIPS vgg", "st_lpips_vgg", "0.60 of the input's", mean_is(lambda b, a: a <= 0.60 * b)),
+        line("landmarks, LMD", "lmd_68", "0.80 of the input's", mean_is(lambda b, a: a <= 0.80 * b)),
     ]
 
 
