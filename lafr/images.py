@@ -1,13 +1,15 @@
 """The image convention: float RGB `[3, H, W]` in [-1, 1]. This file alone reads, writes and converts."""
 
 import errno
+import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,16 @@ from torch import Tensor
 from lafr.errors import InputError
 from lafr.storage import atomic_write
 
+ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; see `as_images`
+
 # What Pillow's readers raise for a file that is broken.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)
+SAVING = {  # options of Pillow's writers
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"quality": 95},
+    ".tif": {"compression": "tiff_lzw"},
+}
 EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"])
 
 
@@ -134,6 +144,91 @@ def as_saved(image: Tensor) -> Tensor:
     return from_uint8(to_uint8(image))
 
 
+def as_images(given: ImageLike | Sequence[ImageLike], low: float = -1.0) -> list[Image.Image | Tensor]:
+    """Return images given in any form as a list: 8-bit ones as PIL images, float ones as `[3, H, W]` in [-1, 1].
+
+    Args:
+        given: a PIL image; a path; an array, uint8 `[H, W]`, `[H, W, 3 or 4]` or float `[H, W, 3]`; a float tensor
+            `[3, H, W]`; a batch `[B, ...]` of either; or a list or tuple of single images.
+        low: what is black in floats: -1 for [-1, 1], 0 for [0, 1] as in diffusers; 1 is white.
+
+    Raises InputError, with the image's number in a list, for another type, shape, dtype or range.
+    """
+    if not isinstance(given, list | tuple):
+        return _images(given, low, "the image", may_be_batch=True)
+    if not given:
+        raise InputError("the list of images is empty; give one or more")
+    return [
+        image for number, one in enumerate(given) for image in _images(one, low, f"image {number}", may_be_batch=False)
+    ]
+
+
+def _images(given: ImageLike, low: float, name: str, may_be_batch: bool) -> list[Image.Image | Tensor]:
+    if isinstance(given, Image.Image):
+        return [upright(given)]
+    if isinstance(given, str | os.PathLike):
+        return [read_pil(given)]
+    batched = may_be_batch and getattr(given, "ndim", 3) == 4
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8:
+        pictures = list(given) if batched else [given]
+        if not pictures or any(one.ndim != 2 and not (one.ndim == 3 and one.shape[2] in (3, 4)) for one in pictures):
+            raise InputError(f"{name} is a uint8 array of shape {list(given.shape)}; give [H, W, 3] or [B, H, W, 3]")
+        return [Image.fromarray(one) for one in pictures]
+    if isinstance(given, np.ndarray) and np.issubdtype(given.dtype, np.floating):
+        given = torch.from_numpy(np.ascontiguousarray(given, np.float32))
+        channels = given.movedim(-1, -3) if given.ndim >= 3 else given
+        kind = "array [H, W, 3] or [B, H, W, 3]"
+    elif isinstance(given, Tensor):
+        channels, kind = given, "tensor [3, H, W] or [B, 3, H, W]"
+    else:
+        what = f"array of {given.dtype}" if isinstance(given, np.ndarray) else f"{given!r:.80}"
+        raise InputError(f"{name} is {what}; give a PIL image, a path, a uint8 array [H, W, 3] or a float tensor")
+    batch = channels if batched else channels[None]
+    require_batch(batch, low, name, f"a float {kind}")
+    return list(batch * 2 - 1 if low == 0 else batch)
+
+
+def require_batch(
+    batch: Tensor, low: float = -1.0, name: str = "the batch", wanted: str = "a float tensor [B, 3, H, W]"
+) -> None:
+    """Raise InputError unless `batch` is floats `[B, 3, H, W]` from `low` to 1, a thousandth of rounding allowed."""
+    if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or not batch.is_floating_point():
+        raise InputError(f"{name} has shape {list(batch.shape)} and {batch.dtype}; give {wanted} in [{low:g}, 1]")
+    if type(batch) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return  # fake tensors and traces have no values
+    if not bool(((batch >= low - 1e-3) & (batch <= 1 + 1e-3)).all()):  # also false for NaN
+        least, most = batch.min().item(), batch.max().item()
+        raise InputError(f"{name} holds values from {least:.4g} to {most:.4g}; scale or clamp them to [{low:g}, 1]")
+
+
+def as_given(given: ImageLike | Sequence[ImageLike], images: Sequence[Tensor]) -> Any:
+    """Return `images`, each `[3, H, W]` in [-1, 1], in the form of what they were made from by `as_images(given)`.
+
+    PIL images and paths become PIL images, arrays arrays of the same kind, tensors tensors (not clamped), a list a
+    list, a batch a batch.
+    """
+    if isinstance(given, list | tuple):
+        return [as_given(one, [image]) for one, image in zip(given, images, strict=True)]
+    if isinstance(given, Tensor):
+        return torch.stack(list(images)) if given.ndim == 4 else images[0]
+    if isinstance(given, np.ndarray):
+        stack = torch.stack([to_uint8(image) if given.dtype == np.uint8 else image.float() for image in images])
+        arrays = stack.movedim(1, 3).cpu().numpy()  # [B, H, W, 3]
+        return arrays if given.ndim == 4 else arrays[0]
+    return to_pil(images[0])
+
+
+def aligned_input(image: Image.Image | Tensor, resolution: int, name: str) -> Tensor:
+    """Return an image of `as_images` as the model reads it: `[3, H, W]` in [-1, 1].
+
+    A PIL image is resized to `resolution`, and InputError raised when it is not square; a tensor is returned as is.
+    """
+    if isinstance(image, Tensor):
+        return image
+    require_square(image, name)
+    return from_pil(resize_pil(to_rgb(image), resolution))
+
+
 def resize_pil(image: Image.Image, size: int) -> Image.Image:
     """Resize to `size` x `size` with Pillow's antialiased Lanczos, the project's one image filter."""
     return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)
@@ -168,16 +263,34 @@ def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
 
 
 def write_photo(photo: Image.Image, path: str | Path) -> Path:
-    """Write a photo without loss, with its profile, resolution and EXIF; returns where: CMYK, unknown to PNG, as TIFF.
+    """Write a photo with its colour profile, resolution and EXIF, atomically; returns `photo_path(photo, path)`.
 
-    As `write_image`, all or nothing.
+    PNG and TIFF are lossless. JPEG and WebP are written at quality 95 and hold 8 bits a colour; JPEG has no
+    transparency (blended over white), WebP no gray (written as RGB).
     """
+    path = photo_path(photo, Path(path))
+    stored = _in_mode_of(path.suffix.lower(), photo)
     kept = {key: photo.info[key] for key in ("icc_profile", "dpi", "exif") if photo.info.get(key)}
-    if photo.mode == "CMYK":
-        path = Path(path).with_suffix(".tif")
-        kept["compression"] = "tiff_lzw"
-    atomic_write(Path(path), lambda aside: photo.save(aside, **kept))
-    return Path(path)
+    if stored.getbands()[:1] != photo.getbands()[:1]:  # a profile of gray values says nothing about RGB
+        kept.pop("icc_profile", None)
+    atomic_write(path, lambda temporary: stored.save(temporary, **kept, **SAVING.get(path.suffix.lower(), {})))
+    return path
+
+
+def photo_path(photo: Image.Image, path: Path) -> Path:
+    """Return the path that a photo is written to: CMYK, which PNG and WebP cannot hold, becomes TIFF."""
+    is_cmyk = photo.mode == "CMYK" and path.suffix.lower() in (".png", ".webp")
+    return path.with_suffix(".tif") if is_cmyk else path
+
+
+def _in_mode_of(extension: str, photo: Image.Image) -> Image.Image:
+    """Return the photo in the nearest mode that the format of this extension holds."""
+    if extension in (".jpg", ".jpeg") and photo.mode not in ("L", "RGB", "CMYK"):
+        rgb = to_rgb(photo)
+        return rgb.convert("L") if photo.mode in ("LA", "I;16") else rgb
+    if extension == ".webp" and photo.mode not in ("RGB", "RGBA"):
+        return photo.convert("RGBA") if photo.mode == "LA" else to_rgb(photo)
+    return photo
 
 
 def write_stored_png(image: Tensor, path: str | Path) -> None:

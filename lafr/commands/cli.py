@@ -62,7 +62,7 @@ def restore_command(given: argparse.Namespace) -> int:
     from lafr.photos.journal import folder_state
     from lafr.photos.pasting import mask_named
     from lafr.photos.restorer import PhotoRestorer
-    from lafr.photos.restoring import report, restore_files
+    from lafr.photos.restoring import print_outcome, restore_files
 
     restorer = Restorer.from_pretrained(given.model).to(choose_device(given.device))
     photos = PhotoRestorer(restorer, detector_named(given.detector), given.batch_size, mask_named(given.mask))
@@ -78,7 +78,7 @@ def restore_command(given: argparse.Namespace) -> int:
         again=given.again,
         settings={"model": folder_state(given.model), "detector": given.detector, "mask": given.mask},
     )
-    return 0 if report(outcome, given.output) else 1
+    return 0 if print_outcome(outcome, given.output) else 1
 
 
 if __name__ == "__main__":

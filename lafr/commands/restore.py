@@ -23,7 +23,7 @@ def main(cfg) -> None:
     from lafr.photos.journal import folder_state
     from lafr.photos.pasting import mask_named
     from lafr.photos.restorer import PhotoRestorer
-    from lafr.photos.restoring import report, restore_files
+    from lafr.photos.restoring import print_outcome, restore_files
 
     if not cfg.fast and (cfg.dtype != "auto" or cfg.compile):
         raise InputError(f"dtype={cfg.dtype} and compile={cfg.compile} are settings of the fast path; add fast=true")
@@ -38,7 +38,7 @@ def main(cfg) -> None:
     made_by = {"model": folder_state(cfg.model.folder), **{key: settings.get(key) for key in MADE_BY}}
     with memory_kept() if cfg.fast else nullcontext():
         outcome = restore_files(photos, [str(cfg.input)], Path(str(cfg.output)), **how, settings=made_by)
-    if not report(outcome, cfg.output):
+    if not print_outcome(outcome, cfg.output):
         sys.exit(1)
 
 

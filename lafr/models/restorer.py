@@ -6,15 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from PIL import Image
 from torch import Tensor, nn
 
 from lafr.errors import InputError
-from lafr.images import from_pil, require_square, resize_pil, to_pil
+from lafr.images import ImageLike, aligned_input, as_given, as_images, require_batch
 from lafr.models.adapter import Adapter
 from lafr.models.base.model import Base
 from lafr.models.base.sources import HUB
@@ -47,10 +47,17 @@ class Restorer(nn.Module):
             "hub:owner/name@COMMIT". Then only this reference is saved.
         base_settings: of `Base.from_pretrained`, to repeat with this reference: "expect" and "variant".
 
-    Called with `lq [B, 3, H, W]` in [-1, 1] it returns the restored batch, not clamped; called with a PIL image of an
-    aligned face it returns a PIL image of `resolution` x `resolution`.
+    Called with `lq [B, 3, H, W]` in [-1, 1] it returns the restored batch, not clamped. It also takes a PIL image of
+    an aligned face, a path, a uint8 array `[H, W, 3]`, a float array in [-1, 1] and lists of these, and returns the
+    same form; 8-bit images are resized to `resolution` x `resolution`.
 
-    Both take a `fidelity` from 0 (default), as trained, to 1, which stays nearest the input: the denoiser gets
+    >>> from lafr import Restorer
+    >>> from lafr.data.packaged import aligned
+    >>> restorer = Restorer.from_pretrained("mini")
+    >>> restorer(aligned("astronaut")).size
+    (128, 128)
+
+    All take a `fidelity` from 0 (default), as trained, to 1, which stays nearest the input: the denoiser gets
     (1 - fidelity) z_aligned + fidelity z_lq, and its LoRA is scaled by 1 - fidelity. (CodeFormer's sense: more
     fidelity, less invention.) The scale lies in the model while it runs: one call at a time.
     """
@@ -69,10 +76,12 @@ class Restorer(nn.Module):
         self.resolution, self.base, self.base_settings = resolution, base, base_settings or {}
         self.trained_with: frozenset[str] = frozenset()  # origins of the networks that its losses looked through
 
-    def forward(self, lq: Tensor | Image.Image, fidelity: float = 0.0) -> Tensor | Image.Image:
-        """Restore a batch or a picture; raises InputError when `fidelity` is not in 0..1."""
-        if isinstance(lq, Image.Image):
-            return self.restore_pil(lq, fidelity)
+    def forward(self, lq: ImageLike | Sequence[ImageLike], fidelity: float = 0.0) -> Any:
+        """Restore images given in any form, see `as_images`; raises InputError when `fidelity` is not in 0..1."""
+        if not isinstance(lq, Tensor) or lq.ndim != 4:
+            return self.restore_images(lq, fidelity)
+        if not self.training:
+            require_batch(lq)
         return self.codec.decode(self.latents(lq, fidelity).z_restored)  # [B, 3, H, W]
 
     def latents(self, lq: Tensor, fidelity: float = 0.0) -> Latents:
@@ -86,12 +95,14 @@ class Restorer(nn.Module):
         return Latents(z_lq, z_aligned, self.denoiser(z, lora_scale=1 - fidelity))
 
     @torch.no_grad()
-    def restore_pil(self, image: Image.Image, fidelity: float = 0.0) -> Image.Image:
-        """Restore one aligned face; raises InputError when it is not square."""
-        require_square(image, "the picture")
+    def restore_images(self, given: ImageLike | Sequence[ImageLike], fidelity: float = 0.0) -> Any:
+        """Restore aligned faces one by one and return them in the form they were given in, see `as_given`."""
         device = next(self.parameters()).device
-        lq = from_pil(resize_pil(image, self.resolution))[None].to(device)
-        return to_pil(self(lq, fidelity)[0])
+        restored = []
+        for number, image in enumerate(as_images(given)):
+            lq = aligned_input(image, self.resolution, f"image {number}")  # [3, H, W]
+            restored.append(self(lq[None].to(device), fidelity)[0])
+        return as_given(given, restored)
 
     @classmethod
     def from_base(

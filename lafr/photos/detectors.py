@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torchvision.ops import nms
 
 from lafr.alignment import FIVE_OF_68
 from lafr.errors import InputError, need
@@ -40,6 +42,11 @@ class Detection:
     def size(self) -> float:
         """The longer side of the box in pixels."""
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The middle of the box, `[2]`, in pixels."""
+        return np.array([self.box[0] + self.box[2], self.box[1] + self.box[3]]) / 2
 
 
 class YuNet:
@@ -119,27 +126,18 @@ def seen_in(low, high, points, score, per_pixel: np.ndarray) -> Detection:
 
 
 def merged(found: list[Detection], overlap: float = 0.4) -> list[Detection]:
-    """Return each face once, the highest score kept where boxes share more than `overlap` of their union."""
-    kept: list[Detection] = []
-    for one in sorted(found, key=lambda d: -d.score):
-        if all(shared(one.box, other.box) <= overlap for other in kept):
-            kept.append(one)
-    return sorted(kept, key=lambda d: d.box[0] + d.box[2])
-
-
-def shared(a: tuple, b: tuple) -> float:
-    """Return the intersection of two boxes over their union."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return width * height / (sum(areas) - width * height)
+    """Return each face once, from left to right: of boxes with an IoU above `overlap` the highest score is kept."""
+    if not found:
+        return []
+    boxes = torch.tensor([one.box for one in found], dtype=torch.float64)
+    scores = torch.tensor([one.score for one in found], dtype=torch.float64)
+    kept = [found[index] for index in nms(boxes, scores, overlap).tolist()]
+    return sorted(kept, key=lambda one: one.centre[0])
 
 
 def detector_named(name: str) -> Callable[[Image.Image], list[Detection]]:
     """Return the detector called `name` in `DETECTORS`, with its defaults."""
     if name not in DETECTORS:
-        raise InputError(f"detector {name!r} is not known; choose one of {', '.join(DETECTORS)}")
+        raise InputError("detector", name, f"one of {', '.join(DETECTORS)}")
     module, _, kind = DETECTORS[name].rpartition(".")
     return getattr(importlib.import_module(module), kind)()

@@ -4,13 +4,16 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lafr.errors import InputError
 from lafr.images import list_images
 
 VIDEOS = frozenset([".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mts"])
-LONGEST_NAME = 230  # bytes of a name; file systems end at 255, and what is written aside has a longer one
+EXTENSIONS = ("png", "jpg", "webp")
+SIDE_BY_SIDE, CROPPED_FACES, RESTORED_FACES = "side_by_side", "cropped_faces", "restored_faces"
+LONGEST_NAME = 235  # bytes of an output's name: file systems end at 255, and its temporary file has a longer one
 
 
 def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path, Path]]:
@@ -53,25 +56,67 @@ def _inside(path: Path, output: Path, source: Path) -> bool:
     return output != Path(os.path.realpath(source)) and Path(os.path.realpath(path.parent)).is_relative_to(output)
 
 
-def output_paths(names: Sequence[Path], output: Path) -> list[Path]:
-    """Return a distinct path under `output` for each relative name: PNG, and MP4 for a video.
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run writes: the restored files, the before | after images, the faces.
 
-    Two inputs whose names differ only in the extension keep it (`a.jpg.png`).
+    Args:
+        folder: of all outputs.
+        extension: of restored images: "png", "jpg" or "webp". Videos become MP4.
+        suffix: added to each name with an underscore: `photo_SUFFIX.png`.
+        side_by_side: whether before | after images are written.
+        save_faces: whether crops are written.
     """
-    kinds = [".mp4" if name.suffix.lower() in VIDEOS else ".png" for name in names]
-    plain = [name.with_name(name.stem + kind) for name, kind in zip(names, kinds, strict=True)]
-    full = [name.with_name(name.name + kind) for name, kind in zip(names, kinds, strict=True)]
-    uses = Counter(plain)
-    chosen = [f if uses[p] > 1 else p for p, f in zip(plain, full, strict=True)]
-    return [output / name for name in (chosen if len(set(chosen)) == len(names) else full)]
 
+    folder: Path
+    extension: str = "png"
+    suffix: str = ""
+    side_by_side: bool = False
+    save_faces: bool = False
 
-def require_new(paths: Sequence[Path], targets: Sequence[Path]) -> set[str]:
-    """Return where the inputs really are; raises InputError when a target is an input or another target."""
-    inputs = {os.path.realpath(path) for path in paths}
-    taken = set(inputs)
-    for target in targets:
-        if (place := os.path.realpath(target)) in taken:
-            raise InputError(f"{str(target)!r} would overwrite an input or another output; choose another folder")
-        taken.add(place)
-    return inputs
+    def __post_init__(self):
+        if self.extension not in EXTENSIONS:
+            raise InputError("extension", self.extension, f"one of {', '.join(EXTENSIONS)}")
+        if set("/\\\0") & set(self.suffix):
+            raise InputError("suffix", self.suffix, "part of a file's name, without a slash")
+
+    def targets(self, names: Sequence[Path]) -> list[Path]:
+        """Return a distinct path in the folder for each relative name.
+
+        Two inputs whose names differ only in the extension keep it (`a.jpg.png`).
+        """
+        kinds = [".mp4" if name.suffix.lower() in VIDEOS else f".{self.extension}" for name in names]
+        end = f"_{self.suffix}" if self.suffix else ""
+        plain = [name.with_name(f"{name.stem}{end}{kind}") for name, kind in zip(names, kinds, strict=True)]
+        full = [name.with_name(f"{name.name}{end}{kind}") for name, kind in zip(names, kinds, strict=True)]
+        uses = Counter(plain)
+        chosen = [long if uses[short] > 1 else short for short, long in zip(plain, full, strict=True)]
+        distinct = chosen if len(set(chosen)) == len(names) else full
+        return [self.folder / name for name in distinct]
+
+    def comparison(self, target: Path) -> Path:
+        """Return the path of the before | after image of a target."""
+        return self.folder / SIDE_BY_SIDE / target.relative_to(self.folder)
+
+    def faces(self, target: Path, index: int) -> tuple[Path, Path]:
+        """Return the paths of a face as it was cropped from the input of `target`, and as it was restored."""
+        inside = target.relative_to(self.folder)
+        name = inside.with_name(f"{inside.stem}_{index:02d}.png")
+        return self.folder / CROPPED_FACES / name, self.folder / RESTORED_FACES / name
+
+    def require_new(self, paths: Sequence[Path], targets: Sequence[Path]) -> set[str]:
+        """Return the real paths of the inputs; raises InputError when an output is an input or another output."""
+        inputs = {os.path.realpath(path) for path in paths}
+        comparisons = [self.comparison(target) for target in targets] if self.side_by_side else []
+        taken = set(inputs)
+        for target in [*targets, *comparisons]:
+            place = os.path.realpath(target)
+            if place in taken:
+                raise InputError(f"{str(target)!r} would overwrite an input or another output; choose another folder")
+            taken.add(place)
+        if self.save_faces:  # how many faces there will be is not known yet: their folders must be free
+            for name in (CROPPED_FACES, RESTORED_FACES):
+                folder = Path(os.path.realpath(self.folder / name))
+                if any(Path(place).is_relative_to(folder) for place in taken):
+                    raise InputError(f"{str(folder)!r} is where faces are saved; choose another folder for the output")
+        return inputs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lafr.photos.restorer import FaceReport
+from lafr.photos.faces import FaceReport
 from lafr.storage import JsonLines
 
 NAME = "restored.jsonl"

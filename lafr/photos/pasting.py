@@ -130,7 +130,7 @@ class ParsedMask:
         return np.minimum(soft, ellipse(face))
 
 
-def matched(face: np.ndarray, before: np.ndarray) -> np.ndarray:
+def match_colours(face: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Give a restored crop `[S, S, 3]` the local colours of the crop that it was restored from; both 0..255.
 
     Everything coarser than `COLOUR_SIGMA` comes from `before`, so that neither light nor tint steps at the mask.
@@ -156,5 +156,5 @@ def share_of(place: Place, mask: np.ndarray, others: list[Place], box: tuple[int
 def mask_named(name: str) -> Callable[[Tensor], np.ndarray]:
     """Return the mask called "ellipse" or "parsing"."""
     if name not in ("ellipse", "parsing"):
-        raise InputError(f"mask={name} is not known; choose ellipse or parsing")
+        raise InputError("mask", name, "ellipse or parsing")
     return ellipse if name == "ellipse" else ParsedMask()

@@ -1,9 +1,9 @@
-"""Restore files: photos, aligned faces and videos into a folder, aligned faces in batches over the files."""
+"""Restore files: photos, aligned faces and videos into a folder; aligned faces are batched over the files."""
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.errors import InputError
-from lafr.images import read_photo, to_rgb, upright, write_image, write_photo
-from lafr.photos.files import LONGEST_NAME, VIDEOS, find_inputs, output_paths, require_new
+from lafr.images import photo_path, read_photo, to_pil, to_rgb, upright, write_image, write_photo
+from lafr.photos.detectors import Detection
+from lafr.photos.files import LONGEST_NAME, VIDEOS, Outputs, find_inputs
 from lafr.photos.journal import Journal, face_facts
-from lafr.photos.restorer import PhotoRestorer
+from lafr.photos.restorer import FaceCrops, PhotoRestorer
 
-BESIDE_SIDE = 1600  # pixels: a photo in a side-by-side picture is shrunk to this
+COMPARISON_SIDE = 1600  # pixels: longest side of each half of a before | after image
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
 @dataclass
@@ -31,12 +33,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """One input and its places: its name, its output and its side-by-side picture."""
+    """One input: its path, its name in the journal, and the path of its output."""
 
     path: Path
     name: str
     target: Path
-    beside: Path
 
 
 def restore_files(
@@ -50,36 +51,47 @@ def restore_files(
     side_by_side: bool = True,
     again: bool = False,
     settings: dict | None = None,
+    extension: str = "png",
+    suffix: str = "",
+    save_faces: bool = False,
+    only_center_face: bool = False,
+    progress: bool = True,
 ) -> Outcome:
-    """Restore `sources`, files, folders or patterns, into `output` under the same relative names, as PNG.
+    """Restore `sources` (files, folders or patterns) into `output` under the same relative names.
 
-    What cannot be read is skipped; when there is one file only, its InputError is raised. Each file's line in
-    `output/restored.jsonl` says what was found in it; a file that an earlier run finished is not restored again. With
-    `side_by_side`, before | after is written into `output/side_by_side`.
+    A file that cannot be read is skipped and reported; when it is the only one, its InputError is raised. A line of
+    `output/restored.jsonl` records what was found in each file; a file that an earlier run finished under the same
+    settings is not restored again.
 
     Args:
-        photos: does the work; its `batch_size` counts faces.
-        fidelity, upscale, force, aligned: see `PhotoRestorer`.
-        again: restore also what is done.
-        settings: what the outputs depend on besides these arguments, such as the model.
+        photos: restores them; its `batch_size` counts faces.
+        sources: see `find_inputs`.
+        output: folder of the results; made as needed.
+        fidelity, upscale, force, aligned, only_center_face: see `PhotoRestorer.__call__`.
+        side_by_side: also write before | after images into `output/side_by_side`.
+        again: also restore what is done already.
+        settings: what else the outputs depend on, such as the model.
+        extension: "png", "jpg" or "webp", of the images; see `write_photo` for what a format cannot hold.
+        suffix: `photo.jpg` becomes `photo_SUFFIX.png`.
+        save_faces: also write each restored face, before and after, as `NAME_00.png` (the number is the face's index
+            in the journal) into `output/cropped_faces` and `output/restored_faces`.
+        progress: show a progress bar.
     """
+    outputs = Outputs(output, extension, suffix, side_by_side, save_faces)
     found = find_inputs(sources, output)
-    targets = output_paths([name for _, name in found], output)
-    jobs = [
-        Job(path, str(name), target, output / "side_by_side" / target.relative_to(output))
-        for (path, name), target in zip(found, targets, strict=True)
-    ]
-    outputs = [*targets, *([job.beside for job in jobs] if side_by_side else [])]
-    inputs = require_new([path for path, _ in found], outputs)
-    how = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned)
-    journal = Journal(output, {**how, "side_by_side": side_by_side, **(settings or {})})
-    run = _Run(photos, how, side_by_side, journal, inputs)
-    bar = tqdm(
-        total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=len(jobs) == 1,
-        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]",
-    )  # fmt: skip
+    targets = outputs.targets([name for _, name in found])
+    jobs = [Job(path, str(name), target) for (path, name), target in zip(found, targets, strict=True)]
+    inputs = outputs.require_new([path for path, _ in found], targets)
+
+    how = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only_center_face=only_center_face)
+    written_as = dict(side_by_side=side_by_side, extension=extension, suffix=suffix, save_faces=save_faces)
+    journal = Journal(output, {**how, **written_as, **(settings or {})})
+    run = _Run(photos, how, outputs, journal, inputs, progress)
+    hidden = not progress or len(jobs) == 1
+    bar = tqdm(total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=hidden, bar_format=BAR)
     for job in jobs:
-        if not again and (finished := journal.output_of(job.name, job.path)):
+        finished = None if again else journal.output_of(job.name, job.path)
+        if finished:
             run.outcome.kept.append(finished)
             bar.update()
             continue
@@ -88,35 +100,46 @@ def restore_files(
         except InputError as error:
             if len(jobs) == 1:
                 raise
-            journal.write(job.name, job.path, "skipped", reason=str(error))
-            run.outcome.skipped.append(str(error))
+            run.skip(job, error)
             bar.update()
     bar.update(run.flush())
     bar.close()
     return run.outcome
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """An aligned face that waits for its batch: the model's input `crop [3, S, S]`, and facts for the journal."""
+
+    job: Job
+    crop: torch.Tensor
+    facts: dict
+
+
 class _Run:
     """Restores one job after another; aligned faces wait until a batch is full."""
 
-    def __init__(self, photos: PhotoRestorer, how: dict, side_by_side: bool, journal: Journal, inputs: set[str]):
-        self.photos, self.how, self.side_by_side, self.journal, self.inputs = photos, how, side_by_side, journal, inputs
+    def __init__(
+        self, photos: PhotoRestorer, how: dict, outputs: Outputs, journal: Journal, inputs: set[str], progress: bool
+    ):
+        self.photos, self.how, self.outputs, self.journal = photos, how, outputs, journal
+        self.inputs, self.progress = inputs, progress
         self.outcome = Outcome()
-        self.waiting: list[tuple[Job, torch.Tensor, dict]] = []
+        self.waiting: list[_Waiting] = []
 
     def add(self, job: Job) -> int:
         """Restore a job, or let it wait; returns how many were finished. InputError when it cannot be read."""
-        if len(os.fsencode(job.path.name)) > LONGEST_NAME:
-            raise InputError(f"{str(job.path)!r} has a name too long to write another beside it; rename it")
+        if len(os.fsencode(job.target.name)) > LONGEST_NAME:
+            raise InputError(f"{str(job.path)!r} has a name too long to write an output of a similar name; rename it")
         if job.path.suffix.lower() in VIDEOS:
             return self._video(job)
         photo, lost = read_photo(job.path)
         aligned, found, warnings = self.photos.judge(photo, self.how["aligned"])
         if not aligned:
             return self._photo(job, photo, found, lost + warnings)
-        crop = self.photos.crop_of(photo)
         faces = [face_facts(self.photos.whole(photo, found))]
-        self.waiting.append((job, crop, {"aligned": True, "faces": faces, "warnings": lost + warnings}))
+        facts = {"aligned": True, "faces": faces, "warnings": lost + warnings}
+        self.waiting.append(_Waiting(job, self.photos.crop_of(photo), facts))
         return self.flush() if len(self.waiting) == self.photos.batch_size else 0
 
     def flush(self) -> int:
@@ -124,26 +147,34 @@ class _Run:
         if not self.waiting:
             return 0
         started = time.perf_counter()
-        restored = self.photos.restore_crops(torch.stack([crop for _, crop, _ in self.waiting]), self.how["fidelity"])
+        crops = torch.stack([one.crop for one in self.waiting])  # [B, 3, S, S]
+        restored = self.photos.restore_crops(crops, self.how["fidelity"])  # [B, 3, S, S]
         seconds = (time.perf_counter() - started) / len(restored)
-        for (job, before, facts), after in zip(self.waiting, restored, strict=True):
-            write_image(after, job.target)
-            if self.side_by_side:
-                write_image(torch.cat([before, after], dim=2), job.beside)
-            self._finish(job, job.target, seconds=round(seconds, 3), **facts)
+        for one, after in zip(self.waiting, restored, strict=True):
+            write_photo(to_pil(after), one.job.target)
+            if self.outputs.side_by_side:
+                pair = to_pil(torch.cat([one.crop, after], dim=2))
+                write_photo(pair, self.outputs.comparison(one.job.target))
+            self._write_faces(one.job, [FaceCrops(0, to_pil(one.crop), to_pil(after))])
+            self._finish(one.job, one.job.target, seconds=round(seconds, 3), **one.facts)
         count = len(self.waiting)
         self.waiting.clear()
         return count
 
-    def _photo(self, job: Job, photo: Image.Image, found: list, warnings: tuple[str, ...]) -> int:
+    def skip(self, job: Job, error: InputError) -> None:
+        """Record an input that could not be restored."""
+        self.journal.write(job.name, job.path, "skipped", reason=str(error))
+        self.outcome.skipped.append(str(error))
+
+    def _photo(self, job: Job, photo: Image.Image, found: list[Detection], warnings: tuple[str, ...]) -> int:
         result = self.photos(photo, **{**self.how, "aligned": False}, detections=found)
-        if result.image.mode == "CMYK" and os.path.realpath(job.target.with_suffix(".tif")) in self.inputs:
-            raise InputError(
-                f"{str(job.path)!r} would be overwritten, as CMYK is written as TIFF; choose another folder"
-            )
+        place = photo_path(result.image, job.target)
+        if place != job.target and os.path.realpath(place) in self.inputs:
+            raise InputError(f"{str(place)!r} would be overwritten, as CMYK is written as TIFF; choose another folder")
         target = write_photo(result.image, job.target)
-        if self.side_by_side:
-            write_image(beside(photo, result.image), job.beside)
+        if self.outputs.side_by_side:
+            write_photo(comparison(photo, result.image), self.outputs.comparison(job.target))
+        self._write_faces(job, result.crops)
         faces = [face_facts(face) for face in result.faces]
         self._finish(job, target, seconds=round(result.seconds, 3), aligned=False, faces=faces, warnings=[*warnings])
         return 1
@@ -152,9 +183,17 @@ class _Run:
         from lafr.photos.video import restore_video
 
         started = time.perf_counter()
-        restore_video(job.path, job.target, self.photos, fidelity=self.how["fidelity"])
+        settings = {name: self.how[name] for name in ("fidelity", "only_center_face")}
+        restore_video(job.path, job.target, self.photos, **settings, progress=self.progress)
         self._finish(job, job.target, seconds=round(time.perf_counter() - started, 3))
         return 1
+
+    def _write_faces(self, job: Job, crops: Iterable[FaceCrops]) -> None:
+        if self.outputs.save_faces:
+            for one in crops:
+                cropped, restored = self.outputs.faces(job.target, one.index)
+                write_image(one.before, cropped)
+                write_image(one.after, restored)
 
     def _finish(self, job: Job, target: Path, **facts) -> None:
         output = target.relative_to(self.journal.path.parent)
@@ -162,22 +201,24 @@ class _Run:
         self.outcome.done.append(target)
 
 
-def beside(before: Image.Image, after: Image.Image) -> Image.Image:
-    """Return before | after in RGB, each at most `BESIDE_SIDE` px wide or high."""
+def comparison(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Return before | after in RGB, each at most `COMPARISON_SIDE` px wide or high."""
     pair = [to_rgb(upright(image)) for image in (before, after)]
-    shrink = max(1.0, max(pair[1].size) / BESIDE_SIDE)
-    size = tuple(max(1, round(side / shrink)) for side in pair[1].size)
-    both = Image.new("RGB", (2 * size[0], size[1]))
+    shrink = max(1.0, max(pair[1].size) / COMPARISON_SIDE)
+    width, height = (max(1, round(side / shrink)) for side in pair[1].size)
+    both = Image.new("RGB", (2 * width, height))
     for column, image in enumerate(pair):
-        both.paste(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS), (column * size[0], 0))
+        half = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+        both.paste(half, (column * width, 0))
     return both
 
 
-def report(outcome: Outcome, output: str | Path) -> bool:
-    """Print what a run did; returns whether nothing was skipped."""
+def print_outcome(outcome: Outcome, output: str | Path, quiet: bool = False) -> bool:
+    """Print what a run did, with `quiet` only what was skipped; returns whether nothing was skipped."""
     for message in outcome.skipped:
         print(f"skipped: {message}", file=sys.stderr)
-    total = len(outcome.done) + len(outcome.kept) + len(outcome.skipped)
-    kept = f" ({len(outcome.kept)} were done already)" if outcome.kept else ""
-    print(f"restored {len(outcome.done)} of {total} into {output}{kept}")
+    if not quiet:
+        total = len(outcome.done) + len(outcome.kept) + len(outcome.skipped)
+        kept = f" ({len(outcome.kept)} were done already)" if outcome.kept else ""
+        print(f"restored {len(outcome.done)} of {total} into {output}{kept}")
     return not outcome.skipped

@@ -1,4 +1,4 @@
-"""Folders of pictures with any name are restored beside, never over, what was given."""
+"""Folders of images with any name are restored into a folder, and no input is overwritten."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from lafr.errors import InputError
 from lafr.images import as_saved, read_image
 from lafr.photos import restoring
 from lafr.photos.detectors import Detection
-from lafr.photos.files import find_inputs, output_paths
+from lafr.photos.files import Outputs, find_inputs
 from lafr.photos.restorer import PhotoRestorer
 
 WEIRD = (
@@ -108,22 +108,17 @@ def test_progress_counts_pictures_restored_or_skipped_not_read(tmp_path, restore
     assert [n for n in seen if n] == [5, 3, 1, 1]  # of five: the first batch, the one that is no picture, the last
 
 
-def test_a_file_can_be_given_instead_of_a_folder_and_any_size_is_resized(tmp_path, restorer):
-    save(tmp_path, "big.png", size=50)
-    done, _ = restore_files(restorer, tmp_path / "big.png", tmp_path / "out", side_by_side=False)
-    assert done == [tmp_path / "out" / "big.png"]
-    assert read_image(done[0]).shape == (3, 32, 32)
+def test_every_input_has_an_output_name_of_its_own():
+    def named(*names, **how):
+        return [p.as_posix() for p in Outputs(Path("o"), **how).targets([Path(name) for name in names])]
 
-
-def test_two_names_that_differ_in_the_extension_keep_it():
-    names = [Path("a.jpg"), Path("a.png"), Path("b.jpg"), Path("c/a.jpg")]
-    paths = [p.as_posix() for p in output_paths(names, Path("o"))]
-    assert paths == ["o/a.jpg.png", "o/a.png.png", "o/b.png", "o/c/a.png"]
-
-
-def test_a_name_that_looks_like_a_kept_extension_collides_with_nothing():
-    names = [Path("a.jpg"), Path("a.png"), Path("a.jpg.png")]
-    assert len(set(output_paths(names, Path("o")))) == 3
+    assert named("a.jpg", "a.png", "b.jpg", "c/a.jpg") == ["o/a.jpg.png", "o/a.png.png", "o/b.png", "o/c/a.png"]
+    assert len(set(named("a.jpg", "a.png", "a.jpg.png"))) == 3  # the third looks like a kept extension
+    assert named("a.jpg", "b.mov", extension="webp", suffix="x") == ["o/a_x.webp", "o/b_x.mp4"]
+    for wrong in dict(extension="gif"), dict(suffix="../x"):
+        with pytest.raises(InputError) as raised:
+            named("a.jpg", **wrong)
+        assert raised.value.parameter == next(iter(wrong))
 
 
 def test_what_cannot_be_read_is_skipped_reported_and_leaves_no_file(tmp_path, restorer):
@@ -138,16 +133,12 @@ def test_what_cannot_be_read_is_skipped_reported_and_leaves_no_file(tmp_path, re
     assert "40 x 20, not square" in skipped[1]
 
 
-def test_a_single_picture_that_cannot_be_read_is_an_error(tmp_path, restorer):
+def test_a_single_input_that_cannot_be_read_is_an_error(tmp_path, restorer):
     (tmp_path / "bad.png").write_text("no picture")
-    with pytest.raises(InputError, match="not an image"):
-        restore_files(restorer, tmp_path / "bad.png", tmp_path / "out")
+    for name in "bad.png", "nowhere":
+        with pytest.raises(InputError, match=name):
+            restore_files(restorer, tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_input_is_named(tmp_path, restorer):
-    with pytest.raises(InputError, match=r"input .*nowhere' does not exist; give an image or a folder"):
-        restore_files(restorer, tmp_path / "nowhere", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -220,21 +211,72 @@ def test_files_folders_and_patterns_are_found_under_distinct_names(tmp_path, mon
         names("d/*.png")
 
 
-def test_a_photo_is_written_whole_with_its_faces_in_the_journal_and_a_picture_beside(tmp_path, restorer):
-    photo = Image.radial_gradient("L").resize((300, 200)).convert("RGB")
-    photo.save(tmp_path / "a.jpg", dpi=(300, 300))
-    at = (FFHQ_512 + 0.5) * 40 / 512 - 0.5 + (50, 60)
-    photos = PhotoRestorer(restorer, lambda image: [Detection((52, 62, 88, 98), at, 0.9)])
-    restoring.restore_files(photos, [tmp_path / "a.jpg"], tmp_path / "out")
+def faces_at(*corners, side=40):
+    """Frontal faces whose crops of `side` px have these corners."""
+    points = [(FFHQ_512 + 0.5) * side / 512 - 0.5 + corner for corner in corners]
+    boxes = [(x + 2, y + 2, x + side - 2, y + side - 2) for x, y in corners]
+    return [Detection(box, at, 0.9) for box, at in zip(boxes, points, strict=True)]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.radial_gradient("L").resize((300, 200)).convert("RGB").save(path, dpi=(300, 300))
+    return path
+
+
+def test_a_photo_is_written_whole_with_its_faces_in_the_journal_and_a_comparison(tmp_path, restorer, photo):
+    photos = PhotoRestorer(restorer, lambda image: faces_at((50, 60)))
+    restoring.restore_files(photos, [photo], tmp_path / "out")
     line = lines(tmp_path / "out")["a.jpg"]
     assert (line["aligned"], line["output"], line["status"]) == (False, "a.png", "done") and line["seconds"] > 0
     (face,) = line["faces"]
-    assert (
-        face["box"] == [52, 62, 88, 98] and face["status"] == "restored" and face["side"] == pytest.approx(40, abs=0.1)
-    )
+    assert (face["box"], face["status"]) == ([52, 62, 88, 98], "restored")
+    assert face["side"] == pytest.approx(40, abs=0.1)
     made = Image.open(tmp_path / "out" / "a.png")
     assert made.size == (300, 200) and made.info["dpi"] == pytest.approx((300, 300), abs=0.01)
     assert Image.open(tmp_path / "out" / "side_by_side" / "a.png").size == (600, 200)
+
+
+def test_faces_are_saved_before_and_after_under_their_index(tmp_path, restorer, photo):
+    photos = PhotoRestorer(restorer, lambda image: faces_at((10, 60), (125, 80), (230, 30)) if image.width > 32 else [])
+    save(tmp_path, "aligned.png")
+    sources = [photo, tmp_path / "aligned.png"]
+    how = dict(side_by_side=False, save_faces=True, only_center_face=True, suffix="new")
+    restoring.restore_files(photos, sources, tmp_path / "out", **how)
+    names = {"a_new_01.png", "aligned_new_00.png"}
+    assert written(tmp_path / "out") == {"a_new.png", "aligned_new.png"} | {
+        f"{folder}/{name}" for folder in ("cropped_faces", "restored_faces") for name in names
+    }
+    statuses = [face["status"] for face in lines(tmp_path / "out")["a.jpg"]["faces"]]
+    assert statuses == ["left", "restored", "left"]
+    cropped = read_image(tmp_path / "out" / "cropped_faces" / "a_new_01.png")
+    restored = read_image(tmp_path / "out" / "restored_faces" / "a_new_01.png")
+    assert torch.equal(restored, as_saved(restorer(cropped[None])[0]))
+    save(tmp_path / "clash" / "cropped_faces", "b.png")
+    with pytest.raises(InputError, match="cropped_faces"):
+        restoring.restore_files(photos, [tmp_path / "clash"], tmp_path / "new", save_faces=True)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "webp"])
+def test_other_formats_hold_what_png_holds_within_their_loss(tmp_path, restorer, photo, extension):
+    save(tmp_path, "face.png")
+    Image.open(photo).convert("LA").save(tmp_path / "gray.png")
+    photos = PhotoRestorer(restorer, lambda image: faces_at((50, 60)) if image.width > 32 else [])
+    sources = [photo, tmp_path / "face.png", tmp_path / "gray.png"]
+    for kind in ("png", extension):
+        restoring.restore_files(photos, sources, tmp_path / kind, side_by_side=False, extension=kind)
+    for name in ("a", "gray"):  # the small face is noise, of which both formats lose much
+        lossless, lossy = (read_image(tmp_path / kind / f"{name}.{kind}") for kind in ("png", extension))
+        assert (lossy - lossless).abs().mean() < 2.5 / 127.5
+    modes = [Image.open(tmp_path / extension / f"{name}.{extension}").mode for name in ("a", "face", "gray")]
+    assert modes == (["RGB", "RGB", "L"] if extension == "jpg" else ["RGB"] * 3)
+
+
+def test_without_progress_nothing_is_printed(tmp_path, restorer, capfd):
+    save(tmp_path / "in", "a.png", "b.png")
+    restore_files(restorer, tmp_path / "in", tmp_path / "out", progress=False)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_cmyk_photo_never_overwrites_the_tiff_beside_it(tmp_path, restorer):

@@ -41,6 +41,7 @@ def restore_video(
     fidelity: float = 0.0,
     smoothing: float = 0.4,
     progress: bool = True,
+    only_center_face: bool = False,
 ) -> VideoReport:
     """Restore the faces of `source` into `target`, whose extension names the container.
 
@@ -51,6 +52,8 @@ def restore_video(
         photo_restorer: a `lafr.photos.restorer.PhotoRestorer`.
         fidelity: 0..1, see `Restorer`.
         smoothing: of the alignment, in seconds; 0 turns it off.
+        progress: show a progress bar.
+        only_center_face: restore in each frame only the face nearest to its middle.
 
     Raises InputError for a source that is missing, damaged or holds no video, and for a target that can't hold it.
     """
@@ -58,7 +61,7 @@ def restore_video(
     if not source.is_file():
         raise InputError(f"video {str(source)!r} does not exist; give the path of a video file")
     if smoothing < 0:
-        raise InputError(f"smoothing={smoothing} is negative; give seconds, or 0 for none")
+        raise InputError("smoothing", smoothing, "a time in seconds, 0 for none")
     if target.exists() and target.samefile(source):
         raise InputError(f"{str(target)!r} would overwrite its input; choose another output")
     need("av", "'lafr[video]'")
@@ -70,7 +73,8 @@ def restore_video(
         detections = tracker(photo_restorer.detect(photo), seconds)
         if not detections:
             return photo, 0
-        result = photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections)
+        how = {"only_center_face": True} if only_center_face else {}
+        result = photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections, **how)
         return result.image, sum(face.status == "restored" for face in result.faces)
 
     def write(aside: Path) -> None:
