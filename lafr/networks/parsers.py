@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafr.errors import need
-from lafr.weights import load_pickle
-
-FACEXLIB = "--no-deps facexlib==0.3.0"
+from lafr.weights import NO_DEPS, load_pickle
 
 
 def region_mask(logits: Tensor, classes: tuple[int, ...]) -> Tensor:
@@ -66,7 +64,7 @@ class ParseNet(Parser):
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
     def __init__(self, state: dict[str, Tensor] | None = None):
-        architecture = need("facexlib.parsing.parsenet", FACEXLIB)
+        architecture = need("facexlib.parsing.parsenet", NO_DEPS)
         super().__init__(architecture.ParseNet(in_size=512, out_size=512, parsing_ch=19), state)
 
 
@@ -84,4 +82,4 @@ class BiSeNet(Parser):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def __init__(self, state: dict[str, Tensor] | None = None):
-        super().__init__(need("facexlib.parsing.bisenet", FACEXLIB).BiSeNet(num_class=19), state)
+        super().__init__(need("facexlib.parsing.bisenet", NO_DEPS).BiSeNet(num_class=19), state)

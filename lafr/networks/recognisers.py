@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lafr.errors import InputError, need
 from lafr.networks.crops import SimilarityCrop
-from lafr.weights import load_pickle
+from lafr.weights import NO_DEPS, load_pickle
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -54,7 +54,7 @@ class ArcFaceIRSE50(Recogniser):
     def __init__(self, state: dict[str, Tensor] | None = None):
         super().__init__()
         self.crop = SimilarityCrop()
-        architecture = need("facexlib.recognition.arcface_arch", "--no-deps facexlib==0.3.0")
+        architecture = need("facexlib.recognition.arcface_arch", NO_DEPS)
         self.backbone = architecture.Backbone(50, drop_ratio=0.6, mode="ir_se")
         _freeze(self, self.backbone, state)
 

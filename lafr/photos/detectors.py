@@ -1,8 +1,9 @@
 """Where the faces of a photo are: boxes and five points. The default needs no download.
 
 A detector is called with an upright RGB picture and returns `Detection`s from left to right. YuNet is the default: on
-faces of known place in scenes it finds more of the small ones than dlib does, is faster, and a package carries it (see
-`tests/test_detectors.py`). The published networks behind a download are in `lafr.photos.downloaded_detectors`.
+faces of known place in scenes it finds more of the small ones than dlib does, is faster, and is shipped in
+`data/yunet` (see `tests/photos/test_detectors.py`). The published networks behind a download are in
+`lafr.photos.downloaded_detectors`.
 """
 
 import importlib

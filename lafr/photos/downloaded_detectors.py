@@ -9,7 +9,7 @@ from PIL import Image
 
 from lafr.errors import need
 from lafr.photos.detectors import Detection, merged, resized, seen_in
-from lafr.weights import load_pickle, locate
+from lafr.weights import NO_DEPS, load_pickle, locate
 
 
 class RetinaFace:
@@ -24,7 +24,7 @@ class RetinaFace:
     """
 
     def __init__(self, threshold: float = 0.8, side: int = 1600, device: str | torch.device = "cpu"):
-        architecture = need("facexlib.detection.retinaface", "--no-deps facexlib==0.3.0")
+        architecture = need("facexlib.detection.retinaface", NO_DEPS)
         state = load_pickle("retinaface_resnet50")
         self.threshold, self.side = threshold, side
         self.network = architecture.RetinaFace(network_name="resnet50", device=torch.device(device))
@@ -50,7 +50,7 @@ class SCRFD:
     """
 
     def __init__(self, threshold: float = 0.5, sides: tuple[int, ...] = (640, 1280)):
-        module = need("insightface.model_zoo.scrfd", "--no-deps insightface==2.1")
+        module = need("insightface.model_zoo.scrfd", NO_DEPS)
         onnxruntime = need("onnxruntime", "onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()

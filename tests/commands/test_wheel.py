@@ -1,6 +1,7 @@
 """A wheel carries the miniature: installed outside the checkout, it restores a photo."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 
 from lafr import Restorer
 from lafr.data.packaged import aligned
+from lafr.storage import sha256_of_file
+from lafr.weights import EXTERNAL
 
 ROOT = Path(__file__).resolve().parents[2]
 RESTORE = """
@@ -58,8 +61,20 @@ def test_an_installed_wheel_restores_a_photo_as_the_checkout_does(site, tmp_path
 
 
 def test_the_wheel_carries_the_reports_page_and_the_published_values(site):
-    for name in ("report/page.html", "report/page.css", "report/page.js", "_data/published.csv"):
+    for name in ("evaluation/report/page.html", "evaluation/report/page.css", "_data/published.csv"):
         assert (site / "lafr" / name).stat().st_size > 100
+
+
+def test_the_wheel_carries_the_detector_with_its_licence_and_the_hashed_requirements(site):
+    data = site / "lafr" / "_data"
+    assert sha256_of_file(data / "yunet" / EXTERNAL["yunet"].name) == EXTERNAL["yunet"].sha256
+    assert "Shiqi Yu" in (data / "yunet" / "LICENSE").read_text(encoding="utf-8")
+    pinned = [
+        line for line in (data / "requirements-no-deps.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"
+    ]
+    assert (
+        all(re.fullmatch(r"[a-z]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}", line) for line in pinned) and len(pinned) == 2
+    )
 
 
 def test_the_miniature_is_at_most_40_mb():

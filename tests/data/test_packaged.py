@@ -76,9 +76,9 @@ def alter(monkeypatch, name: str, **changes) -> None:
     ("name", "command"),
     [
         ("astronaut", "pip install scikit-image"),
-        ("insightface_t1", "pip install --no-deps insightface"),
-        ("st_lpips_alex", "pip install --no-deps stlpips-pytorch"),
-        ("st_lpips_vgg", "pip install --no-deps stlpips-pytorch"),
+        ("insightface_t1", "pip install --no-deps --require-hashes"),
+        ("st_lpips_alex", "pip install stlpips-pytorch"),
+        ("st_lpips_vgg", "pip install stlpips-pytorch"),
     ],
 )
 def test_a_missing_package_is_one_line_with_its_pip_command(monkeypatch, name, command):

@@ -132,7 +132,7 @@ def test_the_gradient_of_a_soft_point_is_finite_and_not_zero(case):
 
 def test_a_missing_facexlib_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "facexlib.alignment.awing_arch", None)
-    with pytest.raises(InputError, match=r"awing_arch.*pip install --no-deps facexlib"):
+    with pytest.raises(InputError, match=r"awing_arch.*pip install --no-deps --require-hashes"):
         AWingFAN()
 
 

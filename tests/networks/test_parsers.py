@@ -109,5 +109,5 @@ def test_a_region_mask_is_the_probability_of_its_classes():
 @pytest.mark.parametrize("kind", [ParseNet, BiSeNet])
 def test_a_missing_facexlib_is_one_clear_error(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, f"facexlib.parsing.{kind.name}", None)
-    with pytest.raises(InputError, match="pip install --no-deps facexlib"):
+    with pytest.raises(InputError, match="pip install --no-deps --require-hashes"):
         kind()

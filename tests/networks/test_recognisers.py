@@ -326,7 +326,7 @@ def test_networks_stay_frozen_and_in_eval_mode(irse50, resnet18, clip):
 @pytest.mark.parametrize(
     ("build", "module", "command"),
     [
-        (ArcFaceIRSE50, "facexlib", "pip install --no-deps facexlib"),
+        (ArcFaceIRSE50, "facexlib", "pip install --no-deps --require-hashes"),
         (lambda: InsightFace("pack.onnx"), "onnxruntime", "pip install onnxruntime"),
         (lambda: held_out._only_input(Path("pack.onnx"), "data"), "onnx", "pip install onnx"),
         (lambda: DlibResNet(Path("net"), Path("points")), "dlib", "pip install dlib-bin"),
