@@ -49,6 +49,7 @@ HYDRA_KEYS = {
     "PairStream.batch_size": "stage.NAME.batch_size",
     "accumulation": "trainer.accumulation",
     "cache_latents": "trainer.cache_latents",
+    "latent_cache": "trainer.latent_cache",
     "decode_crop": "trainer.decode_crop",
     "mixed_precision": "trainer.mixed_precision",
     "monitor": "stage.NAME.monitor",

@@ -1,6 +1,5 @@
 """Test sets: the same pixels every time, pairs matched by file stem."""
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,8 +11,15 @@ from torch import Tensor
 
 from lafr.data.degradation.operators import degraded
 from lafr.data.faces import Faces, read_list
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import list_images, read_image
+from lafr.storage import read_json
+
+
+def require_different(benchmark: str, names: Sequence[str]) -> None:
+    """Raise InputError where two images share a name, by which results are stored."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"benchmark {benchmark}: several images are named {repeated[0]!r}; rename them")
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,10 @@ class Pair:
 
 
 class SyntheticBenchmark:
-    """HQ faces under fixed degradation draws.
+    """HQ faces, each degraded `draws` times with fixed random parameters.
 
-    Draw k of a face is made by the generator (seed, crc32 of the face's name, k): it does not depend on what else is
-    in the set.
+    Degradation k of a face is drawn by the generator (seed, crc32 of the face's name, k): it does not depend on what
+    else is in the set.
     """
 
     def __init__(
@@ -42,16 +48,14 @@ class SyntheticBenchmark:
         draws: int = 1,
         seed: int = 0,
     ):
-        names = [faces.name(i) for i in range(len(faces))]
-        if twice := sorted({n for n, count in Counter(names).items() if count > 1}):
-            raise InputError(f"benchmark {name}: several images are named {twice[0]!r}; rename them")
+        require_different(name, [faces.name(i) for i in range(len(faces))])
         self.name, self.faces, self.degradation, self.draws, self.seed = name, faces, degradation, draws, seed
 
     def __len__(self) -> int:
         return len(self.faces) * self.draws
 
     def stem(self, index: int) -> str:
-        """Return the name of image `index`: the face's, and the draw where there are several."""
+        """Return the name of image `index`: the face's, with the number of the draw where there are several."""
         face, draw = divmod(index, self.draws)
         return f"{self.faces.name(face)}_{draw:02d}" if self.draws > 1 else self.faces.name(face)
 
@@ -64,19 +68,25 @@ class SyntheticBenchmark:
 
 
 def folder_benchmark(
-    name: str, root: str | None, resolution: int, degradation, file_list: str | None = None, count: int | None = None,
-    remedy: str = "", seed: int = 0,
-) -> SyntheticBenchmark:  # fmt: skip
+    name: str,
+    root: str | None,
+    resolution: int,
+    degradation: Callable[[Tensor, np.random.Generator], Tensor],
+    file_list: str | None = None,
+    count: int | None = None,
+    remedy: str = "",
+    seed: int = 0,
+) -> SyntheticBenchmark:
     """Return a synthetic benchmark over the faces of `root` (those in `file_list`, if given).
 
     Raises InputError when the folder is missing or does not hold `count` images.
     """
     if root is None or not Path(root).is_dir():
-        raise InputError(f"benchmark {name} is missing: data.root={root!r} is no folder; {remedy}")
+        raise InputError("root", root, f"the folder of benchmark {name}", remedy)
     paths = read_list(Path(root) / file_list, Path(root)) if file_list else list_images(root)
     if count is not None and len(paths) != count:
-        raise InputError(f"benchmark {name} has {count} images, {root!r} holds {len(paths)}; {remedy}")
-    faces = Faces(paths, resolution, memory_gb=0)  # each is looked at once
+        raise InputError(f"benchmark {name} has {count} images, {root!r} holds {len(paths)}", remedy=remedy)
+    faces = Faces(paths, resolution, memory_gb=0)  # each is read once: nothing to keep
     return SyntheticBenchmark(name, faces, degradation, seed=seed)
 
 
@@ -94,31 +104,36 @@ class PairedBenchmark:
     """
 
     def __init__(
-        self, name: str, root: str | None, resolution: int, lq: str = "lq", hq: str | None = "hq",
-        count: int | None = None, remedy: str = "",
-    ):  # fmt: skip
+        self,
+        name: str,
+        root: str | None,
+        resolution: int,
+        lq: str = "lq",
+        hq: str | None = "hq",
+        count: int | None = None,
+        remedy: str = "",
+    ):
         self.name, self.resolution = name, resolution
-        root = root or f"data/{name}"
-        self.root = Path(root)
+        self.root = Path(root or f"data/{name}")
         if not hq and self.root.is_dir() and not (self.root / lq).is_dir():
             lq = "."
-        for part in [lq] + ([hq] if hq else []):
-            if not (Path(root) / part).is_dir():
-                raise InputError(f"benchmark {name} is missing: {str(Path(root) / part)!r} does not exist; {remedy}")
-        side = prepared_side(Path(root)) or resolution
+        for part in [lq, hq] if hq else [lq]:
+            if not (self.root / part).is_dir():
+                raise InputError(
+                    f"benchmark {name} is missing: {str(self.root / part)!r} does not exist", remedy=remedy
+                )
+        side = prepared_side(self.root) or resolution
         if side != resolution:
             raise InputError(
-                f"benchmark {name} in {root!r} was made at {side} px, the model restores {resolution} px; make it with "
-                f"resolution={resolution}"
+                f"benchmark {name} in {str(self.root)!r} was made at {side} px, the model restores {resolution} px",
+                remedy=f"make it with {setting('resolution', resolution)}",
             )
-        self.lq = list_images(Path(root) / lq)
+        self.lq = list_images(self.root / lq)
         if count is not None and len(self.lq) != count:
-            raise InputError(
-                f"benchmark {name} has {count} images, {str(Path(root) / lq)!r} holds {len(self.lq)}; {remedy}"
-            )
-        if twice := [stem for stem, times in Counter(path.stem for path in self.lq).items() if times > 1]:
-            raise InputError(f"benchmark {name}: several images are named {twice[0]!r}; rename them")
-        self.hq = match_by_stem(self.lq, list_images(Path(root) / hq)) if hq else None
+            held = f"{str(self.root / lq)!r} holds {len(self.lq)}"
+            raise InputError(f"benchmark {name} has {count} images, {held}", remedy=remedy)
+        require_different(name, [path.stem for path in self.lq])
+        self.hq = match_by_stem(self.lq, list_images(self.root / hq)) if hq else None
 
     def __len__(self) -> int:
         return len(self.lq)
@@ -136,15 +151,17 @@ class PairedBenchmark:
 def pair_benchmark(name: str, lq: str | None, hq: str | None, resolution: int) -> PairedBenchmark:
     """Return any two folders as a set, `lq` alone where `hq` is None."""
     if lq is None:
-        raise InputError(f"benchmark {name} needs data.lq=FOLDER of degraded faces, and data.hq=FOLDER of their truth")
+        remedy = f"its ground truth, if there is one, is {setting('hq')}"
+        raise InputError("lq", lq, f"a folder of degraded faces for benchmark {name}", remedy)
     folder = Path(lq).absolute()
+    # an absolute path replaces what it is joined to: hq may lie anywhere
     return PairedBenchmark(name, str(folder.parent), resolution, folder.name, hq and str(Path(hq).absolute()))
 
 
 def prepared_side(root: Path) -> int | None:
-    """Return the side in pixels of a set that `prepare_data.py` made, None of another."""
+    """Return the side in pixels of a set that `lafr prepare` made, None for other folders."""
     index = root / "index.json"
-    return json.loads(index.read_text())["settings"]["resolution"] if index.is_file() else None
+    return read_json(index)["settings"]["resolution"] if index.is_file() else None
 
 
 def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Path]:
@@ -153,17 +170,16 @@ def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Pa
     Raises InputError naming images without a reference and references without an image.
     """
     by_stem = {path.stem: path for path in references}
-    matched, lost = [], []
+    found = []
     for image in images:
         stem, _, suffix = image.stem.rpartition("_")
-        found = by_stem.get(image.stem) or (by_stem.get(stem) if suffix.isdigit() else None)
-        matched.append(found)
-        if found is None:
-            lost.append(image.name)
-    unused = sorted(set(by_stem.values()) - set(matched))
+        numbered = by_stem.get(stem) if suffix.isdigit() else None
+        found.append(by_stem.get(image.stem) or numbered)
+    lost = [image.name for image, reference in zip(images, found, strict=True) if reference is None]
+    unused = sorted(set(by_stem.values()) - set(found))
     if lost or unused:
         raise InputError(
             f"pairs do not match: {len(lost)} images without a reference {lost[:3]}, "
             f"{len(unused)} references without an image {[p.name for p in unused[:3]]}"
         )
-    return matched
+    return found

@@ -1,7 +1,7 @@
-"""Latents of a fixed set of faces: encoded once, kept as files, looked up by the stream.
+"""A cache of the latents of a fixed set of faces: encoded once, stored as files, read by the training stream.
 
-A stage that only needs z_hq then runs no encoder. A file is `FOLDER/CODEC/xx/IMAGE.safetensors`, where CODEC names what
-encodes and IMAGE is the hash of the 8-bit pixels: other weights or other pixels are other files, never stale ones.
+Stages that need z_hq alone then run no encoder. A file is `FOLDER/CODEC/xx/IMAGE.safetensors`, where CODEC identifies
+the encoder and IMAGE is the hash of the 8-bit pixels: other weights or pixels have other files, so none is stale.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +13,11 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from lafr.errors import setting
 from lafr.images import to_uint8
 from lafr.storage import atomic_write, sha256_of_tensors
 
-SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: both are stored
+SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: E(flip(x)) != flip(E(x)), so both are stored
 
 
 @torch.no_grad()
@@ -29,24 +30,25 @@ def cached_latents(
 ) -> Tensor:
     """Return the latents of every face, plain and mirrored: `[N, 2, C, h, w]`, float32 on the CPU.
 
-    Files that exist are read; what is missing or damaged is encoded and written, so a stopped filling goes on where
-    it was. A face is encoded with its mirror image alone, whatever else is missing: a rebuilt file holds the bits of
-    the lost one. Raises InputError when a file cannot be written.
+    Files that exist are read; what is missing or damaged is encoded and written, so a stopped run resumes where it
+    was. Raises InputError when a file cannot be written.
 
     Args:
         faces: `[3, R, R]` in [-1, 1], at 8-bit levels.
         encode: maps `[2, 3, R, R]` to `[2, C, h, w]`.
         folder: of the cache; several codecs and sets of faces can share it.
-        codec_key: names everything that decides what `encode` returns: the hash of its weights, and its precision.
-        progress: show a bar.
+        codec_key: identifies what `encode` returns: the hash of its weights, and its precision.
+        progress: show a progress bar.
     """
     latents = []
     for i in tqdm(range(len(faces)), desc="latents", unit="face", dynamic_ncols=True, disable=not progress):
         face = faces[i]
         image = sha256_of_tensors({"": to_uint8(face)})
-        path = Path(folder) / codec_key / image[:2] / f"{image}.safetensors"
+        path = Path(folder) / codec_key / image[:2] / f"{image}.safetensors"  # 256 folders: FFHQ is 70,000 files
         z = read_latents(path, codec_key, image)
         if z is None:
+            # always this batch of two: in another batch size a convolution may round otherwise, and a rebuilt file
+            # must hold the bits of the lost one
             z = encode(torch.stack([face, face.flip(-1)])).float().cpu()
             write_latents(z, path, codec_key, image)
         latents.append(z)
@@ -54,22 +56,20 @@ def cached_latents(
 
 
 def read_latents(path: Path, codec_key: str, image: str) -> Tensor | None:
-    """Return `[2, C, h, w]` as `write_latents` wrote it, or None for a file that is absent, damaged or another's."""
+    """Return `[2, C, h, w]` as `write_latents` wrote it; None if the file is absent, damaged or of another image."""
     try:
         with safe_open(path, "pt") as file:
             z = torch.stack([file.get_tensor(side) for side in SIDES])
             whole = file.metadata() == {"codec": codec_key, "image": image, "sha256": sha256_of_tensors({"": z})}
-    except (OSError, SafetensorError, RuntimeError):  # RuntimeError: two shapes
+    except (OSError, SafetensorError, RuntimeError):  # RuntimeError: the two sides differ in shape
         return None
     return z if whole else None
 
 
 def write_latents(z: Tensor, path: Path, codec_key: str, image: str) -> None:
-    """Write `z [2, C, h, w]` aside and rename it, with what it belongs to and the hash of its values."""
+    """Write `z [2, C, h, w]` atomically, with what it belongs to and the hash of its values as metadata."""
     metadata = {"codec": codec_key, "image": image, "sha256": sha256_of_tensors({"": z})}
     data = save({side: z[i].contiguous() for i, side in enumerate(SIDES)}, metadata)
-    remedy = (
-        "free space, choose another folder (trainer.latent_cache=FOLDER) or encode at every step "
-        "(trainer.cache_latents=false)"
-    )
-    atomic_write(path, lambda aside: aside.write_bytes(data), remedy)
+    elsewhere = f"free space, choose another folder ({setting('latent_cache')})"
+    remedy = f"{elsewhere} or encode at every step ({setting('cache_latents', False)})"
+    atomic_write(path, lambda temporary: temporary.write_bytes(data), remedy)

@@ -1,4 +1,4 @@
-"""Seven photographed faces that installed packages already carry, aligned by stored landmarks: nothing to download.
+"""Seven photographed faces that installed packages contain, aligned by stored landmarks: nothing to download.
 
 scikit-image's astronaut (public domain) and the six faces of insightface's `t1.jpg` (copyrighted: used in place).
 """
@@ -15,8 +15,8 @@ from lafr.data.benchmarks import SyntheticBenchmark
 from lafr.images import from_pil, read_pil, resize_pil
 from lafr.weights import locate
 
-# Five points in the pictures: eyes, nose tip, mouth corners, in pixels, detected by dlib's 68-point predictor; two
-# points of t1_4, the far eye and mouth corner of a face near profile, were set by eye.
+# Five points in the source images: eyes, nose tip, mouth corners, in pixels, detected by dlib's 68-point predictor. Two
+# points of t1_4, the far eye and mouth corner of a face near profile, were set by hand.
 LANDMARKS = {
     "astronaut": [(203.2, 101.5), (246.8, 104.0), (225.0, 127.0), (201.0, 140.0), (245.0, 141.0)],
     "t1_0": [(88.0, 330.2), (128.5, 310.3), (118.0, 337.0), (114.0, 372.0), (148.0, 352.0)],
@@ -51,7 +51,7 @@ class PackagedFaces:
 
 
 def aligned(name: str) -> Image.Image:
-    """Return one packaged face as a 512 px crop in FFHQ's alignment (native crops are 163 to 208 px wide)."""
+    """Return one packaged face as a 512 px crop in FFHQ's alignment, enlarged from 163 to 208 px."""
     source = read_pil(locate("astronaut" if name == "astronaut" else "insightface_t1"))
     matrix = similarity(np.array(LANDMARKS[name]), FFHQ_512)
     crop = cv2.warpAffine(np.asarray(source), matrix, (512, 512), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
@@ -66,11 +66,11 @@ def packaged_benchmark(
     seed: int = 0,
     names: Sequence[str] = tuple(LANDMARKS),
 ) -> SyntheticBenchmark:
-    """Return the packaged faces, each under `draws` fixed degradation draws."""
+    """Return the packaged faces as a test set, each degraded `draws` times."""
     return SyntheticBenchmark(name, PackagedFaces(resolution, names), degradation, draws, seed)
 
 
 def train_and_validation(resolution: int) -> tuple[PackagedFaces, PackagedFaces]:
-    """Return six faces to train on and the astronaut to look at: enough to see every part move, not to learn from."""
+    """Return six faces to train on and the astronaut to validate on: enough to run every stage, not to learn from."""
     names = [name for name in LANDMARKS if name not in ASTRONAUT]
     return PackagedFaces(resolution, names), PackagedFaces(resolution, ASTRONAUT)

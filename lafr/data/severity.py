@@ -1,14 +1,14 @@
-"""Which of two sets called CelebA-Test a folder is, told by the PSNR of LQ against HQ."""
+"""Which of the two test sets called CelebA-Test a folder is: their PSNR of LQ against HQ differs."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 
-# Mean PSNR in dB that parts the two. The mild LQ (GFPGAN's) has 25.35 ("Input" in BFRffusion's table); for the severe
-# one (DAEFR's) no LQ row is published, restorations of it have 19.5 to 22.2; both degradations drawn on 72 other
-# aligned faces give 25.9 and 22.7. Midway between 22 and 25.
+# Mean PSNR in dB that separates the two. The mild LQ (GFPGAN's) has 25.35 ("Input" in BFRffusion's table). For the
+# severe one (DAEFR's) none is published; restorations of it have 19.5 to 22.2. The two degradations, drawn on 72 other
+# aligned faces, give 25.9 and 22.7. The boundary is midway between 22 and 25.
 BOUNDARY = 23.5
 SETS = {"severe": "celeba_test", "mild": "celeba_test_mild"}
 
@@ -31,20 +31,24 @@ def require_severity(expected: str, values: Sequence[float], sharper: Sequence[b
     Args:
         expected: severe or mild.
         values: PSNR of each LQ image against its HQ image, in dB.
-        sharper: of each pair, is the LQ image the sharper one? In most pairs: then they are swapped.
+        sharper: for each pair, whether the LQ image is the sharper one; if most are, LQ and HQ are swapped.
     """
     if same := sum(np.isinf(values)):
-        raise InputError(f"{same} of {len(values)} LQ images equal their HQ image; give the degraded ones as source=")
+        raise InputError(
+            f"{same} of {len(values)} LQ images equal their HQ image",
+            remedy=f"give the degraded ones as {setting('source')}",
+        )
     if np.mean(sharper) > 0.5:
         raise InputError(
-            f"LQ and HQ are swapped: in {sum(sharper)} of {len(values)} pairs the LQ image is the sharper one; "
-            "give the degraded images as source= and the ground truth as source_hq="
+            f"LQ and HQ are swapped: in {sum(sharper)} of {len(values)} pairs the LQ image is the sharper one",
+            remedy=f"give the degraded images as {setting('source')}, the ground truth as {setting('source_hq')}",
         )
     mean = float(np.mean(values))
     found = "severe" if mean < BOUNDARY else "mild"
     if found != expected:
         raise InputError(
             f"this is not {SETS[expected]}: the mean PSNR of LQ against HQ is {mean:.2f} dB, as in the {found} set "
-            f"(under {BOUNDARY} dB severe, else mild); run with dataset={SETS[found]}"
+            f"(under {BOUNDARY} dB severe, else mild)",
+            remedy=f"run with {setting('dataset', SETS[found])}",
         )
     return {"severity": found, "psnr_rgb_mean": round(mean, 4)}

@@ -10,12 +10,15 @@ from torch.utils.data import DataLoader, Dataset
 from lafr.data.degradation.operators import apply, degraded, target
 from lafr.errors import InputError
 
+MIRRORED = 0.5  # share of pairs
+
 
 class PairStream(Dataset):
     """An endless sequence of training pairs: `stream[n]` is `{"hq", "lq", "n"}`.
 
-    Epoch e visits every face once in an order drawn from (seed, e); flip and degradation of pair n are drawn
-    from (seed, n). Nothing else is random, so any process can make any pair at any time.
+    Epoch e visits every face once in an order drawn from (seed, e); mirroring and degradation of pair n are drawn
+    from (seed, n). Nothing else is random, so any process can make any pair at any time: the same pairs for any number
+    of processes and workers, and a resumed run continues with the pair that it stopped at.
 
     Attributes:
         latents: of each face, plain and mirrored, `[N, 2, C, h, w]` (`lafr.data.latents`); where they are set, a pair
@@ -25,17 +28,14 @@ class PairStream(Dataset):
     latents: Tensor | None = None
 
     def __init__(
-        self,
-        faces: Sequence[Tensor],
-        degradation: Callable[[Tensor, np.random.Generator], Tensor],
-        seed: int,
-        flip: float = 0.5,
+        self, faces: Sequence[Tensor], degradation: Callable[[Tensor, np.random.Generator], Tensor], seed: int
     ):
-        self.faces, self.degradation, self.seed, self.flip = faces, degradation, seed, flip
+        self.faces, self.degradation, self.seed = faces, degradation, seed
 
     def face_index(self, n: int) -> int:
-        """Return which face pair `n` is made of."""
+        """Return the index of the face of pair `n`."""
         epoch, position = divmod(n, len(self.faces))
+        # the second number keeps the streams apart: 0 order, 1 training pairs, 2 validation pairs
         return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.faces))[position])
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
@@ -48,13 +48,14 @@ class PairStream(Dataset):
         return pair if self.latents is None else pair | {"z_hq": self.latents[index, int(mirrored)]}
 
     def _drawn(self, n: int) -> tuple[int, bool, np.random.Generator]:
+        """Return the face of pair `n`, whether it is mirrored, and the generator of its degradation."""
         rng = np.random.default_rng([self.seed, 1, n])
-        return self.face_index(n), bool(rng.random() < self.flip), rng
+        return self.face_index(n), bool(rng.random() < MIRRORED), rng
 
     def record(self, n: int) -> dict:
-        """Return all that was drawn for pair `n`: it can be logged as JSON, and `rebuilt` makes the pair of it.
+        """Return the random parameters of pair `n`, for JSON; `rebuilt` makes the pair from them.
 
-        Its degradation is that of `lafr.data.degradation.operators`; only recipes that draw such a record have one.
+        Only recipes whose `draw` returns a record (`lafr.data.degradation.operators`) have one.
         """
         index, mirrored, rng = self._drawn(n)
         height, width = self.faces[index].shape[-2:]
@@ -82,26 +83,26 @@ class PairStream(Dataset):
         """Return this process's micro-batches for optimiser steps `first_step` .. `max_steps` - 1.
 
         Step s uses pairs [s * batch_size, (s + 1) * batch_size) whatever the number of processes: each of its
-        `accumulation` micro-batches is a contiguous run of pairs that the processes share in rank order.
+        `accumulation` micro-batches is a contiguous range of pairs, divided among the processes in rank order.
         """
         return DataLoader(
             self,
             batch_sampler=_Steps(first_step, max_steps, batch_size, accumulation, rank, world),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            generator=torch.Generator(),  # else the loader would draw from, and move, the global random state
+            generator=torch.Generator(),  # by default DataLoader draws a seed from the global random state
         )
 
 
 def rebuilt(record: dict, face: Tensor) -> dict[str, Tensor]:
-    """Return the pair {"hq", "lq", "n"} of a `PairStream.record` and the face that it names, `[3, H, W]`."""
+    """Return the pair {"hq", "lq", "n"} from a `PairStream.record` and the face that it names, `[3, H, W]`."""
     hq = face.flip(-1) if record["mirrored"] else face
     steps = record["degradation"]
     return {"hq": target(steps, hq), "lq": apply(steps, hq), "n": torch.tensor(record["n"])}
 
 
 class HeldOut:
-    """Validation pairs: face i, not mirrored, degraded by the generator (seed, 2, i); the same at every step."""
+    """Validation pairs: face i, not mirrored, degraded by the generator (seed, 2, i): the same at every step."""
 
     def __init__(self, faces: Sequence[Tensor], degradation: Callable, seed: int):
         self.faces, self.degradation, self.seed = faces, degradation, seed
@@ -115,6 +116,8 @@ class HeldOut:
 
 
 class _Steps:
+    """Batch sampler: the pair numbers of each micro-batch of this process, see `PairStream.loader`."""
+
     def __init__(self, first_step: int, max_steps: int, batch_size: int, accumulation: int, rank: int, world: int):
         if batch_size % (accumulation * world):
             whole = f"a multiple of {accumulation * world}: {world} processes x {accumulation} accumulation steps"
@@ -126,7 +129,7 @@ class _Steps:
         return len(self.steps) * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        micro = self.batch_size // self.accumulation
+        micro = self.batch_size // self.accumulation  # pairs of one micro-batch over all processes
         for step in self.steps:
             for start in range(step * self.batch_size, (step + 1) * self.batch_size, micro):
                 first = start + self.rank * self.share

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.data.stream import PairStream
+from lafr.data.stream import MIRRORED, PairStream
 from lafr.errors import InputError
 from lafr.miniature.regions import draw_regions
 
@@ -76,7 +76,7 @@ class LabelledStream(PairStream):
         if rng.random() < self.mix:
             share = rng.uniform(0.3, 0.7)
             face = share * face + (1 - share) * self.faces[int(rng.integers(len(self.faces)))]
-        if rng.random() < self.flip:
+        if rng.random() < MIRRORED:
             face, points = face.flip(-1), mirrored(points)
         matrix = random_affine(rng, self.warp)
         hq = recoloured(warped(face, matrix), rng)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 GROUPS = ("adapter", "data", "degradation", "model")
 # parameters of functions that no Hydra command reaches: Python's spelling serves
-PYTHON_ONLY: set[str] = set()
+PYTHON_ONLY: set[str] = {"distributed_type", "family", "op"}  # an Accelerate launch file, records of degradations
 
 
 def keys_of(node, prefix: str = ""):

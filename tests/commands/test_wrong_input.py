@@ -68,7 +68,7 @@ WRONG = {
     "unknown stage": ("train", ["+experiment=smoke", "stages=[codebok]"], ["codebok", "codebook"]),
     "missing faces": ("train", ["+experiment=mini", "data.root=nowhere"], ["nowhere", "data=packaged"]),
     "ffhq": ("train", ["+experiment=ffhq_0.9pct"], ["data/ffhq512", "github.com/NVlabs/ffhq-dataset"]),
-    "too many faces": ("train", ["run_name=x", "data.root={faces}", "data.num_images=600"], ["600", "9 training"]),
+    "too many faces": ("train", ["run_name=x", "data.root={faces}", "data.num_images=600"], ["600", "1 to 9"]),
     "no base": (
         "train",
         ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}"],

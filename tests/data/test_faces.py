@@ -115,7 +115,7 @@ def test_a_list_chooses_exactly_its_names_with_or_without_folder_and_extension(t
     assert [held_out.name(i) for i in range(2)] == ["5", "a/1"]
     for text, said in (("1\n", r"'1' may be '.*a/1.png' or '.*b/1.png'; write the folder too"),
                        ("4\n4.png\n", r"names '.*4.png' twice, '4' and '4.png'"),
-                       ("4\n6\n7\n", r"names 2 missing of 3 files, first \['6'\]"),
+                       ("4\n6\n7\n", r"names 2 missing of 3 files, first '6'"),
                        ("# nothing\n", "names no file")):  # fmt: skip
         (tmp_path / "list.txt").write_text(text)
         with pytest.raises(InputError, match=rf"list '.*list.txt':? {said}"):
@@ -162,11 +162,11 @@ def test_scores_that_leave_a_doubt_are_refused(face_folder, tmp_path):
             choose(face_folder, scores=str(file), min_score=0)
     file.write_text("\n".join(whole))
     for choice in ({}, {"rank_by_score": True}):
-        with pytest.raises(InputError, match="give scores with min_score, or with rank_by_score and num_images"):
+        with pytest.raises(InputError, match=r"min_score.*rank_by_score.*num_images"):
             choose(face_folder, scores=str(file), **choice)
-    with pytest.raises(InputError, match="give scores with min_score"):
+    with pytest.raises(InputError, match=r"scores.*min_score"):
         choose(face_folder, min_score=0.5)
-    with pytest.raises(InputError, match=r"0 images to train on and 0 to hold out are left; .*a lower data.min_score"):
+    with pytest.raises(InputError, match=r"0 images to train on and 0 .*min_score"):
         choose(face_folder, scores=str(file), min_score=2)
 
 
@@ -193,24 +193,22 @@ def test_wrong_folders_lists_and_sizes_are_named(tmp_path, face_folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("nobody.png\n")
     root = str(face_folder)
-    with pytest.raises(InputError, match=r"data.root='.*nowhere' does not exist; get it there"):
+    with pytest.raises(InputError, match=r"root .*nowhere'; get it there"):
         train_and_validation(str(tmp_path / "nowhere"), 32, remedy="get it there")
     with pytest.raises(InputError, match="holds no image"):
         train_and_validation(str(tmp_path / "empty"), 32)
-    with pytest.raises(
-        InputError, match=r"list 'val.txt' does not exist, neither in '.*faces0' nor in the working folder"
-    ):
+    with pytest.raises(InputError, match=r"'val.txt' does not exist, .*faces0"):
         train_and_validation(root, 32, validation_list="val.txt")
     with pytest.raises(InputError, match=r"names 1 missing of 1 files, first .*nobody.png"):
         train_and_validation(root, 32, validation_list=str(tmp_path / "list.txt"))
     for number, choice in ((10, {}), (0, {}), (9, {"validation_list": str(tmp_path / "one.txt")})):
         (tmp_path / "one.txt").write_text("00\n01\n")
-        left = r"8 training images; choose" if choice else "9 training images and one to hold out"
-        with pytest.raises(InputError, match=rf"num_images={number}, but .* has {left}"):
+        most = 8 if choice else 9
+        with pytest.raises(InputError, match=rf"num_images .*from 1 to {most}, .* {number}$"):
             train_and_validation(root, 32, num_images=number, **choice)
     (tmp_path / "all.txt").write_text("".join(f"{i:02d}\n" for i in range(10)))
-    with pytest.raises(InputError, match=r"10 images to train on and 0 to hold out .* data.validation_list=FILE"):
+    with pytest.raises(InputError, match=r"10 images to train on and 0 .*validation_list"):
         train_and_validation(root, 32, file_list=str(tmp_path / "all.txt"))
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    with pytest.raises(InputError, match="holds one image; two are needed"):
+    with pytest.raises(InputError, match="holds one image"):
         train_and_validation(str(tmp_path), 8)

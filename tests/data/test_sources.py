@@ -232,7 +232,7 @@ def test_a_torn_shard_is_refused_wherever_it_is_torn(shard):
     assert len(starts) == 3
     for end in (100, starts[1] - 512, starts[1] - 100, starts[1] + 100, starts[2] + 10):  # also between two members
         path.write_bytes(whole[:end])
-        with pytest.raises(InputError, match=r"shard '.*s.tar' is (torn|not a whole).*get a whole copy"):
+        with pytest.raises(InputError, match=r"shard '.*s.tar' is (truncated|not a whole)"):
             shards(str(path))
     path.write_bytes(gzip.compress(whole))
     with pytest.raises(InputError, match=r"is not a whole uncompressed tar .* or gunzip it"):
@@ -261,9 +261,9 @@ def test_shards_that_do_not_exist_are_counted_and_the_form_is_shown(shard, monke
     path = shard("1.png", file="f-0.tar")
     for pattern, said in ((path.parent / "f-{0..2}.tar", r"2 of 3 do not exist, first '.*f-1.tar'"),
                           (path.parent / "g*.tar", "1 of 1 do not exist, first .*")):  # fmt: skip
-        with pytest.raises(InputError, match=rf"data.shards='.*': {said}; give .*faces-{{000000..000009}}.tar"):
+        with pytest.raises(InputError, match=rf"shards .*faces-{{000000..000009}}.tar.*{said}"):
             shards(str(pattern))
-    with pytest.raises(InputError, match=r"data.shards=None: give a path, a glob, or braces"):
+    with pytest.raises(InputError, match=r"shards .*None"):
         shards(None)
     assert len(shards(str(shard("1.png", file="odd {name} [1].tar")))) == 1
     monkeypatch.setitem(sys.modules, "braceexpand", None)
@@ -274,25 +274,25 @@ def test_shards_that_do_not_exist_are_counted_and_the_form_is_shown(shard, monke
 def test_a_dataset_that_cannot_be_used_says_what_can(places, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     for path, split, said in (
-        (places["saved"], "test", r"split 'test', cannot be loaded \('test'\)"),
+        (places["saved"], "test", r"split='test' cannot be loaded \('test'\)"),
         (str(tmp_path / "empty"), "train", "doesn't contain any data files"),
         ("nobody/nothing_like_it", "train", "cannot be loaded"),
     ):
-        with pytest.raises(InputError, match=rf"{said}.*give a folder that save_to_disk wrote"):
+        with pytest.raises(InputError, match=rf"{said}.*save_to_disk"):
             rows(path, split)
-    with pytest.raises(InputError, match=r"data.image_column='image' holds no images in .*; use one of \['picture'\]"):
+    with pytest.raises(InputError, match=r"image_column .*\['picture'\], got 'image'"):
         rows(places["saved"], "faces")
-    with pytest.raises(InputError, match=r"data.name_column='x' is not in .*'file'"):
+    with pytest.raises(InputError, match=r"name_column .*'file'.*, got 'x'"):
         rows(places["saved"], "faces", "picture", "x")
     twice = datasets.load_from_disk(places["saved"])["faces"].map(
         lambda row: {"file": "same"}, load_from_cache_file=False
     )
     twice.save_to_disk(tmp_path / "twice")
     with pytest.raises(
-        InputError, match=r"'row 0, same' and 'row 1, same' share the name 'same'; .* data.name_column=COLUMN"
+        InputError, match=r"'row 0, same' and 'row 1, same' share the name 'same'.*name_column"
     ):
         rows(str(tmp_path / "twice"), "any", "picture", "file")
-    with pytest.raises(InputError, match=r"data.path=None: give a folder"):
+    with pytest.raises(InputError, match=r"path .*None"):
         rows(None)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"datasets cannot be imported .* pip install 'lafr\[data\]'"):

@@ -259,7 +259,7 @@ def test_without_a_source_every_dataset_says_where_to_get_it(name, capsys):
 @pytest.mark.parametrize(("name", "decibel", "other"), [("celeba_test", 25.4, "_mild"), ("celeba_test_mild", 21, "")])
 def test_a_mislabelled_celeba_test_is_refused_with_its_true_name(name, decibel, other, tmp_path, capsys):
     source = write_zip(tmp_path / "x.zip", pairs(decibel))
-    with pytest.raises(InputError, match=rf"{decibel:.2f} dB.*run with dataset=celeba_test{other}$"):
+    with pytest.raises(InputError, match=rf"{decibel:.2f} dB.*dataset='celeba_test{other}'"):
         run(capsys, name, source=source, count=4)
     assert tree() == {}
 

@@ -1,4 +1,4 @@
-"""Aligned faces, read once and kept as 8-bit pixels; each function below makes a training and a validation set."""
+"""Aligned faces, decoded once and kept as 8-bit pixels, from a folder, WebDataset shards or a Hugging Face dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -9,7 +9,7 @@ from lafr.data.faces.huggingface import rows
 from lafr.data.faces.selection import read_names, training_and_held_out
 from lafr.data.faces.shards import shards as in_shards
 from lafr.data.faces.sources import File, Item, folder
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import from_pil, from_uint8, require_square, resize_pil, to_uint8
 
 
@@ -18,15 +18,16 @@ class Faces:
 
     Args:
         items: of a source, or paths.
-        resolution: side in pixels; each picture is decoded and resized (Lanczos) to it.
+        resolution: side in pixels; each image is decoded and resized (Lanczos) to it.
         memory_gb: of 8-bit pixels (0.05 MB a face at 128 px, 0.8 MB at 512 px) that each process may keep, in 10^9
-            bytes. The faces first seen are kept, the others are decoded at every visit: a random order favours none.
+            bytes. The faces read first are kept, the others are decoded at every visit: the training order is random,
+            so that replacing kept faces would save no decoding.
     """
 
     def __init__(self, items: Sequence[Item | str | Path], resolution: int, memory_gb: float = 2.0):
         self.items = [File(Path(i), Path(i).stem) if isinstance(i, str | Path) else i for i in items]
         self.resolution = resolution
-        self._room = int(memory_gb * 1e9 / (3 * resolution**2))
+        self._room = int(memory_gb * 1e9 / (3 * resolution**2))  # faces that fit, 3 R^2 bytes each
         self._pixels: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -37,14 +38,14 @@ class Faces:
         if pixels is None:
             image = self.items[index].picture()
             require_square(image, str(self.items[index]))
-            pixels = to_uint8(from_pil(resize_pil(image, self.resolution)))
+            pixels = to_uint8(from_pil(resize_pil(image, self.resolution)))  # [3, R, R]
             if len(self._pixels) < self._room:
                 self._pixels[index] = pixels
-        return from_uint8(pixels)
+        return from_uint8(pixels)  # a new tensor each time: callers may change it in place
 
     @property
     def paths(self) -> list[PurePath]:
-        """Return the path of each face's file; in shards and datasets, the path written there."""
+        """The path of each face's file; in shards and datasets, the path stored there."""
         return [item.path for item in self.items]
 
     def name(self, index: int) -> str:
@@ -56,9 +57,9 @@ def train_and_validation(
     root: str,
     resolution: int,
     folders: Sequence[str] | None = None,
-    remedy: str = "give a folder of aligned faces, data.root=FOLDER, or data=packaged for a first look",
+    remedy: str = f"give a folder of aligned faces, or {setting('data', 'packaged')} for a first look",
     memory_gb: float = 2.0,
-    **choice,
+    **choice: object,
 ) -> tuple[Faces, Faces]:
     """Split the faces under a folder into a training and a validation set that share no file.
 
@@ -68,37 +69,42 @@ def train_and_validation(
         folders: subfolders to use; all of `root` when empty.
         remedy: how to get the faces, for the error when `root` is missing.
         memory_gb: as in `Faces`.
-        choice: which of them, as in `training_and_held_out`.
+        choice: selects among them, as in `training_and_held_out`.
     """
     if not Path(root).is_dir():
-        raise InputError(f"data.root={root!r} does not exist; {remedy}")
-    chosen = training_and_held_out(folder(root, folders), f"data.root={root!r}", root, **choice)
+        raise InputError("root", root, "a folder that exists", remedy)
+    chosen = training_and_held_out(folder(root, folders), setting("root", root), root, **choice)
     return tuple(Faces(items, resolution, memory_gb) for items in chosen)
 
 
 def from_shards(
-    shards: str | Sequence[str] | None, resolution: int, memory_gb: float = 2.0, **choice
+    shards: str | Sequence[str] | None, resolution: int, memory_gb: float = 2.0, **choice: object
 ) -> tuple[Faces, Faces]:
     """Split the faces in WebDataset shards, named by path, glob or braces; otherwise as `train_and_validation`."""
-    chosen = training_and_held_out(in_shards(shards), f"data.shards={shards!r}", **choice)
+    chosen = training_and_held_out(in_shards(shards), setting("shards", shards), **choice)
     return tuple(Faces(items, resolution, memory_gb) for items in chosen)
 
 
 def from_huggingface(
-    path: str | None, resolution: int, split: str = "train", image_column: str = "image",
-    name_column: str | None = None, memory_gb: float = 2.0, **choice,
-) -> tuple[Faces, Faces]:  # fmt: skip
+    path: str | None,
+    resolution: int,
+    split: str = "train",
+    image_column: str = "image",
+    name_column: str | None = None,
+    memory_gb: float = 2.0,
+    **choice: object,
+) -> tuple[Faces, Faces]:
     """Split the faces of a Hugging Face dataset (see `rows`); otherwise as `train_and_validation`."""
     found = rows(path, split, image_column, name_column)
-    chosen = training_and_held_out(found, f"data.path={path!r}", **choice)
+    chosen = training_and_held_out(found, setting("path", path), **choice)
     return tuple(Faces(items, resolution, memory_gb) for items in chosen)
 
 
 def read_list(path: Path, base: Path) -> list[Path]:
-    """Return the files named in a list, one path relative to `base` a line; lines that start with `#` are not read."""
+    """Return the files named in a list, one path relative to `base` a line; lines that start with `#` are comments."""
     if not path.is_file():
         raise InputError(f"list {str(path)!r} does not exist")
-    listed = [base / name for name in read_names(path)]
-    if missing := [str(p) for p in listed if not p.is_file()]:
-        raise InputError(f"list {str(path)!r} names {len(missing)} missing of {len(listed)} files, first {missing[:1]}")
-    return listed
+    files = [base / name for name in read_names(path)]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise InputError(f"list {str(path)!r} names {len(missing)} missing of {len(files)} files, first {missing[0]!r}")
+    return files

@@ -1,14 +1,15 @@
-"""The images of a Hugging Face dataset, as they are stored: decoded here, not by `datasets`."""
+"""The images of a Hugging Face dataset as stored bytes, decoded here as files are: the same pixels."""
 
 from dataclasses import dataclass, field
 from os.path import abspath, realpath
 from pathlib import Path, PurePath, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 from PIL import Image
 
 from lafr.data.faces.sources import in_order, without_extension
-from lafr.errors import InputError, need
+from lafr.errors import InputError, need, setting
 from lafr.images import read_pil
 
 KINDS = "a folder that save_to_disk wrote, a folder of images or Parquet files, or a name on the hub while online"
@@ -16,7 +17,7 @@ KINDS = "a folder that save_to_disk wrote, a folder of images or Parquet files, 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A picture that is row `index` of `dataset`, in a `column` that is not decoded."""
+    """An image that is row `index` of `dataset`, in a `column` that `datasets` does not decode."""
 
     path: PurePosixPath
     dataset: Any = field(repr=False)
@@ -29,7 +30,7 @@ class Row:
         return without_extension(self.path)
 
     def picture(self) -> Image.Image:
-        """Return it upright, 8-bit RGB."""
+        """Return the upright 8-bit RGB image."""
         stored = self.dataset[self.index][self.column]
         data = stored["bytes"]  # None where the dataset only points to a file
         return read_pil(stored["path"] if data is None else str(self), data)
@@ -43,8 +44,8 @@ def rows(
 ) -> list[Row]:
     """Return the images of one split, each with the path in its `name_column`.
 
-    Without that column it is the path stored with the image, relative to the folder `path` (of a file elsewhere, its
-    name alone); where an image has none, the paths are the rows' zero-padded numbers.
+    Without that column an image's path is the one stored with it, relative to the folder `path` (of a file elsewhere,
+    its name alone); if any image has none, the paths are the zero-padded row numbers.
 
     Args:
         path: folder that `save_to_disk` wrote, folder of images or Parquet files, or name on the hub.
@@ -56,11 +57,12 @@ def rows(
     dataset = load(datasets, path, split).with_format(None)
     columns = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
     if image_column not in columns:
-        raise InputError(f"data.image_column={image_column!r} holds no images in {path!r}; use one of {columns}")
+        raise InputError("image_column", image_column, f"a column of images of {path!r}: one of {columns}")
     if name_column is not None and name_column not in dataset.column_names:
-        raise InputError(f"data.name_column={name_column!r} is not in {path!r}; use one of {dataset.column_names}")
+        raise InputError("name_column", name_column, f"a column of {path!r}: one of {dataset.column_names}")
     if not len(dataset):
-        raise InputError(f"data.path={path!r} has no row in split {split!r}; choose another split")
+        raise InputError("split", split, f"a split of {path!r} that has rows")
+    # decode=False keeps the stored bytes; flatten() reads the paths without reading them
     images = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     if name_column is None:
         paths = stored_paths(list(images.flatten()[f"{image_column}.path"]), path)
@@ -69,26 +71,28 @@ def rows(
     return in_order(Row(PurePosixPath(p), images, image_column, index) for index, p in enumerate(paths))
 
 
-def load(datasets, path: str | None, split: str):
-    """Return one split; raises InputError with what `datasets` said."""
+def load(datasets: ModuleType, path: str | None, split: str) -> Any:
+    """Return one split as a `datasets.Dataset`; raises InputError with the message of `datasets`."""
     if not path:
-        raise InputError(f"data.path={path!r}: give {KINDS}")
+        raise InputError("path", path, KINDS)
     try:
+        # load_dataset does not read what save_to_disk wrote, and load_from_disk reads nothing else
         if not any((Path(path) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
             return datasets.load_dataset(path, split=split)
         stored = datasets.load_from_disk(path)
         return stored[split] if isinstance(stored, datasets.DatasetDict) else stored
     except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"data.path={path!r}, split {split!r}, cannot be loaded ({said}); give {KINDS}") from None
+        where = f"{setting('path', path)}, {setting('split', split)}"
+        raise InputError(f"{where} cannot be loaded ({said})", remedy=f"give {KINDS}") from None
 
 
 def stored_paths(files: list[str | None], root: str) -> list[str]:
-    """Return the paths that a dataset keeps with its images, or row numbers where one has none."""
+    """Return the paths that a dataset stores with its images, or row numbers where one has none."""
     if None in files:
         width = len(str(len(files) - 1))
         return [f"{index:0{width}d}" for index in range(len(files))]
-    bases, paths = (abspath(root), realpath(root)), []
+    bases, paths = (abspath(root), realpath(root)), []  # `datasets` stores either, by its version and cache
     for file in files:
         inner = PurePath(file.rpartition("zip://")[2].partition("::")[0])  # zip://a/1.png::/archive.zip
         for base in bases:

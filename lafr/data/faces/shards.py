@@ -1,4 +1,4 @@
-"""WebDataset shards read by position: pair n needs one picture, and webdataset itself reads a shard from its start."""
+"""WebDataset shards with random access: pair n needs one image, and `webdataset` itself reads shards front to back."""
 
 import glob
 import tarfile
@@ -17,7 +17,7 @@ EXAMPLE = "a path, a glob, or braces such as 'faces-{000000..000009}.tar'"
 
 @dataclass(frozen=True)
 class Member:
-    """A picture that is `size` bytes of a tar, from `offset`."""
+    """An image that is `size` bytes of an uncompressed tar, from `offset`."""
 
     path: PurePosixPath
     shard: Path
@@ -31,13 +31,13 @@ class Member:
 
     @property
     def sample(self) -> str:
-        """Return webdataset's key, which ends at the file name's first dot."""
+        """Return the key under which webdataset groups files: the path up to the file name's first dot."""
         return str(self.path.with_name(self.path.name.partition(".")[0]))
 
     def picture(self) -> Image.Image:
-        """Return it upright, 8-bit RGB."""
+        """Return the upright 8-bit RGB image."""
         try:
-            with open(self.shard, "rb") as file:  # anew each time: workers, forked or spawned, share no position
+            with open(self.shard, "rb") as file:  # opened each time: forked workers would share one file position
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:
@@ -49,21 +49,22 @@ class Member:
 
 
 def shards(pattern: str | Sequence[str] | None) -> list[Member]:
-    """Return the images in WebDataset shards, each a local uncompressed tar; other members are passed over.
+    """Return the images in WebDataset shards, each a local uncompressed tar; other members are ignored.
 
     Args:
         pattern: path, glob or braces such as `faces-{000000..000009}.tar`, or several of them.
     """
     if not pattern:
-        raise InputError(f"data.shards={pattern!r}: give {EXAMPLE}")
+        raise InputError("shards", pattern, EXAMPLE)
     patterns = [pattern] if isinstance(pattern, str) else pattern
     paths = sorted({path for one in patterns for path in expanded(one)})
-    return in_order(distinct([member for path in paths for member in members(path)], lambda member: member.sample))
+    found = [member for path in paths for member in members(path)]
+    return in_order(distinct(found, lambda member: member.sample))
 
 
 def expanded(pattern: str) -> list[Path]:
     """Return the files that a pattern names; raises InputError when one does not exist."""
-    if Path(pattern).is_file():  # its name may hold any character
+    if Path(pattern).is_file():  # a file's own name may hold braces and brackets
         return [Path(pattern)]
     names = [pattern]
     if "{" in pattern:
@@ -71,13 +72,11 @@ def expanded(pattern: str) -> list[Path]:
         try:
             names = list(braces.braceexpand(pattern))
         except braces.UnbalancedBracesError as error:
-            raise InputError(f"data.shards={pattern!r}: {error}; give {EXAMPLE}") from None
+            raise InputError("shards", pattern, EXAMPLE, str(error)) from None
     found = {name: glob.glob(name) for name in names}
     if missing := [name for name, paths in found.items() if not paths]:
-        raise InputError(
-            f"data.shards={pattern!r}: {len(missing)} of {len(names)} do not exist, first {missing[0]!r}; "
-            f"give {EXAMPLE}"
-        )
+        missed = f"{len(missing)} of {len(names)} do not exist, first {missing[0]!r}"
+        raise InputError("shards", pattern, EXAMPLE, missed)
     return [Path(path) for paths in found.values() for path in paths]
 
 
@@ -86,15 +85,15 @@ def members(shard: Path) -> list[Member]:
     try:
         with tarfile.open(shard, "r:") as tar:
             files = [(PurePosixPath(entry.name), entry.offset_data, entry.size) for entry in tar if entry.isreg()]
-            tar.fileobj.seek(tar.offset)
+            tar.fileobj.seek(tar.offset)  # a whole tar ends with blocks of zeros
             ended = tar.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"shard {str(shard)!r} is not a whole uncompressed tar ({error}); get a whole copy, or gunzip it"
         ) from None
-    if not ended:  # tarfile takes a torn header for the end
+    if not ended:  # tarfile itself reads a truncated header as the end
         raise InputError(
-            f"shard {str(shard)!r} is torn after {len(files)} files, without an end mark; get a whole copy"
+            f"shard {str(shard)!r} is truncated after {len(files)} files, without an end mark; get a whole copy"
         )
     found = [
         Member(path, shard, offset, size)

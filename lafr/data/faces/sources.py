@@ -1,9 +1,9 @@
-"""The pictures of a source: folder, shards and Hugging Face dataset agree on names and order.
+"""The images of a source; folder, shards and Hugging Face dataset agree on names and order.
 
-An item has `name`, the path relative to the source's root, POSIX, without the image extension; `path`, that of its
-file (in a shard or a dataset, the path written there); and `picture()`. No two items of a source share a name, and
-they are sorted as `list_images` sorts files: the same files give the same order from a folder, from shards
-(`lafr.data.faces.shards`) and from a Hugging Face dataset (`lafr.data.faces.huggingface`), hence the same pair n.
+An item has `name`, the POSIX path relative to the source's root without the image extension; `path`, that of its file
+(in a shard or a dataset, the path stored there); and `picture()`. No two items of a source share a name, and they are
+sorted as `list_images` sorts files: the same files give the same order from a folder, from shards
+(`lafr.data.faces.shards`) and from a Hugging Face dataset (`lafr.data.faces.huggingface`), and so the same pair n.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,29 +15,29 @@ from typing import Protocol
 
 from PIL import Image
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import EXTENSIONS, list_images, read_pil
 
 
 class Item(Protocol):
-    """A picture of a source; `str(item)` says where it is, for messages."""
+    """An image of a source; `str(item)` names its place in messages."""
 
     name: str
     path: PurePath
 
     def picture(self) -> Image.Image:
-        """Return it upright, 8-bit RGB."""
+        """Return the upright 8-bit RGB image."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A picture that is a file."""
+    """An image that is a file."""
 
     path: Path
     name: str
 
     def picture(self) -> Image.Image:
-        """Return it upright, 8-bit RGB."""
+        """Return the upright 8-bit RGB image."""
         return read_pil(self.path)
 
     def __str__(self) -> str:
@@ -56,12 +56,13 @@ def without_extension(path: PurePath) -> str:
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:
-    """Return items sorted by path, part by part, as `list_images` does; a name without extension as if `.` followed.
+    """Return items sorted by path, folder by folder, as `list_images` sorts.
 
     Raises InputError when two share a name.
     """
 
     def place(item: Item) -> PurePosixPath:
+        # a name stored without extension sorts as if one followed: "1" after "1-2", as "1.png" after "1-2.png"
         return PurePosixPath(item.path if item.path.suffix.lower() in EXTENSIONS else f"{item.path}.")
 
     return distinct(sorted(items, key=place))
@@ -73,7 +74,7 @@ def distinct(items: list[Item], key: Callable[[Item], str] = attrgetter("name"))
     for item in items:
         if (other := known.setdefault(key(item), item)) is not item:
             raise InputError(
-                f"{str(other)!r} and {str(item)!r} share the name {key(item)!r}; rename or remove one, or name a "
-                "dataset's rows with data.name_column=COLUMN"
+                f"{str(other)!r} and {str(item)!r} share the name {key(item)!r}",
+                remedy=f"rename or remove one, or name a dataset's rows by a {setting('name_column')}",
             )
     return items
