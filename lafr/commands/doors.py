@@ -42,6 +42,9 @@ HYDRA_KEYS = {
     "shards": "data.shards",
     "split": "data.split",
     "validation_list": "data.validation_list",
+    # evaluation
+    "curve_x": "curve.x",
+    "curve_y": "curve.y",
     # degradation
     "jpeg_quality": "degradation.jpeg_quality",
     "kernel_size": "degradation.kernel_size",

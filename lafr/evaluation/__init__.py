@@ -1,23 +1,28 @@
-"""Evaluation: a set's rows restored to PNG files, scored from them, resumable, in several processes.
+"""Evaluation: restore a test set by several methods, score the PNG files, compare. Resumable, in several processes.
 
-`rows` says what is compared, `pictures` makes it, `scoring` and `latents` measure, `ledger` and `identity` decide what
-a stopped run may keep, `evaluating` is the run, `summary` what is printed. `outputs` finds other methods' pictures,
-`checking` tells whether a folder is the set it is called, `sweep` draws the fidelity-realism curve.
+`Plan` -> `evaluate` -> `publish`. `methods` says what is compared, `restored` writes the images, `scoring` and
+`latents` measure, `progress` and `cache_keys` decide what a stopped run keeps. `outputs` finds other methods' images,
+`checking` tells whether a folder is the set it claims to be, `sweep` draws the fidelity-realism curve.
 """
 
-from lafr.evaluation.ledger import Processes
-from lafr.evaluation.rows import Row, standard_rows
-from lafr.evaluation.run import evaluate
+from lafr.evaluation.batches import restore_and_score
+from lafr.evaluation.methods import Method, standard_methods
+from lafr.evaluation.plan import Plan
+from lafr.evaluation.progress import Processes
+from lafr.evaluation.run import Result, evaluate
 from lafr.evaluation.summary import Evaluation, best_median_worst, mean_and_interval, trained_on, write_scores
 
 __all__ = [
     "Evaluation",
+    "Method",
+    "Plan",
     "Processes",
-    "Row",
+    "Result",
     "best_median_worst",
     "evaluate",
     "mean_and_interval",
-    "standard_rows",
+    "restore_and_score",
+    "standard_methods",
     "trained_on",
     "write_scores",
 ]

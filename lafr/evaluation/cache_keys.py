@@ -1,7 +1,6 @@
-"""What a picture or a score hangs on, as a hash: equal only where what was made before may be kept."""
+"""Cache keys: hashes of everything that a restored image or a score depends on."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,12 @@ import lafr.images
 import lafr.metrics
 import lafr.models
 import lafr.networks
-from lafr.errors import InputError
-from lafr.storage import sha256_of_file, sha256_of_tensors, sha256_of_values, write_json
+from lafr.errors import InputError, setting
+from lafr.storage import read_json, sha256_of_file, sha256_of_tensors, sha256_of_values, write_json
 
 
-def of_code(*modules: ModuleType) -> str:
-    """Return the hex sha256 of the source of modules and whole packages: changed code makes other numbers."""
+def key_of_code(*modules: ModuleType) -> str:
+    """Return the key of the source of modules and whole packages: changed code may change the numbers."""
     files = {}
     for module in modules:
         for root in getattr(module, "__path__", None) or [module.__file__]:
@@ -29,12 +28,16 @@ def of_code(*modules: ModuleType) -> str:
     return sha256_of_values(files)
 
 
-def of_model(restorer: nn.Module) -> str:
-    """Return the hash of a restorer's weights and settings."""
+def key_of_model(restorer: nn.Module) -> str:
+    """Return the key of a restorer's weights and settings."""
     denoiser, lora = restorer.denoiser, restorer.denoiser.lora_config
     configs = {"vae": restorer.codec.vae.config, "unet": denoiser.unet.config, "adapter": restorer.adapter.config}
+
+    def public(config: Mapping) -> dict:  # diffusers adds its version and class under names with an underscore
+        return {key: value for key, value in config.items() if not key.startswith("_")}
+
     settings = {
-        **{part: {k: v for k, v in config.items() if not k.startswith("_")} for part, config in configs.items()},
+        **{part: public(config) for part, config in configs.items()},
         "denoiser": [denoiser.timestep, denoiser.alpha_bar, denoiser.scale_input, denoiser.text],
         "lora": [lora.r, lora.lora_alpha] if lora else None,
         "resolution": restorer.resolution,
@@ -42,21 +45,21 @@ def of_model(restorer: nn.Module) -> str:
     return sha256_of_values(sha256_of_tensors(restorer.state_dict()), settings)
 
 
-def of_restorer(restorer: nn.Module) -> str:
-    """Return the hash of all that a restorer's pixels hang on: the model, code, device and torch's version."""
+def key_of_restorer(restorer: nn.Module) -> str:
+    """Return the key of a restorer's images: the model, the code, the kind of device and torch's version."""
     adapter = inspect.getmodule(type(restorer.adapter))
-    code = of_code(lafr.models, lafr.images, *([adapter] if getattr(adapter, "__file__", None) else ()))
-    return sha256_of_values(of_model(restorer), code, next(restorer.parameters()).device.type, torch.__version__)
+    code = key_of_code(lafr.models, lafr.images, *([adapter] if getattr(adapter, "__file__", None) else ()))
+    return sha256_of_values(key_of_model(restorer), code, next(restorer.parameters()).device.type, torch.__version__)
 
 
-def of_metric(name: str, metric, device: torch.device | str = "cpu") -> str:
-    """Return the hash of all that a metric's numbers hang on: settings, networks, code, and torch's version."""
-    code = of_code(lafr.metrics, lafr.networks, lafr.images)
+def key_of_metric(name: str, metric: object, device: torch.device | str = "cpu") -> str:
+    """Return the key of a metric's numbers: settings, networks, code, the kind of device and torch's version."""
+    code = key_of_code(lafr.metrics, lafr.networks, lafr.images)
     return sha256_of_values(name, described(metric), code, torch.device(device).type, torch.__version__)
 
 
-def described(value) -> object:
-    """Return plain values that tell a metric from others: functions by code, networks by weights, the rest by type."""
+def described(value: object) -> object:
+    """Return `value` as plain values: a function by its code, a network by its weights, an object by its settings."""
     if value is None or isinstance(value, str | int | float | Path):
         return value
     if isinstance(value, list | tuple | set | frozenset):
@@ -69,34 +72,35 @@ def described(value) -> object:
     if isinstance(value, partial):
         return ["partial", described(value.func), described(value.args), described(value.keywords)]
     if isinstance(value, FunctionType):
-        return [f"{value.__module__}.{value.__qualname__}", value.__code__.co_code.hex(), repr(value.__defaults__),
-                [described(c) for c in value.__code__.co_consts if isinstance(c, str | int | float)],
-                value.__code__.co_names]  # fmt: skip
+        code = value.__code__
+        constants = [described(constant) for constant in code.co_consts if isinstance(constant, str | int | float)]
+        name = f"{value.__module__}.{value.__qualname__}"
+        return [name, code.co_code.hex(), repr(value.__defaults__), constants, code.co_names]
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, nn.Module):
         return [kind, sha256_of_tensors(value.state_dict())]
     if callable(value):
         public = {k: v for k, v in vars(value).items() if not k.startswith("_")} if hasattr(value, "__dict__") else {}
-        return [kind, own_code(type(value)), described(public)]
+        return [kind, key_of_class(type(value)), described(public)]
     return kind
 
 
-def own_code(cls: type) -> str:
-    """Return the hash of the file that a class stands in; of its name, where there is none."""
+def key_of_class(cls: type) -> str:
+    """Return the key of the file that defines a class; its name, where there is no file (a class typed in a shell)."""
     module = inspect.getmodule(cls)
-    return of_code(module) if getattr(module, "__file__", None) else cls.__qualname__
+    return key_of_code(module) if getattr(module, "__file__", None) else cls.__qualname__
 
 
-def require_same_model(folder: Path, restorer: nn.Module, processes) -> None:
-    """Note in `folder` which model is evaluated there; raises InputError when it is another one's.
+def require_same_model(folder: Path, restorer: nn.Module, write: bool = True) -> None:
+    """Record in `folder` which model is evaluated there; raises InputError when it belongs to another model.
 
-    The same model under changed code is no other one: its pictures are made again.
+    The same model under changed code is allowed: its images are restored again. `write` is for the main process.
     """
-    path, now = folder / "work" / "model.json", of_model(restorer)
-    if path.is_file() and (before := json.loads(path.read_text())["sha256"]) != now:
+    path, now = folder / "work" / "model.json", key_of_model(restorer)
+    if path.is_file() and (before := read_json(path)["sha256"]) != now:
         raise InputError(
-            f"{str(folder)!r} is the evaluation of another model ({before[:12]}, this one is {now[:12]}); choose "
-            "another output=FOLDER or run_name=NAME, or delete it"
+            f"{str(folder)!r} is the evaluation of another model ({before[:12]}, this one is {now[:12]})",
+            remedy=f"choose another {setting('output')} or {setting('run_name')}, or delete the folder",
         )
-    if processes.is_main:
+    if write:
         write_json({"sha256": now}, path)

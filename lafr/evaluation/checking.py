@@ -1,26 +1,27 @@
-"""Is this folder the set that it is called? Names and hashes of a prepared set, and how degraded the input is."""
+"""Check that a folder is the set it claims to be: names and hashes of a prepared set, and how degraded its LQ is."""
 
-import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lafr.data.benchmarks import PairedBenchmark
+from lafr.data.benchmarks import Pair, PairedBenchmark
 from lafr.data.severity import BOUNDARY, SETS, psnr, sharpness
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import to_uint8
-from lafr.storage import sha256_of_file
+from lafr.storage import read_json, sha256_of_file
 
 SAMPLE = 32  # files that are hashed, pairs that are measured, evenly spaced
 
 
-def checked(benchmark, severity: str | None = None) -> list[str]:
-    """Return what was found of a set, one line each; raises InputError when it is another than its name says.
+def checked(benchmark: Sequence[Pair], severity: str | None = None) -> list[str]:
+    """Return what was checked of a set, one line each; raises InputError when it is not the set of its name.
 
     Args:
-        benchmark: any; only a `PairedBenchmark`, a folder that somebody made, can be another.
-        severity: severe or mild, which its pairs must be.
+        benchmark: only a `PairedBenchmark`, a folder that somebody made, can be another set.
+        severity: "severe" or "mild", which its pairs must be.
     """
     if not isinstance(benchmark, PairedBenchmark):
         return []
@@ -35,24 +36,29 @@ def index_check(benchmark: PairedBenchmark, severity: str | None) -> list[str]:
     path = benchmark.root / "index.json"
     if not path.is_file():
         return [f"{len(benchmark):,} images in {benchmark.root}: no index.json, so no file was checked by its hash"]
-    index = json.loads(path.read_text())
+    index = read_json(path)
     made = index.get("dataset")
     if severity and made in SETS.values() and made != SETS[severity]:
-        raise InputError(f"{str(benchmark.root)!r} is {made}, not {benchmark.name}; run with benchmark={made}")
-    there = {Path(os.path.relpath(f, benchmark.root)).as_posix(): f for f in [*benchmark.lq, *(benchmark.hq or [])]}
-    used = {name.rpartition("/")[0] for name in there}
-    known = {f["file"]: f["sha256"] for f in index["files"] if f["file"].rpartition("/")[0] in used}
+        raise InputError(
+            f"{str(benchmark.root)!r} is {made}, not {benchmark.name}", remedy=f"run with {setting('benchmark', made)}"
+        )
+    files = [*benchmark.lq, *(benchmark.hq or [])]
+    there = {Path(os.path.relpath(file, benchmark.root)).as_posix(): file for file in files}
+    folders = {name.rpartition("/")[0] for name in there}
+    listed = {entry["file"]: entry["sha256"] for entry in index["files"]}
+    known = {name: sha256 for name, sha256 in listed.items() if name.rpartition("/")[0] in folders}
     missing, extra = sorted(known.keys() - there.keys()), sorted(there.keys() - known.keys())
     if missing or extra:
         raise InputError(
             f"{str(benchmark.root)!r} is not as it was prepared: {len(missing)} files of index.json are missing "
-            f"{missing[:3]}, {len(extra)} are not in it {extra[:3]}; delete it and prepare it again"
+            f"{missing[:3]}, {len(extra)} are not in it {extra[:3]}",
+            remedy="delete the folder and prepare it again",
         )
     for name in spread(sorted(known)):
         if sha256_of_file(there[name]) != known[name]:
             raise InputError(
-                f"{str(there[name])!r} was altered since it was prepared; delete {str(benchmark.root)!r} and "
-                "prepare it again"
+                f"{str(there[name])!r} was altered since it was prepared",
+                remedy=f"delete {str(benchmark.root)!r} and prepare it again",
             )
     return [f"{len(known):,} files as index.json names them, sha256 of {len(spread(known))} compared"]
 
@@ -68,21 +74,22 @@ def severity_check(benchmark: PairedBenchmark, severity: str) -> str:
     if np.mean(sharper) > 0.5 or np.isinf(values).any():
         raise InputError(
             f"in {sum(sharper)} of {len(values)} pairs of {str(benchmark.root)!r} the LQ image is the sharper one, in "
-            f"{int(np.isinf(values).sum())} it is the HQ image itself; put the degraded images into "
-            f"{benchmark.lq[0].parent.name!r}"
+            f"{int(np.isinf(values).sum())} it is the HQ image itself",
+            remedy=f"put the degraded images into {benchmark.lq[0].parent.name!r}",
         )
     mean = float(np.mean(values))
     found = "severe" if mean < BOUNDARY else "mild"
     if found != severity:
         raise InputError(
             f"{str(benchmark.root)!r} is not {benchmark.name}: the mean PSNR of LQ against HQ is {mean:.2f} dB on "
-            f"{len(values)} pairs, as in the {found} set (under {BOUNDARY} dB severe, else mild); run with "
-            f"benchmark={SETS[found]}"
+            f"{len(values)} pairs, as in the {found} set (under {BOUNDARY} dB severe, else mild)",
+            remedy=f"run with {setting('benchmark', SETS[found])}",
         )
     return f"LQ against HQ has {mean:.2f} dB on {len(values)} pairs: {found}"
 
 
-def spread(items) -> list:
+def spread(items: Iterable[Any]) -> list:
     """Return at most `SAMPLE` items, evenly spaced."""
     items = list(items)
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(SAMPLE, len(items))).round().astype(int))]
+    places = np.linspace(0, len(items) - 1, min(SAMPLE, len(items)))
+    return [items[place] for place in np.unique(places.round().astype(int))]

@@ -1,147 +1,159 @@
-"""One evaluation: every batch's pictures, then their scores; merged by the first process in the benchmark's order."""
+"""Carry out a `Plan`: load the model, the set and the metrics, restore and score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from lafr.errors import InputError
-from lafr.evaluation.latents import LatentNumbers
-from lafr.evaluation.ledger import Ledger, Processes
-from lafr.evaluation.pictures import Pictures
-from lafr.evaluation.rows import HQ, LQ, SHOWN, Batch, Row, input_row, of_function, truth_row
-from lafr.evaluation.scoring import Metric, Scores
-from lafr.evaluation.summary import Evaluation, best_median_worst, ranking_metric, write_scores
-from lafr.images import write_image
-from lafr.metrics.registry import is_set_metric
+from lafr.data.benchmarks import Pair
+from lafr.errors import InputError, setting
+from lafr.evaluation.batches import restore_and_score
+from lafr.evaluation.cache_keys import key_of_metric, key_of_restorer, require_same_model
+from lafr.evaluation.checking import checked
+from lafr.evaluation.methods import Method, at_fidelity, input_method, output_method, standard_methods
+from lafr.evaluation.outputs import match_outputs, side_of
+from lafr.evaluation.plan import CEILING, MODEL, Plan
+from lafr.evaluation.progress import Processes
+from lafr.evaluation.scoring import Metric
+from lafr.evaluation.summary import Evaluation, trained_on
+from lafr.evaluation.sweep import curve_metrics, name_at
+from lafr.metrics.card import Card, card_of
+from lafr.metrics.registry import describe
+from lafr.models.restorer import Restorer
 
-WORK = "work"  # folder of the ledgers and features, inside an evaluation's
 
-
-@torch.no_grad()
-def evaluate(
-    benchmark,
-    restorer,
-    rows: Mapping[str, Row | Callable[[Tensor, Tensor | None], Tensor]],
-    metrics: Mapping[str, Metric],
-    folder: str | Path,
-    shown: str = SHOWN,
-    batch_size: int = 8,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    fidelity: float = 0.0,
-    processes: Processes | None = None,
-    work: str | Path | None = None,
-) -> Evaluation | None:
-    """Restore and score `benchmark`, a sequence of `lafr.data.benchmarks.Pair`; run again, a stopped run goes on.
-
-    Writes pictures of each row (LQ and the ground truth too) into `work/pictures/ROW/STEM.png`, and into `folder`
-    `scores.csv` and `faces.png`: best, median and worst of the row `shown`, LQ | restored | HQ. Metrics see what the
-    PNG files hold. Only a batch of images is held in memory.
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found.
 
     Args:
-        benchmark: the test set; none of its pairs has a ground truth, or all have.
-        restorer: whose latents are measured; None for none.
-        rows: what is compared; a plain function of (lq, hq) is always asked anew.
-        metrics: by name; per image, or of the set (see `lafr.evaluation.scoring`).
-        folder: of the numbers.
-        shown: row of the picture; no picture where it isn't compared.
-        batch_size: images restored together. A picture may differ in rounding between batch sizes.
-        device: to run on.
-        seed: of set metrics' intervals.
-        fidelity: at which latents are measured.
-        processes: which batches are this process's; all of them when None.
-        work: folder of pictures and of what is needed to go on; `folder` when None.
-
-    Returns:
-        the scores, in the first process; None in the others.
+        scores: of each method and metric.
+        cards: metric -> how it was measured.
+        not_measured: metric -> why it was not.
+        trained_on: method -> the metrics whose networks its model was trained with.
+        checked: what was checked of the set, a sentence each.
+        axes: metrics of the fidelity-realism curve, where the fidelity was swept.
     """
-    folder, work, processes = Path(folder), Path(work or folder), processes or Processes()
-    ledger = Ledger(work / WORK, processes.index)
-    has_truth = benchmark[0].hq is not None
-    compared = {name: row if isinstance(row, Row) else of_function(row) for name, row in rows.items()}
-    if lost := [name for name, row in compared.items() if row.needs_hq and not has_truth]:
-        raise InputError(f"rows={lost} need a ground truth and benchmark {benchmark.name} has none; leave them out")
-    drawn = input_row() | compared | (truth_row() if has_truth else {})
-    pictures = Pictures(drawn, work / "pictures", ledger)
-    scores = Scores(list(compared), metrics, pictures, work / WORK, device)
-    latents = LatentNumbers(restorer, ledger, fidelity) if restorer is not None else None
-    before = take(ledger, pictures, scores, latents)
-    processes.wait()  # nobody writes before all have read
 
-    size = min(batch_size, len(benchmark))
-    groups = [range(start, min(start + size, len(benchmark))) for start in range(0, len(benchmark), size)]
-    mine = list(enumerate(groups))[processes.index :: processes.count]
-    for number, group in tqdm(
-        mine, desc=benchmark.name, unit="batch", dynamic_ncols=True, disable=not processes.is_main
-    ):
-        batch = batch_of([benchmark[i] for i in group], number, device)
-        pictures.make(batch)
-        scores.measure(batch)
-        if latents is not None:
-            latents.measure(batch)
-    processes.wait()
-    if not processes.is_main:
-        return None
+    scores: Evaluation
+    cards: dict[str, Card]
+    not_measured: dict[str, str]
+    trained_on: dict[str, list[str]]
+    checked: list[str]
+    axes: tuple[str, str] | None
 
-    after = take(ledger, pictures, scores, latents)
-    pictures.tidy()
-    batches = [[benchmark.stem(i) for i in group] for group in groups]
-    single = [name for name, metric in metrics.items() if not is_set_metric(metric)]
-    result = Evaluation(
-        stems=[stem for stems in batches for stem in stems],
-        scores={row: {m: scores.values(row, m, batches) for m in single} for row in compared},
-        latents={},
-        of_sets={
-            row: {m: scores.of_set(row, m, batches, seed) for m in metrics if m not in single} for row in compared
-        },
-        folders={row: work / "pictures" / name for row, name in pictures.folders.items()},
-        kept=kept(before, after, (len(benchmark) * len(drawn), len(benchmark) * len(compared) * len(single))),
+
+def evaluate(plan: Plan, device: torch.device | str = "cpu", processes: Processes | None = None) -> Result | None:
+    """Restore and score what `plan` says, into `plan.work`; run again, a stopped run resumes.
+
+    Nothing is written before all of the plan is known to be possible. Returns None in all processes but the main one.
+    """
+    processes = processes or Processes()
+    restorer = load_model(plan, device) if plan.needs_model else None
+    side = restorer.resolution if restorer else plan.side or side_of(next(iter(plan.outputs.values())))
+    benchmark = build_benchmark(plan, side)
+    found = checked(benchmark, plan.severity)
+    has_truth = getattr(benchmark, "hq", True) is not None
+    metrics, not_measured = build_metrics(plan, side, has_truth)
+    if plan.truth_cache:
+        cache_truth(metrics, Path(plan.truth_cache), device)
+    axes = curve_metrics(list(metrics), *plan.curve) if plan.sweep else None
+    names = [name for name in plan.methods if has_truth or name != CEILING]
+    controls = {n: Restorer.from_pretrained(f).to(device) for n, f in plan.controls.items() if n in names}
+    methods = build_methods(plan, names, restorer, controls, benchmark, side)
+    if restorer:
+        require_same_model(plan.work, restorer, write=processes.is_main)
+    scores = restore_and_score(
+        benchmark,
+        restorer,
+        methods,
+        metrics,
+        plan.folder,
+        plan.shown,
+        plan.batch_size,
+        device,
+        seed=plan.seed,
+        fidelity=plan.fidelity,
+        processes=processes,
+        work=plan.work,
     )
-    if latents is not None:
-        result.latents.update(latents.summary(len(batches), has_truth))
-    write_scores(result, folder / "scores.csv")
-    if shown in compared:
-        write_faces(result, pictures, shown, folder / "faces.png")
-    return result
+    if scores is None:
+        return None
+    models = controls | ({MODEL: restorer} if restorer else {})
+    compared = {name: model for name, model in models.items() if name in names}
+    cards = {name: card_of(name, metric) for name, metric in metrics.items()}
+    return Result(scores, cards, not_measured, trained_on(compared, metrics), found, axes)
 
 
-def batch_of(pairs: list, number: int, device: torch.device | str) -> Batch:
-    """Return the batch of `pairs`, on a device."""
-    hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
-    return Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
+def load_model(plan: Plan, device: torch.device | str) -> Restorer:
+    """Return the plan's model; raises InputError when a fidelity is asked of a model that has none."""
+    restorer = Restorer.from_pretrained(plan.model).to(device)
+    if any((plan.fidelity, *plan.sweep)):
+        restorer.denoiser.require_lora()
+    return restorer
 
 
-def take(ledger: Ledger, pictures: Pictures, scores: Scores, latents: LatentNumbers | None) -> tuple[int, int]:
-    """Let each take in what all processes noted; return how many pictures and scores that were."""
-    lines = ledger.lines()
-    if latents is not None:
-        latents.take(lines)
-    return pictures.take(lines), scores.take(lines)
+def build_benchmark(plan: Plan, side: int) -> Sequence[Pair]:
+    """Return the test set at `side` pixels; raises InputError when it has another size."""
+    benchmark = plan.build_benchmark(side)
+    if plan.side not in (None, side):
+        raise InputError(
+            f"benchmark {plan.benchmark} is {plan.side} px and the model {plan.model!r} restores {side} px",
+            remedy=f"give {setting('Restorer.folder')} of a model trained at {plan.side} px",
+        )
+    return benchmark
 
 
-def kept(before: tuple[int, int], after: tuple[int, int], whole: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Return how many pictures and scores were there already, of how many: each new one is a new line."""
-    return {
-        name: (max(0, all_ - (new - old)), all_)
-        for name, old, new, all_ in zip(("pictures", "scores"), before, after, whole, strict=True)
-    }
+def build_metrics(plan: Plan, side: int, has_truth: bool) -> tuple[dict[str, Metric], dict[str, str]]:
+    """Return the metrics that can be measured on images of `side` pixels, and why each of the others cannot.
+
+    Raises InputError when none can.
+    """
+    metrics, not_measured = {}, {}
+    for name, build in plan.metrics.items():
+        try:
+            metric = build()
+        except InputError as error:  # a network or statistics that is not on this machine
+            not_measured[name] = str(error)
+            continue
+        record = describe(name, metric)
+        if record.min_side > side:  # NIQE at 128 px
+            not_measured[name] = f"undefined below {record.min_side} px, the images are {side} px"
+        elif not has_truth and record.needs_reference:
+            not_measured[name] = "the set has no ground truth"
+        else:
+            metrics[name] = metric
+    if not metrics:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_measured.items())
+        raise InputError(
+            f"nothing can be measured here ({reasons})",
+            remedy=f"choose other {setting('metrics')} or another {setting('protocol')}",
+        )
+    return metrics, not_measured
 
 
-class _Shown:
-    """The pictures that faces.png shows side by side, read when they are asked for."""
-
-    def __init__(self, pictures: Pictures, row: str, stems: list[str]):
-        self.pictures, self.stems = pictures, stems
-        self.columns = [name for name in (LQ, row, HQ) if name in pictures.rows]
-
-    def __getitem__(self, index: int) -> list[Tensor]:
-        return [self.pictures.read(name, [self.stems[index]])[0] for name in self.columns]
+def cache_truth(metrics: Mapping[str, Metric], folder: Path, device: torch.device | str) -> None:
+    """Cache ground-truth network outputs in `folder`, one subfolder for each metric and cache key."""
+    for name, metric in metrics.items():
+        if hasattr(metric, "keep_truth_in"):
+            metric.keep_truth_in(folder / f"{name}_{key_of_metric(name, metric, device)[:16]}")
 
 
-def write_faces(result: Evaluation, pictures: Pictures, row: str, path: Path) -> None:
-    """Write the best, median and worst faces of a row, if a metric ranks them."""
-    if (ranking := ranking_metric(result.scores[row])) is not None:
-        write_image(best_median_worst(_Shown(pictures, row, result.stems), ranking[1]), path)
+def build_methods(
+    plan: Plan,
+    names: Sequence[str],
+    restorer: Restorer | None,
+    controls: Mapping[str, Restorer],
+    benchmark: Sequence[Pair],
+    side: int,
+) -> dict[str, Method]:
+    """Return the methods called `names`, then LAFR at each other fidelity of the sweep."""
+    stems = [benchmark.stem(i) for i in range(len(benchmark))]
+    known = standard_methods(restorer, controls, plan.fidelity) if restorer else input_method()
+    for name, folder in plan.outputs.items():
+        known[name] = output_method(match_outputs(folder, stems, side), side)
+    methods = {name: known[name] for name in names}
+    others = [f for f in plan.sweep if f != plan.fidelity or MODEL not in names]
+    key = key_of_restorer(restorer) if others else None
+    return methods | {name_at(f): at_fidelity(restorer, f, key) for f in others}

@@ -1,105 +1,126 @@
-"""Every metric of every row, from the PNG files, noted batch by batch."""
+"""Every metric of every method, computed from the PNG files and logged batch by batch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.evaluation.cache_keys import of_metric
-from lafr.evaluation.ledger import Ledger
-from lafr.evaluation.pictures import Pictures
-from lafr.evaluation.rows import HQ, Batch
+from lafr.evaluation.cache_keys import key_of_metric
+from lafr.evaluation.methods import HQ, Batch
+from lafr.evaluation.restored import RestoredImages
 from lafr.metrics.registry import describe, is_set_metric
 from lafr.storage import atomic_write, sha256_of_values
 
-Metric = Callable[[Tensor, Tensor | None], Tensor]
+ImageMetric = Callable[[Tensor, Tensor | None], Tensor]  # (restored, HQ) [B, 3, R, R] -> one number for each, [B]
 
 
-class Scores:
-    """The scores of `rows`' pictures: values in the ledger, features of set metrics as `features/METRIC/ROW/N.npz`.
+class SetMetric(Protocol):
+    """A metric of a whole set by the features of its images (FID, KID)."""
 
-    Kept if they were made of the same files by the same metric.
+    def features(self, image: Tensor) -> Tensor:
+        """Return the features `[B, D]` of images `[B, 3, R, R]`."""
+
+    def score(self, features: Tensor, reference: Tensor | None, seed: int) -> dict[str, float]:
+        """Return mean, low and high."""
+
+
+Metric = ImageMetric | SetMetric
+
+
+class Scoring:
+    """The scores of `methods`: numbers in the log, features of set metrics in `features/METRIC/METHOD/BATCH.npz`.
+
+    Kept if they were made from the same files by the same metric.
     """
 
     def __init__(
-        self, rows: Sequence[str], metrics: Mapping[str, Metric], pictures: Pictures, folder: Path, device
-    ):  # fmt: skip
-        self.rows, self.metrics, self.pictures, self.device = list(rows), metrics, pictures, device
-        self.ledger: Ledger = pictures.ledger
+        self,
+        methods: Sequence[str],
+        metrics: Mapping[str, Metric],
+        images: RestoredImages,
+        folder: Path,
+        device: torch.device | str,
+    ):
+        self.methods, self.metrics, self.images, self.device = list(methods), metrics, images, device
+        self.log = images.log
         self.folder = folder
-        self.has_truth = HQ in pictures.rows
-        self.made_by = {name: of_metric(name, metric, device) for name, metric in metrics.items()}
+        self.has_truth = HQ in images.methods
+        self.metric_keys = {name: key_of_metric(name, metric, device) for name, metric in metrics.items()}
         self.known: dict[str, list[float | None]] = {}
 
-    def take(self, lines: Sequence[dict]) -> int:
-        """Take in what all processes noted; return how many values that were."""
+    def load(self, lines: Sequence[dict]) -> int:
+        """Take in the log of all processes; return how many numbers it lists."""
         found = [line for line in lines if "score" in line]
         self.known = {line["score"]: line["values"] for line in found}
         return sum(len(line["values"]) for line in found)
 
-    def key(self, row: str, metric: str, stems: list[str]) -> str:
-        """Return the hash of what the scores of these pictures hang on."""
-        truth = self.pictures.sha256(HQ, stems) if self.has_truth else None
-        return sha256_of_values(self.made_by[metric], row, stems, self.pictures.sha256(row, stems), truth)
+    def key(self, method: str, metric: str, stems: Sequence[str]) -> str:
+        """Return the cache key of a metric's scores of a method's images."""
+        truth = self.images.sha256(HQ, stems) if self.has_truth else None
+        return sha256_of_values(self.metric_keys[metric], method, stems, self.images.sha256(method, stems), truth)
 
     def measure(self, batch: Batch) -> None:
-        """Score what is not scored yet of every row of `batch`."""
-        hq = self.pictures.read(HQ, batch.stems).to(self.device) if self.has_truth else None
-        for row in self.rows:
-            missing = [m for m in self.metrics if not self._is_there(row, m, batch)]
-            image = self.pictures.read(row, batch.stems).to(self.device) if missing else None
-            for name in missing:
-                if is_set_metric(self.metrics[name]):
-                    self._write_features(row, name, batch, image)
-                else:
-                    values = [None if math.isnan(v) else v for v in self.metrics[name](image, hq).tolist()]
-                    line = {"score": self.key(row, name, batch.stems), "row": row, "metric": name,
-                            "batch": batch.number, "values": values}  # fmt: skip
-                    self.ledger.note(line)
-                    self.known[line["score"]] = values
+        """Score what is not scored yet of every method's images of `batch`."""
+        hq = self.images.read(HQ, batch.stems).to(self.device) if self.has_truth else None
+        for method in self.methods:
+            missing = [name for name in self.metrics if not self._is_there(method, name, batch)]
+            if missing:
+                image = self.images.read(method, batch.stems).to(self.device)
+                for name in missing:
+                    self._measure(method, name, batch, image, hq)
         for name, metric in self.metrics.items():
             if needs_truth_features(name, metric) and not self._is_there(HQ, name, batch):
                 self._write_features(HQ, name, batch, hq)
 
-    def _is_there(self, row: str, metric: str, batch: Batch) -> bool:
+    def _measure(self, method: str, name: str, batch: Batch, image: Tensor, hq: Tensor | None) -> None:
+        metric = self.metrics[name]
+        if is_set_metric(metric):
+            self._write_features(method, name, batch, image)
+            return
+        values = [None if math.isnan(value) else value for value in metric(image, hq).tolist()]
+        key = self.key(method, name, batch.stems)
+        self.log.append({"score": key, "method": method, "metric": name, "batch": batch.number, "values": values})
+        self.known[key] = values
+
+    def _is_there(self, method: str, metric: str, batch: Batch) -> bool:
         if not is_set_metric(self.metrics[metric]):
-            return self.key(row, metric, batch.stems) in self.known
-        return self._features(row, metric, batch.number, batch.stems) is not None
+            return self.key(method, metric, batch.stems) in self.known
+        return self._features(method, metric, batch.number, batch.stems) is not None
 
-    def _features_path(self, row: str, metric: str, batch: int) -> Path:
-        return self.folder / "features" / metric / self.pictures.folders[row] / f"{batch:06d}.npz"
+    def _features_path(self, method: str, metric: str, batch: int) -> Path:
+        return self.folder / "features" / metric / self.images.folders[method] / f"{batch:06d}.npz"
 
-    def _write_features(self, row: str, metric: str, batch: Batch, image: Tensor) -> None:
+    def _write_features(self, method: str, metric: str, batch: Batch, image: Tensor) -> None:
         features = self.metrics[metric].features(image).cpu().numpy()
-        key = self.key(row, metric, batch.stems)
-        path = self._features_path(row, metric, batch.number)
-        atomic_write(path, lambda aside: np.savez(aside, features=features, made_of=key))
+        key = self.key(method, metric, batch.stems)
+        path = self._features_path(method, metric, batch.number)
+        atomic_write(path, lambda temporary: np.savez(temporary, features=features, key=key))
 
-    def _features(self, row: str, metric: str, batch: int, stems: list[str]) -> np.ndarray | None:
-        path = self._features_path(row, metric, batch)
+    def _features(self, method: str, metric: str, batch: int, stems: Sequence[str]) -> np.ndarray | None:
+        path = self._features_path(method, metric, batch)
         if not path.is_file():
             return None
         with np.load(path) as saved:
-            return saved["features"] if str(saved["made_of"]) == self.key(row, metric, stems) else None
+            return saved["features"] if str(saved["key"]) == self.key(method, metric, stems) else None
 
-    def values(self, row: str, metric: str, batches: Sequence[list[str]]) -> np.ndarray:
-        """Return a row's scores in the order of `batches`, lists of stems; NaN where a measurement failed."""
-        found = [value for stems in batches for value in self.known[self.key(row, metric, stems)]]
+    def values(self, method: str, metric: str, batches: Sequence[list[str]]) -> np.ndarray:
+        """Return a method's scores in the order of `batches`, lists of stems; NaN where a measurement failed."""
+        found = [value for stems in batches for value in self.known[self.key(method, metric, stems)]]
         return np.array([math.nan if value is None else value for value in found])
 
-    def of_set(self, row: str, metric: str, batches: Sequence[list[str]], seed: int) -> dict[str, float]:
-        """Return a set metric's mean, low and high of a row."""
+    def of_set(self, method: str, metric: str, batches: Sequence[list[str]], seed: int) -> dict[str, float]:
+        """Return a set metric's mean, low and high of a method."""
         measure = self.metrics[metric]
 
         def features(of: str) -> Tensor:
-            return torch.from_numpy(
-                np.concatenate([self._features(of, metric, n, stems) for n, stems in enumerate(batches)])
-            )
+            parts = [self._features(of, metric, number, stems) for number, stems in enumerate(batches)]
+            return torch.from_numpy(np.concatenate(parts))
 
-        return measure.score(features(row), features(HQ) if needs_truth_features(metric, measure) else None, seed)
+        return measure.score(features(method), features(HQ) if needs_truth_features(metric, measure) else None, seed)
 
 
 def needs_truth_features(name: str, metric: Metric) -> bool:

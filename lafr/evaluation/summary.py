@@ -1,4 +1,4 @@
-"""From scores to what is printed: means with intervals, the marks, scores.csv and faces.png."""
+"""From scores to numbers and files: means with intervals, scores.csv and faces.png."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lafr.metrics.registry import HIGHER, LOWER, describe
+from lafr.models.restorer import Restorer
 from lafr.storage import atomic_write
 
 
@@ -19,30 +20,30 @@ class Evaluation:
 
     Args:
         stems: names of the images.
-        scores: `scores[row][metric]` is one number an image, in the order of `stems`; NaN is a failed measurement.
-        latents: numbers of the whole set.
-        of_sets: `of_sets[row][metric]` is mean, low and high of a metric that scores a set.
-        folders: row -> where its pictures lie.
-        kept: of how many pictures and scores, how many were there already: {"pictures": (kept, all), ...}.
+        scores: `scores[method][metric]` is one number an image, in the order of `stems`; NaN is a failed measurement.
+        latents: mean latent distances and code use of the whole set.
+        of_sets: `of_sets[method][metric]` is mean, low and high of a metric that scores a set.
+        folders: method -> folder of its images.
+        kept: how many images and scores an earlier run had left: {"images": (kept, all), ...}.
     """
 
     stems: list[str]
     scores: dict[str, dict[str, np.ndarray]]
-    latents: dict[str, float]
+    latents: dict[str, float] = field(default_factory=dict)
     of_sets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def summary(self, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
-        """Return mean and 95 % bootstrap interval (over images, 2,000 draws) of each row and metric."""
-        return {
-            row: {metric: mean_and_interval(values, seed) for metric, values in metrics.items()}
-            | self.of_sets.get(row, {})
-            for row, metrics in self.scores.items()
-        }
+        """Return mean and 95 % bootstrap interval (over images, 2,000 resamples) of each method and metric."""
+        found = {}
+        for method, metrics in self.scores.items():
+            of_images = {metric: mean_and_interval(values, seed) for metric, values in metrics.items()}
+            found[method] = of_images | self.of_sets.get(method, {})
+        return found
 
 
-def mean_and_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> dict[str, float | None]:
+def mean_and_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> dict[str, float | None]:
     """Return the mean of `values` and the 2.5 % and 97.5 % quantiles of its bootstrap.
 
     NaN is a failed measurement (no face detected): counted as `failed`, never averaged in; without any other value
@@ -52,18 +53,19 @@ def mean_and_interval(values: np.ndarray, seed: int = 0, draws: int = 2000) -> d
     failed = {"failed": len(values) - len(whole)} if len(whole) < len(values) else {}
     if not len(whole):
         return {"mean": None, "low": None, "high": None} | failed
-    picks = np.random.default_rng(seed).integers(0, len(whole), (draws, len(whole)))
+    picks = np.random.default_rng(seed).integers(0, len(whole), (resamples, len(whole)))
     low, high = np.quantile(whole[picks].mean(1), [0.025, 0.975])
     return {"mean": float(whole.mean()), "low": float(low), "high": float(high)} | failed
 
 
-def trained_on(models: Mapping[str, object], metrics: Mapping[str, object]) -> dict[str, list[str]]:
-    """Return row -> the metrics whose network this row's model was trained with, or has a teacher in common with."""
-    seen = {
-        row: [name for name, metric in metrics.items() if getattr(metric, "origins", frozenset()) & model.trained_with]
-        for row, model in models.items()
-    }
-    return {row: names for row, names in seen.items() if names}
+def trained_on(models: Mapping[str, Restorer], metrics: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return method -> the metrics whose network its model was trained with, or that share a teacher with one."""
+    origins = {name: getattr(metric, "origins", frozenset()) for name, metric in metrics.items()}
+    found = {}
+    for method, model in models.items():
+        if names := [name for name, networks in origins.items() if networks & model.trained_with]:
+            found[method] = names
+    return found
 
 
 def ranking_metric(scores: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
@@ -71,10 +73,10 @@ def ranking_metric(scores: Mapping[str, np.ndarray]) -> tuple[str, np.ndarray] |
 
     Where nothing is a distance, the first metric that has a direction.
     """
-    directions = {m: describe(m).direction for m, values in scores.items() if not np.isnan(values).all()}
+    measured = [metric for metric, values in scores.items() if not np.isnan(values).all()]
     for wanted, sign in ((LOWER, 1), (HIGHER, -1)):
-        for metric, direction in directions.items():
-            if direction == wanted:
+        for metric in measured:
+            if describe(metric).direction == wanted:
                 return metric, sign * scores[metric]
     return None
 
@@ -88,9 +90,9 @@ def picked(distance: np.ndarray, each: int = 3) -> list[np.ndarray]:
 
 
 def best_median_worst(triples: Sequence[Sequence[Tensor]], distance: np.ndarray, each: int = 3) -> Tensor:
-    """Return one picture: the faces of least, middle and greatest distance, a row for each, LQ | restored | HQ.
+    """Return one image of the faces of least, middle and greatest distance, LQ | restored | HQ below each other.
 
-    `triples[i]` is read only where face i is shown.
+    `triples[i]` is read only if face i is shown.
     """
     columns = [
         torch.cat([torch.cat(list(triples[i]), dim=2) for i in group], dim=1) for group in picked(distance, each)
@@ -100,15 +102,15 @@ def best_median_worst(triples: Sequence[Sequence[Tensor]], distance: np.ndarray,
 
 
 def write_scores(result: Evaluation, path: Path) -> None:
-    """Write every image's scores: columns image, row, metrics."""
+    """Write every image's scores as CSV: columns image, row (the method), metrics."""
     metrics = list(next(iter(result.scores.values())))
 
-    def write(aside: Path) -> None:
-        with aside.open("w", newline="") as file:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "row", *metrics])
-            for row, by_metric in result.scores.items():
+            for method, by_metric in result.scores.items():
                 for i, stem in enumerate(result.stems):
-                    writer.writerow([stem, row, *(f"{by_metric[m][i]:.6g}" for m in metrics)])
+                    writer.writerow([stem, method, *(f"{by_metric[m][i]:.6g}" for m in metrics)])
 
     atomic_write(path, write)

@@ -1,23 +1,23 @@
-"""The fidelity-realism curve: what LAFR gains in one and pays in the other as the knob turns."""
+"""The fidelity-realism curve: what LAFR gains in one and loses in the other over the fidelity parameter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from lafr.errors import InputError, need
 from lafr.metrics.registry import HIGHER, LOWER, describe, first_of
 from lafr.storage import atomic_write
 
-# what the curve's axes show where no metric is named: the first aspect that was measured
+# aspects that the axes show where no metric is named: the first that was measured
 FIDELITY = ("identity", "pixels")
 REALISM = ("realism", "perception")
 
 
-def row_name(fidelity: float) -> str:
-    """Return the name of LAFR's row at a fidelity."""
+def name_at(fidelity: float) -> str:
+    """Return the name of LAFR at a fidelity, as a method of its own."""
     return f"LAFR, fidelity {fidelity:g}"
 
 
-def curve_metrics(metrics: Sequence[str], x: str | None = None, y: str | None = None) -> tuple[str, str]:
+def curve_metrics(metrics: list[str], x: str | None = None, y: str | None = None) -> tuple[str, str]:
     """Return the metrics of the curve's two axes: those named, else the first measured of the usual ones.
 
     Raises InputError when one named is not measured, or none is usual.
@@ -25,24 +25,29 @@ def curve_metrics(metrics: Sequence[str], x: str | None = None, y: str | None = 
 
     def choose(axis: str, named: str | None, usual: tuple[str, ...]) -> str:
         if named is not None and named not in metrics:
-            raise InputError(f"curve.{axis}={named} is not measured; choose one of {', '.join(metrics)}")
+            raise InputError(f"curve_{axis}", named, f"a metric that is measured: {', '.join(metrics)}")
         found = named or first_of(usual, metrics)
         if found is None:
-            raise InputError(f"no metric for curve.{axis}; name one of {', '.join(metrics)}")
+            raise InputError(f"curve_{axis}", None, f"one of {', '.join(metrics)}", "none of these is a usual choice")
         return found
 
     return choose("x", x, FIDELITY), choose("y", y, REALISM)
 
 
 def write_curve(
-    sweep: Mapping[str, Mapping[str, Mapping]], beside: Mapping[str, Mapping[str, Mapping]], x: str, y: str,
-    title: str, folder: Path, name: str = "curve",
-) -> list[Path]:  # fmt: skip
+    sweep: Mapping[str, Mapping[str, Mapping]],
+    others: Mapping[str, Mapping[str, Mapping]],
+    x: str,
+    y: str,
+    title: str,
+    folder: Path,
+    name: str = "curve",
+) -> list[Path]:
     """Draw the curve and return its files, PNG and SVG.
 
     Args:
         sweep: fidelity -> metric -> mean, low, high.
-        beside: row -> the same: other points, such as the input's.
+        others: method -> the same: single points, such as the input's.
         x: metric of fidelity.
         y: metric of realism; the axis is turned so that better is up, as x's is so that better is right.
         title: over the curve.
@@ -57,13 +62,13 @@ def write_curve(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     points = {f: of for f, of in sweep.items() if None not in (of[x]["mean"], of[y]["mean"])}
-    axes.plot([of[x]["mean"] for of in points.values()], [of[y]["mean"] for of in points.values()],
-              color="#2563a8", lw=1.5, zorder=2)  # fmt: skip
+    means = [[of[metric]["mean"] for of in points.values()] for metric in (x, y)]
+    axes.plot(*means, color="#2563a8", lw=1.5, zorder=2)
     for fidelity, of in points.items():
         _point(axes, of, x, y, "#2563a8", fidelity)
-    for row, of in beside.items():
+    for method, of in others.items():
         if x in of and y in of and None not in (of[x]["mean"], of[y]["mean"]):
-            _point(axes, of, x, y, "#8a8a8a", row)
+            _point(axes, of, x, y, "#8a8a8a", method)
     axes.set_xlabel(_label(x, "fidelity"))
     axes.set_ylabel(_label(y, "realism"))
     for metric, invert in ((x, axes.invert_xaxis), (y, axes.invert_yaxis)):
@@ -75,19 +80,21 @@ def write_curve(
     axes.spines[["top", "right"]].set_visible(False)
     files = [folder / f"{name}.png", folder / f"{name}.svg"]
     with matplotlib.rc_context({"svg.hashsalt": "lafr"}):  # neither random ids nor a date: equal numbers, equal bytes
-        atomic_write(files[0], lambda aside: figure.savefig(aside, dpi=160))
-        atomic_write(files[1], lambda aside: figure.savefig(aside, metadata={"Date": None}))
+        atomic_write(files[0], lambda temporary: figure.savefig(temporary, dpi=160))
+        atomic_write(files[1], lambda temporary: figure.savefig(temporary, metadata={"Date": None}))
     return files
 
 
 def _point(axes, of: Mapping[str, Mapping], x: str, y: str, colour: str, text: str) -> None:
     spread = [[[of[m]["mean"] - of[m]["low"]], [of[m]["high"] - of[m]["mean"]]] for m in (x, y)]
-    axes.errorbar(of[x]["mean"], of[y]["mean"], xerr=spread[0], yerr=spread[1], fmt="o", ms=4.5, lw=0.8,
-                  color=colour, ecolor="#c9c9c9", zorder=3)  # fmt: skip
-    axes.annotate(text, (of[x]["mean"], of[y]["mean"]), xytext=(6, -11), textcoords="offset points", fontsize=8,
-                  color=colour, bbox={"fc": "white", "ec": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
+    place = of[x]["mean"], of[y]["mean"]
+    bars = {"xerr": spread[0], "yerr": spread[1], "ecolor": "#c9c9c9", "lw": 0.8}
+    axes.errorbar(*place, fmt="o", ms=4.5, color=colour, zorder=3, **bars)
+    box = {"fc": "white", "ec": "none", "pad": 0.6, "alpha": 0.8}
+    axes.annotate(text, place, xytext=(6, -11), textcoords="offset points", fontsize=8, color=colour, bbox=box)
 
 
 def _label(metric: str, meaning: str) -> str:
-    better = {HIGHER: "higher is better", LOWER: "lower is better, axis turned"}.get(describe(metric).direction, "")
+    words = {HIGHER: "higher is better", LOWER: "lower is better, axis turned"}
+    better = words.get(describe(metric).direction, "")
     return f"{meaning}: {metric}" + (f" ({better})" if better else "")

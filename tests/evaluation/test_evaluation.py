@@ -17,10 +17,10 @@ from lafr.data.benchmarks import Pair, SyntheticBenchmark
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.faces import Faces
 from lafr.errors import InputError
-from lafr.evaluation import Evaluation, best_median_worst, evaluate, standard_rows
-from lafr.evaluation.cache_keys import of_code, of_metric, of_restorer
-from lafr.evaluation.ledger import Ledger
-from lafr.evaluation.rows import folders
+from lafr.evaluation import Evaluation, best_median_worst, restore_and_score, standard_methods
+from lafr.evaluation.cache_keys import key_of_code, key_of_metric, key_of_restorer
+from lafr.evaluation.methods import folder_names
+from lafr.evaluation.progress import ProgressLog
 from lafr.evaluation.sweep import curve_metrics
 from lafr.images import as_saved, read_image
 from lafr.metrics.codebook import CodeUse
@@ -32,7 +32,7 @@ from lafr.models.restorer import Restorer
 
 @dataclass
 class Evaluated:
-    """What one run of `evaluate` was given, returned and wrote."""
+    """What one run of `restore_and_score` was given, returned and wrote."""
 
     benchmark: SyntheticBenchmark
     restorer: Restorer
@@ -58,13 +58,15 @@ def evaluated(base_folder, face_folder, tmp_path_factory):
     adapter = CodebookAdapter(**ADAPTER, num_codes=16)
     adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
     restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4)).eval()
-    rows = standard_rows(restorer, {"brighter": lambda lq: lq + 0.1})
+    rows = standard_methods(restorer, {"brighter": lambda lq: lq + 0.1})
     metrics = METRICS | {"st_lpips_alex": PerceptualDistance("alex")}
     folder = tmp_path_factory.mktemp("evaluated")
-    return Evaluated(benchmark, restorer, evaluate(benchmark, restorer, rows, metrics, folder, batch_size=2), folder)
+    return Evaluated(
+        benchmark, restorer, restore_and_score(benchmark, restorer, rows, metrics, folder, batch_size=2), folder
+    )
 
 
-def test_every_row_is_the_image_that_its_name_says(evaluated):
+def test_every_method_makes_the_image_that_its_name_says(evaluated):
     lq, hq = evaluated.stacked()
     restorer, psnr = evaluated.restorer, lambda image: psnr_rgb(image, hq).numpy()
     with torch.no_grad():
@@ -82,7 +84,7 @@ def test_every_row_is_the_image_that_its_name_says(evaluated):
         assert np.allclose(evaluated.result.scores[row]["psnr_rgb"], psnr(image), atol=1e-2), row
 
 
-def test_the_saved_pictures_score_what_the_table_says(evaluated):
+def test_the_saved_images_score_what_the_table_says(evaluated):
     _, hq = evaluated.stacked()
     for row, folder in evaluated.result.folders.items():
         if row in evaluated.result.scores:
@@ -145,8 +147,8 @@ def test_the_picture_ranks_by_the_perceptual_distance(evaluated):
 
 
 def test_the_number_of_images_in_a_batch_changes_no_score(evaluated, tmp_path):
-    rows = standard_rows(evaluated.restorer, {})
-    again = evaluate(evaluated.benchmark, evaluated.restorer, rows, METRICS, tmp_path / "again", batch_size=5)
+    rows = standard_methods(evaluated.restorer, {})
+    again = restore_and_score(evaluated.benchmark, evaluated.restorer, rows, METRICS, tmp_path / "again", batch_size=5)
     assert np.allclose(again.scores["LAFR"]["psnr_rgb"], evaluated.result.scores["LAFR"]["psnr_rgb"], atol=1e-2)
     assert again.stems == evaluated.result.stems
 
@@ -159,17 +161,17 @@ def test_best_median_and_worst_are_the_ends_and_the_middle_of_the_order():
     assert columns == [[2, 4], [6, 0], [5, 1]]
 
 
-def test_the_rows_of_two_names_never_share_a_folder():
-    names = folders(["codec(LQ)", "codec_LQ", "CODEC LQ", "GFPGAN", "gfpgan", "..", "a/b", "恢复"])
+def test_two_methods_never_share_a_folder():
+    names = folder_names(["codec(LQ)", "codec_LQ", "CODEC LQ", "GFPGAN", "gfpgan", "..", "a/b", "恢复"])
     assert len({name.lower() for name in names.values()}) == 8
     assert all(re.fullmatch(r"[A-Za-z0-9+-][A-Za-z0-9.+_-]*", name) for name in names.values())
 
 
 def changed(restorer, change) -> bool:
     """Whether a change of a restorer changes what its pictures are known by."""
-    before = of_restorer(restorer)
+    before = key_of_restorer(restorer)
     change(restorer)
-    return of_restorer(restorer) != before
+    return key_of_restorer(restorer) != before
 
 
 CHANGES = {
@@ -200,13 +202,13 @@ def test_a_score_by_another_setting_trunk_or_code_of_a_metric_is_not_kept():
     elevenfold.__qualname__ = tenfold.__qualname__
     metrics = [psnr_rgb, partial(psnr_rgb), tenfold, elevenfold, Scaled(2.0), Scaled(3.0)]
     metrics += [PerceptualDistance("alex"), PerceptualDistance("vgg")]
-    known = [of_metric("a", metric) for metric in metrics]
+    known = [key_of_metric("a", metric) for metric in metrics]
     assert len(set(known)) == len(metrics)
-    assert known == [of_metric("a", metric) for metric in metrics]
-    assert of_metric("b", psnr_rgb) != known[0]
+    assert known == [key_of_metric("a", metric) for metric in metrics]
+    assert key_of_metric("b", psnr_rgb) != known[0]
     again = PerceptualDistance("alex")
     again(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))  # what it remembers of a batch is no setting
-    assert of_metric("a", again) == known[6]
+    assert key_of_metric("a", again) == known[6]
 
 
 class Scaled:
@@ -225,10 +227,10 @@ def test_changed_code_of_a_module_or_of_one_inside_a_package_is_another_identity
     for file in ("ours/__init__.py", "ours/deep/__init__.py", "ours/deep/model.py"):
         (tmp_path / file).write_text("A = 1\n")
     package = importlib.import_module("ours")
-    before = of_code(package)
-    assert of_code(package) == before
+    before = key_of_code(package)
+    assert key_of_code(package) == before
     (tmp_path / "ours/deep/model.py").write_text("A = 2\n")
-    assert of_code(package) != before
+    assert key_of_code(package) != before
 
 
 @pytest.mark.parametrize(("x", "y", "found"), [
@@ -241,24 +243,24 @@ def test_the_curves_axes_are_those_named_else_identity_and_realism(x, y, found):
 
 
 def test_a_curve_without_a_metric_of_realism_says_which_there_are():
-    with pytest.raises(InputError, match=r"no metric for curve.y; name one of psnr_rgb, deg"):
+    with pytest.raises(InputError, match=r"curve_y .*psnr_rgb, deg"):
         curve_metrics(["psnr_rgb", "deg"])
 
 
 def test_a_torn_ledger_loses_the_torn_line_alone(tmp_path):
-    ledger = Ledger(tmp_path)
-    ledger.note({"a": 1}, {"a": 2})
-    with ledger.path.open("ab") as file:
+    log = ProgressLog(tmp_path)
+    log.append({"a": 1}, {"a": 2})
+    with log.path.open("ab") as file:
         file.write(b'{"run": 1, "a": 3')
-    later = Ledger(tmp_path)
-    later.note({"a": 4})
-    assert [(line["run"], line["a"]) for line in Ledger(tmp_path).lines()] == [(1, 1), (1, 2), (2, 4)]
+    later = ProgressLog(tmp_path)
+    later.append({"a": 4})
+    assert [(line["run"], line["a"]) for line in ProgressLog(tmp_path).lines()] == [(1, 1), (1, 2), (2, 4)]
 
 
 def test_the_last_runs_line_is_the_right_one_whichever_process_wrote_it(tmp_path):
-    Ledger(tmp_path, process=1).note({"a": "old"})
-    Ledger(tmp_path, process=0).note({"a": "new"})
-    assert [line["a"] for line in Ledger(tmp_path).lines()] == ["old", "new"]
+    ProgressLog(tmp_path, process=1).append({"a": "old"})
+    ProgressLog(tmp_path, process=0).append({"a": "new"})
+    assert [line["a"] for line in ProgressLog(tmp_path).lines()] == ["old", "new"]
 
 
 def test_a_set_metric_sees_all_features_of_a_row_and_of_the_truth_in_order(evaluated, tmp_path):
@@ -274,7 +276,7 @@ def test_a_set_metric_sees_all_features_of_a_row_and_of_the_truth_in_order(evalu
             return {"mean": 1.0, "low": 0.5, "high": 2.0}
 
     rows, metric = {"LQ input": lambda lq, hq: lq}, Features()
-    again = evaluate(evaluated.benchmark, None, rows, {"set": metric}, tmp_path, batch_size=2, seed=3)
+    again = restore_and_score(evaluated.benchmark, None, rows, {"set": metric}, tmp_path, batch_size=2, seed=3)
     lq, hq = evaluated.stacked()
     features, reference, seed = metric.seen[0]
     assert torch.equal(features, as_saved(lq).flatten(1)[:, :7]) and torch.equal(reference, hq.flatten(1)[:, :7])
@@ -282,7 +284,7 @@ def test_a_set_metric_sees_all_features_of_a_row_and_of_the_truth_in_order(evalu
     assert again.summary()["LQ input"] == {"set": {"mean": 1.0, "low": 0.5, "high": 2.0}}
 
 
-def test_rows_that_need_the_truth_are_refused_where_there_is_none(evaluated, tmp_path):
+def test_methods_that_need_the_truth_are_refused_where_there_is_none(evaluated, tmp_path):
     class Wild:
         name = "wild"
 
@@ -292,5 +294,5 @@ def test_rows_that_need_the_truth_are_refused_where_there_is_none(evaluated, tmp
         def __getitem__(self, index):
             return Pair("a", torch.zeros(3, 32, 32), None)
 
-    with pytest.raises(InputError, match=r"rows=\['codec\(HQ\)'\] need a ground truth and benchmark wild has none"):
-        evaluate(Wild(), None, standard_rows(evaluated.restorer, {}), {}, tmp_path)
+    with pytest.raises(InputError, match=r"methods .* wild .*\['codec\(HQ\)'\]"):
+        restore_and_score(Wild(), None, standard_methods(evaluated.restorer, {}), {}, tmp_path)

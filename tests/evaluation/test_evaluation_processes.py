@@ -1,4 +1,4 @@
-"""Two processes evaluate as one does: the same pictures to the byte, the same scores, in the same order."""
+"""Two processes evaluate as one does: the same images to the byte, the same scores, in the same order."""
 
 import csv
 import json
@@ -55,7 +55,7 @@ def scores(folder):
         return list(csv.DictReader(file))
 
 
-def test_two_processes_share_the_batches_and_give_the_pictures_and_scores_of_one(launch, arguments, tmp_path):
+def test_two_processes_share_the_batches_and_give_the_images_and_scores_of_one(launch, arguments, tmp_path):
     folders = {world: tmp_path / f"world{world}" for world in (1, 2)}
     for world, folder in folders.items():
         folder.mkdir()
@@ -65,10 +65,10 @@ def test_two_processes_share_the_batches_and_give_the_pictures_and_scores_of_one
         for path in sorted((folders[2] / "out/work").glob("process_*.jsonl"))
     ]
     assert shared == [{0, 2}, {1, 3}]
-    pictures = {world: sorted(folder.rglob("*.png")) for world, folder in folders.items()}
-    assert [p.relative_to(folders[1]) for p in pictures[1]] == [p.relative_to(folders[2]) for p in pictures[2]]
-    assert len(pictures[1]) == 6 * 10 + 1  # LQ, four rows, HQ, and faces.png
-    assert [a.read_bytes() == b.read_bytes() for a, b in zip(pictures[1], pictures[2], strict=True)] == [True] * 61
+    images = {world: sorted(folder.rglob("*.png")) for world, folder in folders.items()}
+    assert [p.relative_to(folders[1]) for p in images[1]] == [p.relative_to(folders[2]) for p in images[2]]
+    assert len(images[1]) == 6 * 10 + 1  # LQ, four methods, HQ, and faces.png
+    assert [a.read_bytes() == b.read_bytes() for a, b in zip(images[1], images[2], strict=True)] == [True] * 61
     for one, two in zip(scores(folders[1]), scores(folders[2]), strict=True):
         assert (one.pop("image"), one.pop("row")) == (two.pop("image"), two.pop("row"))
         assert {m: float(v) for m, v in two.items()} == pytest.approx({m: float(v) for m, v in one.items()}, abs=1e-5)
@@ -78,14 +78,14 @@ def test_two_processes_share_the_batches_and_give_the_pictures_and_scores_of_one
         assert two["rows"][row]["mean_colour"] == pytest.approx(metrics["mean_colour"], abs=1e-5)
 
 
-def test_another_number_of_processes_goes_on_with_what_was_done_and_takes_no_stale_line(launch, arguments, tmp_path):
+def test_another_number_of_processes_resumes_what_was_done_and_takes_no_stale_line(launch, arguments, tmp_path):
     launch(2, arguments, tmp_path)
     first = (tmp_path / "out/result.json").read_text()
     kept = launch(1, arguments, tmp_path)
-    assert "kept      60 of 60 pictures" in kept
+    assert "kept      60 of 60 images" in kept
     assert (tmp_path / "out/result.json").read_text() == first
-    changed = launch(1, [*arguments, "seed=1"], tmp_path)  # batches 1 and 3 are now in the first process's ledger
-    assert re.search(r"kept +20 of 60 pictures", changed)  # the ground truth's, and the codec's of it
+    changed = launch(1, [*arguments, "seed=1"], tmp_path)  # batches 1 and 3 are now in the first process's log
+    assert re.search(r"kept +20 of 60 images", changed)  # the ground truth's, and the codec's of it
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     launch(1, [*arguments, "seed=1"], fresh)

@@ -1,4 +1,4 @@
-"""A run that is killed goes on to the same bytes, and nothing that hangs on something else is kept."""
+"""A run that is killed resumes to the same bytes, and nothing that depends on something else is kept."""
 
 import json
 import os
@@ -8,10 +8,10 @@ import signal
 import pytest
 from evaluation_script import COLOUR, FAST, run_eval
 
-import lafr.evaluation.ledger
+import lafr.evaluation.progress
 import lafr.storage
 
-ROWS = "rows=['LQ input','codec(LQ)',LAFR]"
+METHODS = "methods=['LQ input','codec(LQ)',LAFR]"
 
 
 def kill_at(point: str, count: int) -> None:
@@ -25,25 +25,25 @@ def kill_at(point: str, count: int) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    replace, note = os.replace, lafr.evaluation.ledger.Ledger.note
+    replace, append = os.replace, lafr.evaluation.progress.ProgressLog.append
 
     def replace_or_die(source, target):
         if reached():
             die()
         replace(source, target)
 
-    def note_or_die(ledger, *records):
+    def append_or_die(log, *records):
         if reached():
             if point == "torn line":
-                with open(ledger.path, "ab") as file:
+                with open(log.path, "ab") as file:
                     file.write(json.dumps(records[0]).encode()[:40])
             die()
-        note(ledger, *records)
+        append(log, *records)
 
     if point == "before a rename":
         lafr.storage.os.replace = replace_or_die
     else:
-        lafr.evaluation.ledger.Ledger.note = note_or_die
+        lafr.evaluation.progress.ProgressLog.append = append_or_die
 
 
 def evaluate(arguments, folder, output, point=None, count=0):
@@ -61,7 +61,7 @@ def run(workers, model_folder, face_folder, tmp_path):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         given = ["benchmark=val", f"data.root={face_folder}", f"benchmark.build.file_list={tmp_path / 'list.txt'}",
-                 f"model.folder={model_folder}", ROWS, *FAST, *arguments]  # fmt: skip
+                 f"model.folder={model_folder}", METHODS, *FAST, *arguments]  # fmt: skip
         child = workers.Process(target=evaluate, args=(given, folder, tmp_path / "output.txt", *kill))
         child.start()
         child.join(120)
@@ -87,7 +87,7 @@ def test_a_run_killed_at_four_points_ends_with_the_same_bytes_as_one_that_was_no
         assert result is None
     code, said, resumed = run("killed", COLOUR)
     assert code == 0, said
-    kept = re.search(r"kept +(\d+) of 40 pictures", said)
+    kept = re.search(r"kept +(\d+) of 40 images", said)
     assert 0 < int(kept[1]) < 40
     assert undated(resumed) == undated(straight)
     for path in sorted((tmp_path / "straight").rglob("*.png")) + sorted((tmp_path / "straight").rglob("*.csv")):
@@ -100,28 +100,28 @@ def test_a_finished_run_restores_and_scores_nothing_again_but_what_changed(run, 
     first = run("a")
     assert first[0] == 0, first[1]
     again = run("a")
-    assert "kept      40 of 40 pictures" in again[1]
+    assert "kept      40 of 40 images" in again[1]
     assert "kept      60 of 60 scores" in again[1]
     assert undated(again[2]) == undated(first[2])
-    picture = tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/04.png"
-    whole = picture.read_bytes()
-    picture.write_bytes((tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/05.png").read_bytes())
+    image = tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/04.png"
+    intact = image.read_bytes()
+    image.write_bytes((tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/05.png").read_bytes())
     mended = run("a")
-    assert "kept      37 of 40 pictures" in mended[1]  # its batch of three is made again
-    assert picture.read_bytes() == whole
+    assert "kept      37 of 40 images" in mended[1]  # its batch of three is made again
+    assert image.read_bytes() == intact
     other_draws = run("a", "seed=1")
-    assert "kept      10 of 40 pictures" in other_draws[1]  # those of the ground truth
+    assert "kept      10 of 40 images" in other_draws[1]  # those of the ground truth
     assert other_draws[2] != first[2]
 
 
 def test_the_same_model_under_changed_code_is_restored_again(run, tmp_path):
     assert run("a")[0] == 0
-    ledger = tmp_path / "a/runs/eval/tiny/val/work/process_0.jsonl"
-    maker = json.loads(next(line for line in ledger.read_text().splitlines() if '"LAFR"' in line))["made_by"]
-    ledger.write_text(ledger.read_text().replace(maker, "0" * 64))  # what the code before the change had noted
+    log = tmp_path / "a/runs/eval/tiny/val/work/process_0.jsonl"
+    maker = json.loads(next(line for line in log.read_text().splitlines() if '"LAFR"' in line))["key"]
+    log.write_text(log.read_text().replace(maker, "0" * 64))  # as the code before the change had it
     code, said, _ = run("a")
     assert code == 0, said
-    assert "kept      30 of 40 pictures" in said
+    assert "kept      30 of 40 images" in said
 
 
 def test_the_folder_of_another_model_is_refused(run, model_folder):
@@ -131,4 +131,4 @@ def test_the_folder_of_another_model_is_refused(run, model_folder):
     (model_folder / "denoiser" / "config.json").write_text(json.dumps(config))
     code, said, _ = run("a")
     assert code == 1
-    assert re.search(r"error: 'runs/eval/tiny/val' is the evaluation of another model .*; choose another output=", said)
+    assert all(words in said for words in ("error: 'runs/eval/tiny/val'", "another model", "output", "run_name")), said

@@ -1,8 +1,8 @@
-"""Anyone's outputs: matched by stem, refused where they do not fit, scored as our own rows are."""
+"""Other methods' outputs: matched by stem, refused where they do not fit, scored as LAFR is."""
 
 import csv
 import json
-import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from evaluation_script import run_here
 from PIL import Image
 
 from lafr.errors import InputError
-from lafr.evaluation.outputs import folders_of, matched
+from lafr.evaluation.outputs import folders_of, match_outputs
 from lafr.images import read_image, write_image
 from lafr.metrics.fidelity import psnr_rgb
 
@@ -38,7 +38,7 @@ def pair(face_folder, tmp_path):
 
 @pytest.fixture
 def method(pair, tmp_path):
-    """The folder of another method's pictures: half of LQ, half of HQ."""
+    """The folder of another method's images: half of LQ, half of HQ."""
     folder = tmp_path / "Method (1)"
     for path in sorted((tmp_path / "lq").glob("*.png")):
         lq, hq = read_image(path), read_image(tmp_path / "hq" / path.name)
@@ -46,12 +46,12 @@ def method(pair, tmp_path):
     return folder
 
 
-def columns(path: Path, row: str, metric: str) -> list[float]:
-    with path.open() as file:
-        return [float(line[metric]) for line in csv.DictReader(file) if line["row"] == row]
+def columns(path: Path, method: str, metric: str) -> list[float]:
+    with path.open(encoding="utf-8") as file:
+        return [float(line[metric]) for line in csv.DictReader(file) if line["row"] == method]
 
 
-def test_another_methods_pictures_get_the_scores_of_their_pixels(script, pair, method, tmp_path):
+def test_another_methods_images_get_the_scores_of_their_pixels(script, pair, method, tmp_path):
     code, said, out = script(*pair, f"outputs={method}")
     assert code == 0, said
     truth, image = (
@@ -59,7 +59,7 @@ def test_another_methods_pictures_get_the_scores_of_their_pixels(script, pair, m
     )
     found = columns(Path("runs/eval/tiny/pair/scores.csv"), "Method (1)", "psnr_rgb")
     assert found == pytest.approx(psnr_rgb(image, truth).tolist(), rel=1e-5)
-    record = json.loads(Path("runs/eval/tiny/pair/result.json").read_text())
+    record = json.loads(Path("runs/eval/tiny/pair/result.json").read_text(encoding="utf-8"))
     assert list(record["rows"]) == ["LQ input", "Method (1)"]  # the model is not asked
     assert record["latents"] == {}
     assert record["pictures"] == {name: f"pictures/{folder}" for name, folder in
@@ -78,14 +78,14 @@ def test_a_file_that_fits_is_copied_and_another_kind_is_kept_as_pixels(script, p
     assert torch.equal(read_image(drawn / "face3.png"), read_image(method / "face3_00.bmp"))
 
 
-def test_outputs_stand_beside_our_rows_and_beside_other_outputs(script, pair, method, model_folder, tmp_path):
-    rows = "rows=['LQ input',LAFR,A,B,'codec(HQ)']"
+def test_outputs_are_compared_with_our_methods_and_with_other_outputs(script, pair, method, model_folder, tmp_path):
+    methods = "methods=['LQ input',LAFR,A,B,'codec(HQ)']"
     code, said, _ = script(
-        *pair, f"model.folder={model_folder}", f"+outputs={{A: '{method}', B: '{tmp_path / 'lq'}'}}", rows
+        *pair, f"model.folder={model_folder}", f"+outputs={{A: '{method}', B: '{tmp_path / 'lq'}'}}", methods
     )
     assert code == 0, said
     table = Path("runs/eval/tiny/pair/scores.csv")
-    assert list(json.loads(table.with_name("result.json").read_text())["rows"]) == [
+    assert list(json.loads(table.with_name("result.json").read_text(encoding="utf-8"))["rows"]) == [
         "LQ input", "LAFR", "A", "B", "codec(HQ)",
     ]  # fmt: skip
     assert columns(table, "B", "psnr_rgb") == columns(table, "LQ input", "psnr_rgb")
@@ -96,34 +96,34 @@ def test_a_changed_output_is_scored_again_and_the_others_are_not(script, pair, m
     write_image(read_image(method / "face1_00.png") * 0.5, method / "face1_00.png")
     code, said, out = script(*pair, f"outputs={method}")
     assert code == 0, said
-    assert "kept      12 of 15 pictures" in out  # its batch of three is read again
+    assert "kept      12 of 15 images" in out  # its whole batch of three is read again
     table = Path("runs/eval/tiny/pair/scores.csv")
     image, hq = read_image(method / "face1_00.png")[None], read_image(method.parent / "hq" / "face1.png")[None]
     assert columns(table, "Method (1)", "psnr_rgb")[1] == pytest.approx(float(psnr_rgb(image, hq)), rel=1e-5)
 
 
-def test_the_same_pictures_are_scored_under_a_protocol_without_being_restored(script, pair, model_folder, monkeypatch):
+def test_the_same_images_are_scored_under_a_protocol_without_being_restored(script, pair, model_folder, monkeypatch):
     assert script(*pair, f"model.folder={model_folder}")[0] == 0
-    first = Path("runs/eval/tiny/pair/result.json").read_text()
+    first = Path("runs/eval/tiny/pair/result.json").read_text(encoding="utf-8")
     monkeypatch.setattr("lafr.models.restorer.Restorer.forward", None)  # it would fail
     code, said, out = script(
         *pair, f"model.folder={model_folder}", "+protocol={name: other, metrics: [psnr_y, ssim_rgb]}"
     )
     assert code == 0, said
-    assert "kept      30 of 30 pictures" in out
+    assert "kept      30 of 30 images" in out
     assert "kept      25 of 50 scores" in out  # ssim_rgb was there
-    record = json.loads(Path("runs/eval/tiny/pair/other/result.json").read_text())
+    record = json.loads(Path("runs/eval/tiny/pair/other/result.json").read_text(encoding="utf-8"))
     assert record["protocol"] == "other"
     assert list(record["metrics"]) == ["psnr_y", "ssim_rgb"]
     assert record["pictures"]["LAFR"] == "../pictures/LAFR"
-    assert Path("runs/eval/tiny/pair/result.json").read_text() == first
+    assert Path("runs/eval/tiny/pair/result.json").read_text(encoding="utf-8") == first
 
 
 def test_a_set_without_ground_truth_says_what_is_not_measured_and_scores_the_rest(script, pair, model_folder):
     alone = "+metrics.brightness={_target_: test_outputs.Brightness}"
     code, said, _ = script(*pair[:2], f"model.folder={model_folder}", alone)
     assert code == 0, said
-    record = json.loads(Path("runs/eval/tiny/pair/result.json").read_text())
+    record = json.loads(Path("runs/eval/tiny/pair/result.json").read_text(encoding="utf-8"))
     assert record["not_measured"] == dict.fromkeys(("psnr_rgb", "ssim_rgb"), "the set has no ground truth")
     assert list(record["rows"]) == ["LQ input", "codec(LQ)", "adapter only", "LAFR"]
     assert set(record["rows"]["LAFR"]) == {"brightness"}
@@ -146,27 +146,27 @@ class Brightness:
 WRONG = {
     "a missing file": ("face3_00.png", None, ["1 missing: face3;", "5 test images"]),
     "an extra file": ("other.png", (32, 32), ["1 extra: other.png;"]),
-    "a stem twice": ("face2.png", (32, 32), ["1 claimed by two files: face2.png and face2_00.png;"]),
-    "a wrong size": ("face4_00.png", (64, 64), ["1 of 5 outputs", "not 32 x 32: face4_00.png 64 x 64"]),
-    "no square": ("face4_00.png", (32, 30), ["not 32 x 32: face4_00.png 32 x 30"]),
-    "no image": ("face1_00.png", "text", ["face1_00.png' is not an image that can be read"]),
+    "a stem twice": ("face2.png", (32, 32), ["1 with two files: face2.png and face2_00.png;"]),
+    "a wrong size": ("face4_00.png", (64, 64), ["1 of 5", "not 32 x 32: face4_00.png 64 x 64"]),
+    "not square": ("face4_00.png", (32, 30), ["not 32 x 32: face4_00.png 32 x 30"]),
+    "not an image": ("face1_00.png", "text", ["face1_00.png'"]),
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_outputs_that_do_not_fit_are_named_in_one_line_and_nothing_is_written(case, script, pair, method):
-    name, made, words = WRONG[case]
-    if made is None:
-        (method / name).unlink()
-    elif made == "text":
-        (method / name).write_text("no picture")
-    else:
-        Image.new("RGB", made).save(method / name)
-    code, said, _ = script(*pair, f"outputs={method}")
-    assert code == 1
-    assert said.startswith("error: ") and "\n" not in said
-    assert all(word in said for word in words), said
-    assert list(Path().rglob("*")) == []
+def test_outputs_that_do_not_fit_are_named_in_one_line_and_nothing_is_written(script, pair, method, tmp_path):
+    for case, (name, content, words) in WRONG.items():
+        folder = shutil.copytree(method, tmp_path / case)
+        if content is None:
+            (folder / name).unlink()
+        elif content == "text":
+            (folder / name).write_text("not an image", encoding="utf-8")
+        else:
+            Image.new("RGB", content).save(folder / name)
+        code, said, _ = script(*pair, f"outputs={folder}")
+        assert code == 1, case
+        assert said.startswith("error: ") and "\n" not in said, case
+        assert all(word in said for word in words), said
+        assert list(Path().rglob("*")) == [], case
 
 
 def test_a_truncated_output_is_named_when_it_is_reached(script, pair, method):
@@ -177,30 +177,31 @@ def test_a_truncated_output_is_named_when_it_is_reached(script, pair, method):
     assert not Path("runs/eval/tiny/pair/result.json").exists()
 
 
-SETTINGS = {
-    "unknown row": (["rows=[LAFR,GFPGAN]"], "rows=['GFPGAN'] are unknown; this run knows LQ input, codec(LQ)"),
-    "no row": (["rows=[]"], "rows=[] compares nothing"),
-    "fidelity": (["fidelity=1.5"], "fidelity=1.5 is not a number from 0 to 1"),
-    "fidelity that is no number": (["fidelity=much"], "fidelity=much is not a number from 0 to 1"),
-    "a point of the sweep": (["sweep=[0,2]"], "fidelity=2 is not a number from 0 to 1"),
-    "the curve's metric": (["sweep=[0,1]", "curve.x=deg"], "curve.x=deg is not measured; choose one of psnr_rgb"),
-    "no folder": (["outputs=nowhere"], "folder 'nowhere' does not exist"),
-    "a folder called as a row": (["outputs=LAFR"], "two rows are called 'LAFR'"),
-    "no ground truth": (["data.hq=nowhere"], "nowhere' does not exist"),
-    "no input": (["data.lq=null"], "benchmark pair needs data.lq=FOLDER"),
-    "nothing to measure": (["data.hq=null"], "psnr_rgb: the set has no ground truth"),
-    "unknown metric": (["+protocol={name: x, metrics: [psnr]}"], "protocol x names metrics that configs/metrics"),
-    "groups": (["groups=nowhere.csv"], "groups='nowhere.csv' does not exist"),
-}
+# arguments, words of the message: the parameter, the value, what is known
+SETTINGS = (
+    (["methods=[LAFR,GFPGAN]"], ["methods", "['GFPGAN']", "codec(LQ)"]),
+    (["methods=[]"], ["methods", "[]"]),
+    (["fidelity=1.5"], ["fidelity", "1.5", "0 to 1"]),
+    (["fidelity=much"], ["fidelity", "much", "0 to 1"]),
+    (["sweep=[0,2]"], ["fidelity", "2", "0 to 1"]),
+    (["sweep=[0,1]", "curve.x=deg"], ["curve.x", "deg", "psnr_rgb"]),
+    (["outputs=nowhere"], ["'nowhere'"]),
+    (["outputs=LAFR"], ["outputs", "'LAFR'"]),
+    (["data.hq=nowhere"], ["nowhere'"]),
+    (["data.lq=null"], ["benchmark pair", "data.lq"]),
+    (["data.hq=null"], ["psnr_rgb: the set has no ground truth"]),
+    (["+protocol={name: x, metrics: [psnr]}"], ["protocol x", "['psnr']"]),
+    (["groups=nowhere.csv"], ["groups", "'nowhere.csv'"]),
+)
 
 
-@pytest.mark.parametrize("case", SETTINGS)
-def test_a_wrong_setting_is_one_line_and_nothing_is_written(case, script, pair, model_folder):
-    arguments, words = SETTINGS[case]
-    code, said, out = script(*pair, f"model.folder={model_folder}", *arguments)
-    assert (code, out) == (1, "")
-    assert said.startswith(("error: ", "\n")) and words in said, said
-    assert list(Path().rglob("*")) == []
+def test_a_wrong_setting_is_one_line_and_nothing_is_written(script, pair, model_folder):
+    for arguments, words in SETTINGS:
+        code, said, out = script(*pair, f"model.folder={model_folder}", *arguments)
+        assert (code, out) == (1, ""), arguments
+        assert said.startswith(("error: ", "\n")), said
+        assert all(word in said for word in words), said
+        assert list(Path().rglob("*")) == [], arguments
 
 
 def test_a_missing_truth_of_one_image_is_named(script, pair, method, tmp_path):
@@ -219,7 +220,7 @@ def files(folder: Path, *names: str) -> Path:
 
 def test_a_stem_that_ends_in_a_number_is_matched_before_a_suffix_is(tmp_path):
     folder = files(tmp_path / "x", "a_00.png", "a_01_00.png", "a.png")
-    found = matched(folder, ["a", "a_00", "a_01"], 8)
+    found = match_outputs(folder, ["a", "a_00", "a_01"], 8)
     assert {stem: path.name for stem, path in found.items()} == {
         "a": "a.png",
         "a_00": "a_00.png",
@@ -229,11 +230,11 @@ def test_a_stem_that_ends_in_a_number_is_matched_before_a_suffix_is(tmp_path):
 
 def test_of_many_wrong_names_the_first_are_listed_and_the_others_counted(tmp_path):
     folder = files(tmp_path / "x", "a.png")
-    with pytest.raises(InputError, match=re.escape("1,200 missing: b0, b1, b2,") + ".* and 1,190 more"):
-        matched(folder, ["a", *(f"b{i}" for i in range(1200))], 8)
+    with pytest.raises(InputError, match=r"1,200 missing: b0, b1, b2,.* and 1,190 more"):
+        match_outputs(folder, ["a", *(f"b{i}" for i in range(1200))], 8)
 
 
 def test_two_folders_of_one_name_need_names(tmp_path):
     assert folders_of([tmp_path / "A" / "out", tmp_path / "B"]).keys() == {"out", "B"}
-    with pytest.raises(InputError, match="same name twice"):
+    with pytest.raises(InputError, match="outputs"):
         folders_of([tmp_path / "A" / "out", tmp_path / "B" / "out"])

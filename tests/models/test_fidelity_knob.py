@@ -94,7 +94,7 @@ def test_the_curves_points_are_lafrs_scores_at_each_fidelity(trained, face_folde
     (tmp_path / "list.txt").write_text("00.png\n01.png\n02.png\n03.png\n")
     monkeypatch.chdir(tmp_path)
     given = ["benchmark=val", f"data.root={face_folder}", f"benchmark.build.file_list={tmp_path / 'list.txt'}",
-             "model.folder=model", "rows=['LQ input',LAFR]"]  # fmt: skip
+             "model.folder=model", "methods=['LQ input',LAFR]"]  # fmt: skip
     run = partial(run_here, monkeypatch, capfd, *given)
     sweep = ["sweep=[0,0.5,1]", "curve.y=ssim_rgb", "publish=true", "output=swept"]
     code, said, _ = run(*sweep)
@@ -109,7 +109,7 @@ def test_the_curves_points_are_lafrs_scores_at_each_fidelity(trained, face_folde
     assert half["LQ input"] == swept["rows"]["LQ input"]
     curve = {kind: Path(f"swept/curve.{kind}").read_bytes() for kind in ("png", "svg")}
     assert all(name.encode() in curve["svg"] for name in ("fidelity: psnr_rgb", "realism: ssim_rgb"))
-    assert "kept      20 of 20 pictures" in run(*sweep)[2]
+    assert "kept      20 of 20 images" in run(*sweep)[2]
     assert {kind: Path(f"results/tiny/val_curve.{kind}").read_bytes() for kind in curve} == curve
 
 
@@ -117,7 +117,7 @@ def test_a_run_at_another_fidelity_has_a_folder_of_its_own(trained, face_folder,
     trained.save_pretrained(tmp_path / "model", full=True)
     (face_folder / "val.txt").write_text("00.png\n")
     monkeypatch.chdir(tmp_path)
-    given = ["benchmark=val", f"data.root={face_folder}", "model.folder=model", "rows=[LAFR]", "run_name=null"]
+    given = ["benchmark=val", f"data.root={face_folder}", "model.folder=model", "methods=[LAFR]", "run_name=null"]
     for fidelity in ("0", "0.25"):
         assert run_here(monkeypatch, capfd, *given, f"fidelity={fidelity}")[0] == 0
     (face_folder / "val.txt").unlink()

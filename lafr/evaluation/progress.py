@@ -1,4 +1,4 @@
-"""What was done, a line of JSON each: a run that was stopped reads it and goes on."""
+"""What an evaluation has done so far, one JSON object a line, so that a stopped run can resume."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from lafr.storage import JsonLines
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of the processes of a run this one is: batch b is done by process b mod `count`.
+    """This process among those of a run: batch b belongs to process b mod `count`.
 
-    `wait` returns when all of them have called it.
+    `wait` is a barrier: it returns when all of them have called it.
     """
 
     index: int = 0
@@ -20,15 +20,15 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that merges, writes results and prints."""
+        """Whether this process merges the others' work, writes the results and prints."""
         return self.index == 0
 
 
-class Ledger:
-    """Lines in `folder/process_N.jsonl`: each process appends to its own file, and reads those of all.
+class ProgressLog:
+    """Append-only logs `folder/process_N.jsonl`: a process writes its own and reads those of all.
 
-    A line is whole or not there: what a stop tore off is passed over, and what it told of is done again. Each carries
-    the number of its run, as another number of processes shares the batches out differently: the last run is right.
+    A line that a kill has cut off is ignored, and its work is done again. Each line carries the number of its run: with
+    another number of processes a batch moves to another file, and the line of the last run is the valid one.
     """
 
     def __init__(self, folder: Path, process: int = 0):
@@ -36,11 +36,11 @@ class Ledger:
         self.run = 1 + max((line["run"] for line in self.lines()), default=0)
 
     def lines(self) -> list[dict]:
-        """Return every whole line of every process, the last run's last."""
+        """Return every complete line of every process, the last run's last."""
         files = sorted(self.folder.glob("process_*.jsonl"))
         found = [line for path in files for line in JsonLines(path).read()]
         return sorted(found, key=lambda line: line["run"])
 
-    def note(self, *records: dict) -> None:
-        """Append lines, at once."""
+    def append(self, *records: dict) -> None:
+        """Write lines at once."""
         JsonLines(self.path).append(*({"run": self.run, **record} for record in records))

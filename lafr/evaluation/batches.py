@@ -1,0 +1,156 @@
+"""Restore and score a benchmark batch by batch: resumable, by one process or several."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.data.benchmarks import Pair
+from lafr.errors import InputError
+from lafr.evaluation.latents import LatentNumbers
+from lafr.evaluation.methods import Batch, Method, input_method, method_of, truth_method
+from lafr.evaluation.plan import HQ, LQ, MODEL
+from lafr.evaluation.progress import Processes, ProgressLog
+from lafr.evaluation.restored import RestoredImages
+from lafr.evaluation.scoring import Metric, Scoring
+from lafr.evaluation.summary import Evaluation, best_median_worst, ranking_metric, write_scores
+from lafr.images import write_image
+from lafr.metrics.registry import is_set_metric
+from lafr.models.restorer import Restorer
+
+WORK = "work"  # folder of the logs and features, inside an evaluation's
+
+
+@torch.no_grad()
+def restore_and_score(
+    benchmark: Sequence[Pair],
+    restorer: Restorer | None,
+    methods: Mapping[str, Method | Callable[[Tensor, Tensor | None], Tensor]],
+    metrics: Mapping[str, Metric],
+    folder: str | Path,
+    shown: str = MODEL,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    fidelity: float = 0.0,
+    processes: Processes | None = None,
+    work: str | Path | None = None,
+) -> Evaluation | None:
+    """Restore and score every image of `benchmark`; run again, a stopped run resumes.
+
+    Writes each method's images (LQ and the ground truth too) as `work/pictures/METHOD/STEM.png`, and into `folder`
+    `scores.csv` and `faces.png`: best, median and worst of the method `shown`, LQ | restored | HQ. Metrics see what
+    the PNG files hold. Only one batch of images is held in memory.
+
+    Args:
+        benchmark: the test set; either none of its pairs has a ground truth, or all have.
+        restorer: whose latents are measured; None for none.
+        methods: what is compared; a plain function of (lq, hq) is never cached.
+        metrics: by name; of each image, or of the set (see `lafr.evaluation.scoring`).
+        folder: of the numbers.
+        shown: method on faces.png; no faces.png where it isn't compared.
+        batch_size: images restored together. An image may differ by rounding between batch sizes.
+        device: to run on.
+        seed: of set metrics' intervals.
+        fidelity: at which latents are measured.
+        processes: says which batches are this process's; None for all.
+        work: folder of the images and of what is needed to resume; `folder` when None.
+
+    Returns:
+        the scores, in the main process; None in the others.
+    """
+    folder, work, processes = Path(folder), Path(work or folder), processes or Processes()
+    log = ProgressLog(work / WORK, processes.index)
+    has_truth = benchmark[0].hq is not None
+    compared = as_methods(methods, benchmark, has_truth)
+    written = input_method() | compared | (truth_method() if has_truth else {})
+    images = RestoredImages(written, work / "pictures", log)
+    scoring = Scoring(list(compared), metrics, images, work / WORK, device)
+    latents = LatentNumbers(restorer, log, fidelity) if restorer is not None else None
+    before = load(log, images, scoring, latents)
+    processes.wait()  # nobody writes before all have read
+
+    size = min(batch_size, len(benchmark))
+    groups = [range(start, min(start + size, len(benchmark))) for start in range(0, len(benchmark), size)]
+    own = list(enumerate(groups))[processes.index :: processes.count]
+    quiet = not processes.is_main
+    for number, group in tqdm(own, desc=benchmark.name, unit="batch", dynamic_ncols=True, disable=quiet):
+        batch = batch_of([benchmark[i] for i in group], number, device)
+        images.make(batch)
+        scoring.measure(batch)
+        if latents is not None:
+            latents.measure(batch)
+    processes.wait()
+    if not processes.is_main:
+        return None
+
+    after = load(log, images, scoring, latents)
+    images.tidy()
+    result = merged(scoring, [[benchmark.stem(i) for i in group] for group in groups], seed)
+    result.latents.update(latents.summary(len(groups), has_truth) if latents is not None else {})
+    counts = len(benchmark) * len(written), sum(len(v) for of in result.scores.values() for v in of.values())
+    result.kept.update(kept(before, after, counts))
+    write_scores(result, folder / "scores.csv")
+    if shown in compared:
+        write_faces(result, images, shown, folder / "faces.png")
+    return result
+
+
+def as_methods(methods: Mapping, benchmark: Sequence[Pair], has_truth: bool) -> dict[str, Method]:
+    """Return functions as methods too; raises InputError where one needs a ground truth and there is none."""
+    compared = {name: method if isinstance(method, Method) else method_of(method) for name, method in methods.items()}
+    if not has_truth and (lost := [name for name, method in compared.items() if method.needs_hq]):
+        raise InputError("methods", lost, f"such as need no ground truth, as benchmark {benchmark.name} has none")
+    return compared
+
+
+def batch_of(pairs: list[Pair], number: int, device: torch.device | str) -> Batch:
+    """Return the batch of `pairs`, on a device."""
+    hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
+    return Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
+
+
+def load(log: ProgressLog, images: RestoredImages, scoring: Scoring, latents: LatentNumbers | None) -> tuple[int, int]:
+    """Take in the log of all processes; return how many images and scores it lists."""
+    lines = log.lines()
+    if latents is not None:
+        latents.load(lines)
+    return images.load(lines), scoring.load(lines)
+
+
+def merged(scoring: Scoring, batches: Sequence[list[str]], seed: int) -> Evaluation:
+    """Return the scores of all processes, in the order of the benchmark."""
+    images, methods, metrics = scoring.images, scoring.methods, scoring.metrics
+    of_sets = [name for name, metric in metrics.items() if is_set_metric(metric)]
+    of_images = [name for name in metrics if name not in of_sets]
+    return Evaluation(
+        stems=[stem for stems in batches for stem in stems],
+        scores={m: {name: scoring.values(m, name, batches) for name in of_images} for m in methods},
+        of_sets={m: {name: scoring.of_set(m, name, batches, seed) for name in of_sets} for m in methods},
+        folders={method: images.folder / name for method, name in images.folders.items()},
+    )
+
+
+def kept(before: tuple[int, int], after: tuple[int, int], total: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Return how many images and scores were there already, of how many: each new one added a line to the log."""
+    restored, scored = (now - then for now, then in zip(after, before, strict=True))
+    return {"images": (max(0, total[0] - restored), total[0]), "scores": (max(0, total[1] - scored), total[1])}
+
+
+class _Columns:
+    """The images that faces.png shows next to each other, read on demand."""
+
+    def __init__(self, images: RestoredImages, method: str, stems: Sequence[str]):
+        self.images, self.stems = images, stems
+        self.names = [name for name in (LQ, method, HQ) if name in images.methods]
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        return [self.images.read(name, [self.stems[index]])[0] for name in self.names]
+
+
+def write_faces(result: Evaluation, images: RestoredImages, method: str, path: Path) -> None:
+    """Write the best, median and worst faces of a method, if a metric ranks them."""
+    if (ranking := ranking_metric(result.scores[method])) is not None:
+        write_image(best_median_worst(_Columns(images, method, result.stems), ranking[1]), path)
