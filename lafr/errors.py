@@ -30,6 +30,11 @@ def as_python(parameter: str, value: str | None = None) -> str:
 class InputError(ValueError):
     """Wrong input, a missing file or an impossible setting; its one-line message says what and how to mend it.
 
+    >>> from lafr import InputError
+    >>> raise InputError("fidelity", 2, "a number from 0 to 1", "0 restores as trained")
+    Traceback (most recent call last):
+    lafr.errors.InputError: fidelity must be a number from 0 to 1, got 2; 0 restores as trained
+
     The commands print it without a traceback and exit with code 1. `str(error)` is worded for Python.
 
     Args:

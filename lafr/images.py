@@ -235,7 +235,12 @@ def resize_pil(image: Image.Image, size: int) -> Image.Image:
 
 
 def read_image(path: str | Path, size: int | None = None) -> Tensor:
-    """Read an aligned face as `[3, size, size]` in [-1, 1]; without `size` it keeps its own.
+    """Read an aligned face as `[3, size, size]` in [-1, 1]; without `size` in its own size.
+
+    >>> from lafr import read_image, write_image
+    >>> from lafr.weights import locate
+    >>> read_image(locate("astronaut"), 128).shape
+    torch.Size([3, 128, 128])
 
     Raises InputError for a picture that is not square when `size` is given: it is not an aligned crop.
     """
@@ -257,7 +262,15 @@ def require_square(image: Image.Image, name: str) -> None:
 
 
 def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
-    """Write a picture aside and rename it, so that a stop or a full disk leaves no half file."""
+    """Write an image, `[3, H, W]` in [-1, 1] or PIL, atomically; the path's extension chooses the format.
+
+    >>> import tempfile, torch
+    >>> from lafr import read_image, write_image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_image(torch.ones(3, 8, 8), f"{folder}/white.png")
+    ...     read_image(f"{folder}/white.png").mean()
+    tensor(1.)
+    """
     picture = to_pil(image) if isinstance(image, Tensor) else image
     atomic_write(Path(path), picture.save)
 

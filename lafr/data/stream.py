@@ -20,6 +20,12 @@ class PairStream(Dataset):
     from (seed, n). Nothing else is random, so any process can make any pair at any time: the same pairs for any number
     of processes and workers, and a resumed run continues with the pair that it stopped at.
 
+    >>> import torch
+    >>> from lafr import Degradation, PairStream
+    >>> stream = PairStream([torch.zeros(3, 64, 64)], Degradation(), seed=0)
+    >>> torch.equal(stream[7]["lq"], stream[7]["lq"])
+    True
+
     Attributes:
         latents: of each face, plain and mirrored, `[N, 2, C, h, w]` (`lafr.data.latents`); where they are set, a pair
             also holds `z_hq [C, h, w]`, the latent of its own `hq`.

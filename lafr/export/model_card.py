@@ -11,7 +11,7 @@ from lafr.evaluation.tables import markdown_table
 from lafr.models.restorer import Restorer
 
 CARD = "README.md"
-ROW = "LAFR"  # in a result: the model itself, beside inputs, controls and ceilings
+ROW = "LAFR"  # in a result: the model itself; other rows are inputs, controls and ceilings
 MINI_LICENCE = "cc-by-nc-sa-4.0"
 MINI_DATA = """1,444 faces: `congress`, official portraits (public domain), and `omi`, StyleGAN2 faces of the One
 Million Impressions set (CC BY-NC-SA 4.0)."""
@@ -22,6 +22,14 @@ from PIL import Image
 
 pipe = LAFRPipeline.from_pretrained("FOLDER")  # or OWNER/NAME on the hub
 restored = pipe(Image.open("aligned_face.png")).images[0]
+```
+
+diffusers' own loader needs this folder on the disk and `lafr` installed:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("FOLDER", custom_pipeline="FOLDER", trust_remote_code=True)
 ```"""
 
 TEXT = """---
@@ -55,7 +63,7 @@ Codebook Alignment Adapter* (Li, Chen, Zhang, Timofte, arXiv 2505.23462); these 
 ## Limits
 
 Faces in FFHQ's alignment, square, {resolution} px; the whole photo is not restored. Restoration invents detail: never
-use it to identify anyone. Whom the training data does not show is restored worse.{trained_with}
+use it to identify anyone. Faces unlike those of the training data are restored worse.{trained_with}
 
 ## Licence
 
@@ -107,12 +115,12 @@ def model_card(
         lora=lora_line(restorer, full),
         base=f"`{restorer.base}`" if restorer.base else "inside this folder",
         holds="everything" if full or restorer.base is None else "what was trained, and a reference to the base model",
-        training_data=training_data or (MINI_DATA if mini else "Not stated by who exported this model."),
+        training_data=training_data or (MINI_DATA if mini else "Not stated at the export."),
         evaluation="\n\n".join(map(section, results)) or "Not evaluated: no result was given at the export.",
-        trained_with=f"\n\nIts losses looked through {networks}: a score by one of these says little."
-        if networks
-        else "",
-        licence=f"Weights: {licence}." if licence else "Not stated. The base model's licence and the faces' both bind.",
+        trained_with=f"\n\nIts losses used {networks}: a score by one of these is biased." if networks else "",
+        licence=f"Weights: {licence}."
+        if licence
+        else "Not stated. The licences of the base model and of the training faces both apply.",
     )
 
 
@@ -130,7 +138,7 @@ def read_results(paths: Sequence[str | Path]) -> list[dict]:
     records = []
     for path in paths:
         try:
-            record = json.loads(Path(path).read_text())
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
             section(record), scores(record)
         except OSError as error:
             raise InputError(f"result {str(path)!r} cannot be read: {error.strerror}; give a JSON of eval.py") from None

@@ -1,8 +1,8 @@
 """The fused restorer as one ONNX graph: `lq [B, 3, R, R]` in [-1, 1] -> `restored`, any B, for onnxruntime.
 
 Limits: the resolution R is fixed; float32; the decoder runs whole, so memory is that of the untiled VAE; weights above
-2 GB (Stable Diffusion's are) lie beside the graph in `restorer.onnx.data`. The nearest code is an argmin: where two
-codes are equally near within rounding, another runtime may take the other one, which changes the picture around that
+2 GB (Stable Diffusion's) are stored next to the graph in `restorer.onnx.data`. The nearest code is an argmin: where two
+codes are equally near within rounding, another runtime may take the other one, which changes the image around that
 position.
 """
 
@@ -17,7 +17,7 @@ from lafr.errors import need
 from lafr.export.model_card import CARD, model_card, read_results
 from lafr.export.pipeline import fused, require_free
 from lafr.models.restorer import Restorer
-from lafr.storage import atomic_folder
+from lafr.storage import atomic_folder, write_text
 
 GRAPH = "restorer.onnx"
 OPSET = 18
@@ -34,15 +34,15 @@ lq = (np.asarray(face, np.float32).transpose(2, 0, 1)[None] / 127.5) - 1  # [B, 
 restored = session.run(None, {{"lq": lq}})[0]  # same shape, [-1, 1], not clamped
 ```
 
-One graph, opset {opset}: {side} px only, float32, the LoRA merged. {graph}.data, where it lies beside, belongs to it.
+One graph, opset {opset}: {side} px only, float32, the LoRA merged. Keep {graph}.data, if present, next to it.
 On two random images onnxruntime and PyTorch differ by {difference:.1e} at most, of 2. Where two codes are equally near
 within rounding, another runtime may take the other one, which changes the picture around that position."""
 
 
 class Fused(nn.Module):
-    """The restorer as it is traced: the same parts, but for the search of the nearest code.
+    """The restorer as it is traced: the same parts, except the search of the nearest code.
 
-    `vector-quantize-pytorch` asks the values of its buffers on the way, which a graph cannot; the search here is its
+    `vector-quantize-pytorch` branches on values of its buffers, which a graph cannot; the search here is the same
     formula.
     """
 
@@ -72,13 +72,16 @@ def save_onnx(
     training_data: str | None = None,
     said: Callable[[str], object] = lambda step: None,
 ) -> float:
-    """Write the graph and a model card; all or nothing.
+    """Write the graph and a model card, atomically.
+
+    >>> from lafr import Restorer, save_onnx
+    >>> difference = save_onnx(Restorer.from_pretrained("mini"), "graph")  # doctest: +SKIP
 
     Args:
-        restorer: on the CPU, in float32; left as it is.
+        restorer: on the CPU, in float32; not changed.
         folder: new, empty or an earlier export, which is replaced.
         results, licence, training_data: for the card, as in `LAFRPipeline.save_pretrained`.
-        said: is told what is being done, a word at a time.
+        said: called with the name of each step: trace, write, compare.
 
     Returns:
         the largest difference between onnxruntime and PyTorch on two random images, in [-1, 1].
@@ -91,16 +94,16 @@ def save_onnx(
     require_free(folder)
     difference = float("nan")
 
-    def fill(aside: Path) -> None:
+    def fill(temporary: Path) -> None:
         nonlocal difference
         side = restorer.resolution
         lq = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        write_graph(fused(restorer), lq, aside / GRAPH, said)
+        write_graph(fused(restorer), lq, temporary / GRAPH, said)
         said("compare")
         with torch.no_grad():
-            difference = (run_onnx(aside / GRAPH, lq) - restorer(lq)).abs().max().item()
+            difference = (run_onnx(temporary / GRAPH, lq) - restorer(lq)).abs().max().item()
         usage = USAGE.format(graph=GRAPH, side=side, opset=OPSET, difference=difference)
-        (aside / CARD).write_text(model_card(restorer, True, records, licence, training_data, usage))
+        write_text(temporary / CARD, model_card(restorer, True, records, licence, training_data, usage))
 
     atomic_folder(folder, fill)
     return difference

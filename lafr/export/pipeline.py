@@ -1,8 +1,8 @@
-"""The diffusers pipeline: `LAFRPipeline`, a thin skin over the restorer with diffusers' own conveniences."""
+"""`LAFRPipeline`: the restorer as a diffusers pipeline."""
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,18 +14,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
 from torch import Tensor
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.export.model_card import CARD, model_card, read_results
-from lafr.images import from_pil, require_square, resize_pil, to_pil
+from lafr.export.saved import write_index
+from lafr.images import ImageLike, aligned_input, as_images, to_pil
 from lafr.models.base.sources import HUB
 from lafr.models.restorer import Restorer
-from lafr.storage import atomic_folder
+from lafr.storage import atomic_folder, write_text
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
 
 class LAFRPipeline(DiffusionPipeline):
-    """Restores aligned faces: `pipe(image).images`.
+    """Restores aligned faces: `pipe(image).images`, with the conventions of diffusers.
 
     Its parts are the restorer's own, so `to`, `enable_model_cpu_offload` and tiling act on them, and what replaces one
     (`pipe.unet = torch.compile(pipe.unet)`) is used. In float32 the result is the restorer's, bit for bit. In a lower
@@ -33,7 +34,17 @@ class LAFRPipeline(DiffusionPipeline):
     would be confused, and so does the x0 step.
 
     Tested on the CPU. `to("cuda")`, `to("mps")` and offloading to a real accelerator have not been run. diffusers'
-    generic `DiffusionPipeline.from_pretrained` does not know this class: load with `LAFRPipeline.from_pretrained`.
+    generic `DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)` loads an export
+    too.
+
+    >>> from lafr import LAFRPipeline
+    >>> from lafr.data.packaged import aligned
+    >>> pipe = LAFRPipeline.from_pretrained("mini")
+    >>> pipe.set_progress_bar_config(disable=True)
+    >>> pipe(aligned("astronaut"), fidelity=0.5).images[0].size
+    (128, 128)
+    >>> pipe([aligned("astronaut")] * 2, output_type="pt").images.shape
+    torch.Size([2, 3, 128, 128])
 
     Args:
         restorer: put in eval mode. A control without weights (`NoAdapter`) has `pipe.adapter` None.
@@ -58,58 +69,74 @@ class LAFRPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "mini", dtype: torch.dtype | None = None, revision: str | None = None,
-        token: str | bool | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
+        cls,
+        pretrained_model_name_or_path: str | Path = "mini",
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
         **of_restorer,
-    ) -> "LAFRPipeline":  # fmt: skip
+    ) -> "LAFRPipeline":
         """Load "mini", "mini/NAME", the folder of a trained model or of an export, or `OWNER/NAME` from the hub.
 
         Args:
-            name: of the model.
-            dtype: of VAE and UNet; float32 when None.
-            revision, token, cache_dir, local_files_only: of the hub, as diffusers takes them.
+            pretrained_model_name_or_path: the model.
+            torch_dtype, dtype: of VAE and UNet, under diffusers' older and newer name; float32 when None.
+            revision, token, cache_dir, local_files_only: of the hub, as in diffusers.
             of_restorer: passed on to `Restorer.from_pretrained`, as `base=` and `offline=`.
 
         Raises InputError when there is no such model.
         """
-        if is_hub_id(str(name)):
+        name = str(pretrained_model_name_or_path)
+        if is_hub_id(name):
             offline = local_files_only or of_restorer.get("offline", False)
-            name = downloaded(str(name), revision=revision, token=token, cache_dir=cache_dir, local_files_only=offline)
+            name = downloaded(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=offline)
         pipe = cls(Restorer.from_pretrained(name, **of_restorer))
-        return pipe if dtype is None else pipe.to(dtype)
+        chosen = dtype or torch_dtype
+        return pipe if chosen is None else pipe.to(chosen)
 
     @torch.no_grad()
     def __call__(
         self,
-        image: Image.Image | Sequence[Image.Image] | Tensor,
+        image: ImageLike | Sequence[ImageLike],
+        fidelity: float = 0.0,
         batch_size: int = 8,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
         """Restore aligned faces.
 
         Args:
-            image: a square picture or several, resized to the model's resolution; or `[B, 3, H, W]` in [-1, 1].
-            batch_size: images that go through at a time.
-            output_type: "pil": a list of pictures; "np": `[B, H, W, 3]` in [0, 1], as diffusers has it; "pt":
-                `[B, 3, H, W]` in [-1, 1], on the CPU, not clamped, as the restorer has it.
+            image: one image or several: PIL images, paths and uint8 arrays `[H, W, 3]`, which are square and resized
+                to the model's resolution; float arrays `[H, W, 3]` and tensors `[3, H, W]`, or a batch of them, in
+                [0, 1], which keep their size.
+            fidelity: 0 restores as trained, 1 stays nearest the input; see `Restorer`.
+            batch_size: images that are restored at a time.
+            generator: accepted as in other pipelines and not used: restoring draws no random numbers.
+            output_type: "pil": a list of PIL images; "np": `[B, H, W, 3]`; "pt": `[B, 3, H, W]` on the CPU. Arrays
+                and tensors are float32 in [0, 1].
             return_dict: False returns the tuple `(images,)`.
 
         Raises InputError for what cannot be restored.
         """
         if output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type={output_type!r} is unknown; choose one of {', '.join(OUTPUT_TYPES)}")
+            raise InputError("output_type", output_type, f"one of {', '.join(OUTPUT_TYPES)}")
         if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} restores nothing; give 1 or more")
+            raise InputError("batch_size", batch_size, "1 or more")
+        images = as_images(image, low=0.0)
         restorer = self._with_parts()
         device, dtype = self._execution_device, self.dtype
         restored = []
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            for lq in self.progress_bar(list(batches(image, restorer.resolution, batch_size))):
-                restored.append(restorer(lq.to(device, torch.float32)).cpu())
+            for start in self.progress_bar(range(0, len(images), batch_size)):
+                lq = stacked(images[start : start + batch_size], restorer.resolution, start)  # [B, 3, H, W]
+                restored.append(restorer(lq.to(device, torch.float32), fidelity).cpu())
         self.maybe_free_model_hooks()
-        images = converted(torch.cat(restored), output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        result = converted(torch.cat(restored), output_type)
+        return ImagePipelineOutput(images=result) if return_dict else (result,)
 
     def _with_parts(self, compiled: bool = True) -> Restorer:
         """Return the restorer with the parts that the pipeline has now; `compiled=False` takes their wrappers off."""
@@ -132,8 +159,9 @@ class LAFRPipeline(DiffusionPipeline):
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
         """Keep on the accelerator only the part that runs; it needs an accelerator.
 
-        diffusers offloads along a line and ignores the second visit of the VAE, so the UNet would stay beside the
-        decoder, which needs the most memory: the line is closed to a ring here.
+        diffusers offloads each part when the next one in the sequence runs, and the VAE runs twice, at both ends: the
+        UNet would stay on the accelerator while the decoder, which needs the most memory, runs. So the sequence is
+        closed to a ring here.
         """
         super().enable_model_cpu_offload(gpu_id, device)
         self._all_hooks[0].hook.prev_module_hook = self._all_hooks[-1]
@@ -148,7 +176,8 @@ class LAFRPipeline(DiffusionPipeline):
         if tile is not None:
             factor = self.restorer.codec.downscale
             if tile < 2 * factor or tile % factor:
-                raise InputError(f"tile={tile} is not a multiple of {factor}, the VAE's downscale factor, of 2 or more")
+                allowed = f"a multiple of {factor}, the VAE's downscale factor, and at least {2 * factor}"
+                raise InputError("tile", tile, allowed)
             self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = tile, tile // factor
 
     def disable_vae_tiling(self) -> None:
@@ -188,28 +217,34 @@ class LAFRPipeline(DiffusionPipeline):
         card = model_card(trained, full, read_results(results), licence, training_data)
         restorer = fused(trained) if full else trained
 
-        def fill(aside: Path) -> None:
-            restorer.save_pretrained(aside, full=full)
-            self.save_config(aside)
-            (aside / CARD).write_text(card)
+        def fill(temporary: Path) -> None:
+            restorer.save_pretrained(temporary, full=full)
+            write_index(temporary)
+            write_text(temporary / CARD, card)
 
         atomic_folder(folder, fill)
 
     def push_to_hub(
-        self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str | None = None,
-        create_pr: bool = False, **of_save,
-    ) -> str:  # fmt: skip
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        **of_save,
+    ) -> str:
         """Upload what `save_pretrained(..., **of_save)` writes, model card included; returns the commit's address.
 
         Raises InputError when the base is a folder of this machine, which nobody else has: push with `full=True`.
         """
         if not of_save.get("full") and not is_portable(self.restorer.base):
             raise InputError(
-                f"the base model is the folder {self.restorer.base!r}, which the hub does not have; give full=True"
+                f"the base model is the folder {self.restorer.base!r}, which the hub does not have",
+                remedy=f"give {setting('full', True)}",
             )
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        with TemporaryDirectory() as aside:
-            folder = Path(aside, repo_id.rpartition("/")[2])
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary, repo_id.rpartition("/")[2])
             self.save_pretrained(folder, **of_save)
             return self._upload_folder(folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr)
 
@@ -227,49 +262,30 @@ def downloaded(repo_id: str, **options) -> str:
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"model {repo_id!r} is neither a folder here nor can it be had from the hub ({reason}); "
+            f"model {repo_id!r} is neither a folder here nor can it be downloaded from the hub ({reason}); "
             "give the folder of a trained model, or mini"
         ) from None
 
 
-def batches(image: Image.Image | Sequence[Image.Image] | Tensor, resolution: int, size: int) -> Iterator[Tensor]:
-    """Yield `[at most size, 3, H, W]` in [-1, 1]; raises InputError for what is no aligned face."""
-    if isinstance(image, Tensor):
-        require_batch(image)
-        yield from image.split(size)
-        return
-    pictures = [image] if isinstance(image, Image.Image) else image
-    if not isinstance(pictures, list | tuple) or not pictures:
-        raise InputError(f"{pictures!r:.80} is no picture; give a PIL image, a list of them or a [B, 3, H, W] tensor")
-    for number, picture in enumerate(pictures):
-        if not isinstance(picture, Image.Image):
-            raise InputError(f"image {number} is {picture!r:.80}; open it with PIL.Image.open first")
-        require_square(picture, f"image {number}")
-    for start in range(0, len(pictures), size):
-        yield torch.stack([from_pil(resize_pil(picture, resolution)) for picture in pictures[start : start + size]])
-
-
-def require_batch(image: Tensor) -> None:
-    """Raise InputError unless `image` is `[B, 3, H, W]` in [-1, 1]."""
-    if image.ndim != 4 or image.shape[1] != 3 or not len(image) or not image.is_floating_point():
-        kind = f"{list(image.shape)} of {image.dtype}"
-        raise InputError(f"the batch is {kind}; give [B, 3, H, W] of float32 in [-1, 1] (lafr.images.from_pil)")
-    if not bool((image.abs() <= 1).all()):
-        low, high = image.min().item(), image.max().item()
-        raise InputError(f"the batch holds values from {low:.4g} to {high:.4g}; clamp or scale it to [-1, 1]")
+def stacked(images: Sequence[Image.Image | Tensor], resolution: int, first: int) -> Tensor:
+    """Return images of `as_images` as one batch `[B, 3, H, W]` in [-1, 1]; `first` is the number of the first."""
+    inputs = [aligned_input(image, resolution, f"image {first + i}") for i, image in enumerate(images)]
+    sizes = sorted({tuple(one.shape[1:]) for one in inputs})
+    if len(sizes) > 1:
+        raise InputError(f"the images have different sizes, {sizes}; resize them to {resolution} x {resolution}")
+    return torch.stack(inputs)
 
 
 def converted(restored: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
     """Return `restored [B, 3, H, W]` in [-1, 1] as `LAFRPipeline.__call__` says."""
     if output_type == "pil":
         return [to_pil(image) for image in restored]
-    if output_type == "np":
-        return ((restored.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).numpy()
-    return restored
+    unit = (restored.float() / 2 + 0.5).clamp(0, 1)  # [B, 3, H, W] in [0, 1]
+    return unit.permute(0, 2, 3, 1).numpy() if output_type == "np" else unit
 
 
 def fused(restorer: Restorer) -> Restorer:
-    """Return the restorer with its LoRA merged into a copy of the UNet; the one given is left as it is."""
+    """Return the restorer with its LoRA merged into a copy of the UNet; the given one is not changed."""
     if restorer.denoiser.lora_config is None:
         return restorer
     denoiser = copy.deepcopy(restorer.denoiser)
@@ -286,7 +302,7 @@ def require_free(folder: Path, own: Sequence[str] = ("model_index.json", "restor
     else:
         free = not folder.exists()
     if not free:
-        raise InputError(f"{str(folder)!r} holds something else than an earlier export; choose a new folder")
+        raise InputError(f"{str(folder)!r} holds files other than an earlier export; choose a new folder")
 
 
 def is_portable(base: str | None) -> bool:

@@ -69,10 +69,13 @@ class PhotoResult:
 class PhotoRestorer:
     """Restores the faces of whole photos, and aligned faces as they are.
 
-    >>> import lafr
-    >>> photos = lafr.PhotoRestorer(lafr.Restorer.from_pretrained("mini"))
-    >>> result = photos("family.jpg")  # doctest: +SKIP
-    >>> result.image.save("restored.png")  # doctest: +SKIP
+    >>> from lafr import PhotoRestorer, Restorer
+    >>> from lafr.weights import locate
+    >>> result = PhotoRestorer(Restorer.from_pretrained("mini"))(locate("astronaut"))
+    >>> [face.status for face in result.faces]
+    ['restored']
+    >>> result.image.size
+    (512, 512)
 
     Args:
         restorer: a `lafr.Restorer`, on its device.

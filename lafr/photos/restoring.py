@@ -63,6 +63,17 @@ def restore_files(
     `output/restored.jsonl` records what was found in each file; a file that an earlier run finished under the same
     settings is not restored again.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from lafr import PhotoRestorer, Restorer, restore_files, write_image
+    >>> from lafr.data.packaged import aligned
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_image(aligned("astronaut"), folder / "in" / "face.jpg")
+    >>> photos = PhotoRestorer(Restorer.from_pretrained("mini"))
+    >>> outcome = restore_files(photos, [folder / "in"], folder / "out", suffix="restored", save_faces=True)
+    >>> [path.name for path in outcome.done]
+    ['face_restored.png']
+
     Args:
         photos: restores them; its `batch_size` counts faces.
         sources: see `find_inputs`.

@@ -9,11 +9,16 @@ from PIL import Image
 
 from lafr.errors import InputError
 from lafr.images import (
+    as_given,
+    as_images,
     as_saved,
+    from_pil,
     from_uint8,
     list_images,
     read_image,
     read_pil,
+    require_batch,
+    to_pil,
     to_uint8,
     write_image,
 )
@@ -77,19 +82,27 @@ def test_cmyk_is_not_inverted(tmp_path):
     assert np.abs(pixels(tmp_path / "a.jpg") - face).max() <= 8
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_comes_out_upright(tmp_path, orientation):
+def test_every_exif_orientation_comes_out_upright(tmp_path):
     face = smooth()
     # what a camera held that way would store: the inverse of what a viewer does
     stored = {
-        1: face, 2: face[:, ::-1], 3: face[::-1, ::-1], 4: face[::-1], 5: face.swapaxes(0, 1),
-        6: np.rot90(face, 1), 7: face[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(face, -1),
-    }[orientation]  # fmt: skip
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture = Image.fromarray(np.ascontiguousarray(stored).round().astype(np.uint8))
-    picture.save(tmp_path / "a.jpg", quality=98, subsampling=0, exif=exif)
-    assert np.abs(pixels(tmp_path / "a.jpg") - face).max() <= 8
+        1: face,
+        2: face[:, ::-1],
+        3: face[::-1, ::-1],
+        4: face[::-1],
+        5: face.swapaxes(0, 1),
+        6: np.rot90(face, 1),
+        7: face[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(face, -1),
+    }
+    for orientation, held in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = Image.fromarray(np.ascontiguousarray(held).round().astype(np.uint8))
+        picture.save(tmp_path / "a.jpg", quality=98, subsampling=0, exif=exif)
+        assert np.abs(pixels(tmp_path / "a.jpg") - face).max() <= 8, orientation
+        (opened,) = as_images(Image.open(tmp_path / "a.jpg"))
+        assert opened.tobytes() == read_pil(tmp_path / "a.jpg").tobytes()
 
 
 def test_what_cannot_be_read_is_one_line_that_names_it(tmp_path):
@@ -164,3 +177,64 @@ def test_a_folder_is_listed_in_name_order_without_hidden_and_other_files(tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no image"):
         list_images(tmp_path / "empty")
+
+
+def tensors(images):
+    return [image if isinstance(image, torch.Tensor) else from_pil(image) for image in images]
+
+
+def test_an_image_in_any_form_is_the_same_image_and_comes_back_in_its_form(tmp_path, rgb):
+    picture = Image.fromarray(rgb)
+    picture.save(tmp_path / "a.png")
+    expected = from_pil(picture)
+    low = (expected + 1) / 2  # [0, 1]
+    for given, black in (
+        (picture, -1),
+        (str(tmp_path / "a.png"), -1),
+        (tmp_path / "a.png", 0),
+        (rgb, 0),
+        (rgb[None], -1),
+        (expected, -1),
+        (expected[None], -1),
+        (low, 0),
+        (low.double(), 0),
+        (expected.permute(1, 2, 0).numpy(), -1),
+        (low.permute(1, 2, 0).numpy().astype(np.float64), 0),
+        ([picture, rgb, tmp_path / "a.png", expected], -1),
+        ((low, picture), 0),
+    ):
+        images = tensors(as_images(given, low=black))
+        for image in images:
+            torch.testing.assert_close(image.float(), expected, rtol=0, atol=1e-6)
+        back = as_given(given, images)
+        if isinstance(given, list | tuple):
+            assert isinstance(back, list) and len(back) == len(given) == len(images)
+        elif isinstance(given, np.ndarray | torch.Tensor):
+            assert type(back) is type(given) and back.shape == given.shape
+            assert (np.asarray(back) == given).all() if given is rgb else True
+        else:
+            assert back.tobytes() == picture.tobytes()
+
+
+def test_what_is_no_image_is_refused_with_its_type_shape_dtype_or_range(rgb):
+    levels = torch.from_numpy(rgb).permute(2, 0, 1)
+    for given, words in (
+        ([], "empty"),
+        (None, "None"),
+        ([rgb, 7], "image 1 is 7"),
+        (rgb.astype(np.int64), "int64"),
+        (np.moveaxis(rgb, 2, 0), r"uint8 .*\[3, 8, 8\]"),
+        ([rgb[None]], r"image 0 .*\[1, 8, 8, 3\]"),
+        (rgb.astype(np.float32), r"values from \d to 25"),
+        (levels.float(), r"values from \d to 25"),
+        (levels, "uint8"),
+        (torch.zeros(1, 8, 8), r"\[1, 1, 8, 8\]"),
+        (torch.zeros(0, 3, 8, 8), r"\[0, 3, 8, 8\]"),
+        (torch.full((3, 8, 8), torch.nan), "nan"),
+    ):
+        with pytest.raises(InputError, match=words):
+            as_images(given)
+    with pytest.raises(InputError, match=r"-1 to -1.*\[0, 1\]"):
+        as_images(-torch.ones(3, 8, 8), low=0)
+    require_batch(torch.full((1, 3, 8, 8), 1.0005))  # what resizing in float may add
+    assert to_pil(as_images(torch.ones(3, 8, 8))[0]).getpixel((0, 0)) == (255, 255, 255)

@@ -95,6 +95,28 @@ def test_a_face_that_restoring_would_not_better_is_left_and_says_why(found, reas
         assert np.asarray(result.image).tobytes() != NOISE.tobytes()
 
 
+def test_a_photo_in_any_form_is_restored_alike_and_a_list_returns_a_list(tmp_path):
+    NOISE.save(tmp_path / "a.png")
+    tensor, faces = from_pil(NOISE), [face(10, 20, 120)]
+    expected = restore(NOISE, faces).image.tobytes()
+    for photo in (tmp_path / "a.png", np.array(NOISE), tensor):
+        assert restore(photo, faces).image.tobytes() == expected
+    for several in ([NOISE, tmp_path / "a.png"], tensor[None], np.array(NOISE)[None]):
+        assert [result.image.tobytes() for result in restore(several, faces)] == [expected] * len(several)
+    with pytest.raises(InputError, match=r"values from 60 to 189"):
+        restore((tensor + 1) * 127.5, faces)
+
+
+def test_only_the_face_nearest_to_the_middle_is_restored():
+    faces = [face(10, 20, 120), face(130, 90, 100), face(290, 60, 100)]
+    result = restore(NOISE, faces, only_center_face=True)
+    assert [one.status for one in result.faces] == ["left", "restored", "left"]
+    assert [one.index for one in result.crops] == [1] and result.crops[0].after.size == (128, 128)
+    assert restore(NOISE, [], only_center_face=True).faces == []
+    with pytest.raises(InputError, match="only"):
+        restore(NOISE, faces, only_center_face=True, only=[0])
+
+
 def test_warnings_name_what_is_doubtful_about_a_restored_face():
     assert restore(NOISE, [face(-40, 20, 150)]).faces[0].warnings[0].endswith("% of it lies outside the photo")
     pair = restore(NOISE, [face(10, 20, 120), face(60, 20, 120)]).faces

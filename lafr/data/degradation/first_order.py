@@ -56,6 +56,12 @@ def first_order(
 class Degradation:
     """The first-order chain; pure in (image, generator).
 
+    >>> import numpy as np, torch
+    >>> from lafr import Degradation
+    >>> lq = Degradation(noise_sigma=(0, 15))(torch.zeros(3, 64, 64), np.random.default_rng(0))
+    >>> lq.shape
+    torch.Size([3, 64, 64])
+
     Args:
         blur_sigma: range in pixels at `reference_resolution`.
         down: range of the downscale factor at `reference_resolution`; under 1 enlarges.
