@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafr.losses.multilevel import Restoration
-from lafr.networks.dists import edge_image
-from lafr.networks.lpips import lpips_network
-from lafr.networks.st_lpips import STLPIPS
+from lafr.networks.perceptual import STLPIPS, edge_image, lpips_network
 
 
 class PixelMSE(nn.Module):

@@ -1,7 +1,7 @@
 """Is it the same face, and does it look the same way: one number an image, on the 8-bit pixels that a PNG would hold.
 
 Each takes `(image, hq)`, `[B, 3, H, W]` in [-1, 1], FFHQ-aligned, and returns `[B]`; NaN where no face was found or the
-pair is left out, which an evaluation counts and never averages in. `origins` names the networks that it looks through.
+pair is left out, which an evaluation counts and never averages in. `origins` names the networks behind a metric.
 """
 
 import math
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from lafr.images import as_saved, to_uint8
 from lafr.metrics.card import hashes_of_network
-from lafr.metrics.reference import OfReference
+from lafr.metrics.truth_cache import TruthCache
 from lafr.networks import load, origins
 from lafr.networks.landmarkers import argmax_points
 from lafr.networks.recognisers import shrink
 
 
 class FaceMetric:
-    """A comparison of what a network says of two faces.
+    """A comparison of a network's outputs for two faces.
 
     Args:
         network: the network, or its name in `lafr.networks.NETWORKS`.
@@ -31,26 +31,26 @@ class FaceMetric:
         self.network = load(network) if isinstance(network, str) else network
         self.origins = origins(self.network)
         self.weights = hashes_of_network(network) if isinstance(network, str) else ()
-        self._reference = OfReference()
+        self._truth = TruthCache()
 
     def keep_truth_in(self, folder: Path) -> None:
-        """Keep what the network says of the ground truth in `folder`, for other runs of this very metric."""
-        self._reference.keep_in(folder)
+        """Cache the network's outputs for the ground truth in `folder`, for other runs of this very metric."""
+        self._truth.keep_in(folder)
 
     def look(self, image: Tensor) -> Tensor:
-        """Return what the network says of `[B, 3, H, W]`, a row an image."""
+        """Return the network's output for `[B, 3, H, W]`, one row an image."""
         return self.network(image)
 
     def compare(self, restored: Tensor, hq: Tensor) -> Tensor:
-        """Return `[B]` of what `look` returned."""
+        """Return `[B]` of two outputs of `look`."""
         raise NotImplementedError
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the measure `[B]` in float32."""
         self.network.to(image.device)
-        reference = self._reference(self.look, as_saved(hq))
-        return self.compare(self.look(as_saved(image)).double(), reference.double()).float()
+        truth = self._truth(self.look, as_saved(hq))
+        return self.compare(self.look(as_saved(image)).double(), truth.double()).float()
 
 
 class IdentityCosine(FaceMetric):
@@ -62,7 +62,7 @@ class IdentityCosine(FaceMetric):
 
 
 class IdentityDistance(FaceMetric):
-    """Euclidean distance of a recogniser's embeddings, for dlib's cramped ones: `identity_distance_dlib`."""
+    """Euclidean distance of embeddings that are not of unit length, as dlib's: `identity_distance_dlib`."""
 
     def compare(self, restored: Tensor, hq: Tensor) -> Tensor:
         """Return the distance."""
@@ -94,7 +94,7 @@ class LMD(FaceMetric):
 class Deg(FaceMetric):
     """Angle in degrees between the embeddings of ArcFace's gray ResNet-18 (VQFR, `calculate_cos_dist.py`).
 
-    The pixels are VQFR's: the 8-bit gray that OpenCV reads a PNG as (0.299 R + 0.587 G + 0.114 B in whole numbers,
+    The pixels are VQFR's: the 8-bit gray as which OpenCV reads a PNG (0.299 R + 0.587 G + 0.114 B in whole numbers,
     rounded down by libpng), OpenCV's bilinear resize of the whole crop to 128 px on 8 bits, (x - 127.5) / 127.5.
 
     Args:
@@ -107,6 +107,7 @@ class Deg(FaceMetric):
 
     def look(self, image: Tensor) -> Tensor:
         """Return the embeddings `[B, 512]`."""
+        # OpenCV resizes 8-bit pixels in fixed point: torch's bilinear resize would round otherwise
         gray = np.stack([cv2.resize(face, (128, 128)) for face in png_gray(image).cpu().numpy()])
         return self.network.embed((torch.from_numpy(gray)[:, None].to(image) - 127.5) / 127.5)
 

@@ -1,6 +1,6 @@
 """Perceptual distance to the ground truth: one number an image, on the 8-bit pixels that a PNG would hold.
 
-`origins` names the networks that a metric looks through; weights that are missing are an InputError, never a download.
+`origins` names the networks behind a metric; weights that are missing are an InputError, never a download.
 """
 
 import torch
@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from lafr.images import as_saved
 from lafr.metrics.card import hashes, hashes_of_network
-from lafr.metrics.reference import OfReference
+from lafr.metrics.truth_cache import TruthCache
 from lafr.networks import load, origins
-from lafr.networks.lpips import lpips_network, trunk_file
-from lafr.networks.st_lpips import STLPIPS
+from lafr.networks.perceptual import STLPIPS, lpips_network, trunk_file
 
-PIXELS = 512 * 512  # that a trunk looks at together: more takes memory, and no less time on a CPU
+PIXELS = 512 * 512  # in one forward pass of a trunk: more takes memory, and no less time on a CPU
 
 
 def parts(images: Tensor) -> tuple[Tensor, ...]:
@@ -22,29 +21,29 @@ def parts(images: Tensor) -> tuple[Tensor, ...]:
 
 
 class FeatureDistance:
-    """A distance of features, `[B]`: those of the ground truth serve every row, and a batch is seen in `parts`.
+    """A distance of features, `[B]`: the ground truth's are cached, and a batch is computed in `parts`.
 
-    A subclass has a `network` and says what its `features` are and how it compares them.
+    A subclass has a `network`, the function `features` of images and the distance `compare` of features.
     """
 
     network: nn.Module
 
     def __init__(self):
-        self._reference = OfReference()
+        self._truth = TruthCache()
 
     @torch.no_grad()
     def __call__(self, image: Tensor, hq: Tensor) -> Tensor:
         """Return the distance `[B]` of `[B, 3, H, W]` in [-1, 1], 8-bit."""
         self.network.to(image.device)
-        references = self._reference(self._features_of_parts, as_saved(hq))
-        seen = zip(parts(as_saved(image)), references, strict=True)
-        return torch.cat([self.compare(self.features(part), reference) for part, reference in seen])
+        references = self._truth(self._features_of_parts, as_saved(hq))
+        pairs = zip(parts(as_saved(image)), references, strict=True)
+        return torch.cat([self.compare(self.features(part), reference) for part, reference in pairs])
 
     def _features_of_parts(self, images: Tensor) -> list:
         return [self.features(part) for part in parts(images)]
 
 
-class PerceptualDistance(FeatureDistance):
+class ShiftTolerantLPIPS(FeatureDistance):
     """ST-LPIPS with one trunk, `[B]`: `st_lpips_vgg` to score a model that trained on the alex trunk."""
 
     def __init__(self, trunk: str):
@@ -60,7 +59,7 @@ class LPIPS:
 
     Args:
         trunk: the trunk's name; raises InputError when the package or the trunk's weights are missing.
-        state: state dict of torchvision's trunk, to look through instead of the published one.
+        state: state dict of torchvision's trunk, instead of the published one.
     """
 
     package = "lpips"
@@ -82,7 +81,7 @@ class DISTS(FeatureDistance):
     """DISTS (Ding et al., TPAMI 2022) by torchmetrics' network and weights, VGG16 by torchvision.
 
     Args:
-        network: a `lafr.networks.dists.DISTS`; None for the published one (InputError when its trunk is missing).
+        network: a `lafr.networks.perceptual.DISTS`; None for the published one (InputError when its trunk is missing).
     """
 
     package = "torchmetrics"

@@ -141,7 +141,7 @@ _PSNR = {**_PIXELS, "unit": "dB", "digits": 2, "quantity": "PSNR", "printed": ("
 _SSIM_FACTS = {**_PIXELS, "quantity": "SSIM", "printed": ("ssim",), "plausible": (0.2, 1)}
 _PERCEPTION = {"aspect": "perception", "direction": LOWER, "plausible": (0, 1)}
 _LPIPS = {**_PERCEPTION, "quantity": "LPIPS", "implementation": "lafr.metrics.perceptual.LPIPS"}
-_ST_LPIPS = {**_PERCEPTION, "quantity": "LPIPS", "implementation": "lafr.metrics.perceptual.PerceptualDistance"}
+_ST_LPIPS = {**_PERCEPTION, "quantity": "LPIPS", "implementation": "lafr.metrics.perceptual.ShiftTolerantLPIPS"}
 _FID = {
     "aspect": "realism", "direction": LOWER, "digits": 2, "implementation": "lafr.metrics.distribution.FID",
     "networks": ("inception_2015",), "plausible": (0, 300),

@@ -23,16 +23,16 @@ NETWORKS = {
     "faceplugin_feature": "lafr.networks.mobilefacenet.FacePluginFeature",
     "clip": "lafr.networks.recognisers.CLIPImage",
     "sface": "lafr.networks.held_out.SFace",
-    "dlib": "lafr.networks.held_out.DlibResNet",
+    "dlib": "lafr.networks.dlib_models.DlibResNet",
     "insightface": "lafr.networks.held_out.InsightFace",
     "adaface": "lafr.networks.held_out.AdaFace",
     # structure
     "awing_fan": "lafr.networks.landmarkers.AWingFAN",
-    "dlib_68": "lafr.networks.landmarkers.Dlib68",
+    "dlib_68": "lafr.networks.dlib_models.Dlib68",
     "parsenet": "lafr.networks.parsers.ParseNet",
     "bisenet": "lafr.networks.parsers.BiSeNet",
     # perceptual
-    "dists": "lafr.networks.dists.DISTS",
+    "dists": "lafr.networks.perceptual.DISTS",
 }
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lafr.errors import need
-from lafr.images import to_uint8
 from lafr.networks.crops import SimilarityCrop
 from lafr.networks.recognisers import Recogniser
 from lafr.weights import load_pickle, locate
@@ -78,38 +77,6 @@ class InsightFace(OnnxRecogniser):
     def from_pretrained(cls) -> "InsightFace":
         """Return `w600k_r50.onnx` from $LAFR_WEIGHTS; raises InputError when onnxruntime or it is missing."""
         return cls(locate("insightface_w600k_r50"))
-
-
-class DlibResNet(Recogniser):
-    """dlib's ResNet (King, 2017): `[B, 128]`, NOT of unit length; Euclidean distance is its measure (same below 0.6).
-
-    Its five points are read inside a fixed rectangle of the aligned crop, so no face can be missed.
-    """
-
-    name = "dlib"
-    origins = frozenset({"dlib"})
-    RECTANGLE = (120, 150, 390, 420)  # left, top, right, bottom of the face in a 512 px FFHQ crop
-
-    def __init__(self, network: Path, points: Path):
-        super().__init__()
-        self.dlib = need("dlib", "dlib-bin")
-        self.network = self.dlib.face_recognition_model_v1(str(network))
-        self.points = self.dlib.shape_predictor(str(points))
-
-    @classmethod
-    def from_pretrained(cls) -> "DlibResNet":
-        """Return it; raises InputError when dlib or its files are missing."""
-        return cls(locate("dlib_resnet"), locate("dlib_5_points"))
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> Tensor:
-        """Return `[B, 128]` of `[B, 3, H, W]` in [-1, 1], rounded to 8 bits."""
-        pixels = to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()
-        return torch.stack([self._describe(np.ascontiguousarray(face)) for face in pixels]).to(image.device)
-
-    def _describe(self, face: np.ndarray) -> Tensor:
-        box = self.dlib.rectangle(*(round(edge * len(face) / 512) for edge in self.RECTANGLE))
-        return torch.tensor(list(self.network.compute_face_descriptor(face, self.points(face, box))))
 
 
 class IRLayer(nn.Module):

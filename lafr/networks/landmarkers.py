@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafr.errors import need
-from lafr.images import to_uint8
-from lafr.weights import NO_DEPS, load_pickle, locate
+from lafr.weights import NO_DEPS, load_pickle
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Landmarks:
 
 def centre_of_mass(p: Tensor) -> Tensor:
     """Return the mean position `[B, K, 2]` (x, y), in pixels of the 512 crop, under `p [B, K, h, w]` (sum 1)."""
-    x, y = (_to_512(torch.arange(size, device=p.device, dtype=p.dtype), size) for size in (p.shape[-1], p.shape[-2]))
+    x, y = (to_512(torch.arange(size, device=p.device, dtype=p.dtype), size) for size in (p.shape[-1], p.shape[-2]))
     return torch.stack([(p.sum(-2) * x).sum(-1), (p.sum(-1) * y).sum(-1)], -1)
 
 
@@ -58,11 +56,12 @@ def argmax_points(heatmaps: Tensor) -> Tensor:
     for index, step, size in ((peak % width, 1, width), (peak // width, width + 2, height)):
         here = (peak // width + 1) * (width + 2) + peak % width + 1  # in the padded map
         after, before = (padded.flatten(2).gather(2, here + way * step) for way in (1, -1))
-        points.append(_to_512(index + 0.25 * (after - before).sign(), size))
+        points.append(to_512(index + 0.25 * (after - before).sign(), size))
     return torch.cat(points, 2)
 
 
-def _to_512(position: Tensor, size: int) -> Tensor:
+def to_512(position: Tensor, size: int) -> Tensor:
+    """Return pixel positions in an image of `size` pixels a side, in pixels of the 512 crop."""
     return (position + 0.5) * (512 / size) - 0.5
 
 
@@ -112,36 +111,3 @@ class AWingFAN(nn.Module):
     def train(self, mode: bool = True) -> "AWingFAN":
         """Stay in eval mode: batch statistics belong to its own training."""
         return super().train(False)
-
-
-class Dlib68(nn.Module):
-    """The 68 points of iBUG by dlib's regression trees (Kazemi & Sullivan, CVPR 2014): for scores, without gradient.
-
-    Maps `[B, 3, H, H]` in [-1, 1], rounded to 8 bits, to `Landmarks` without heatmaps. The points are read inside a
-    fixed rectangle of the aligned crop, so no face can be missed. Raises InputError without dlib.
-    """
-
-    name = "dlib_68"
-    origins = frozenset({"dlib_68"})
-    RECTANGLE = (120, 150, 390, 420)  # left, top, right, bottom of the face in a 512 px FFHQ crop
-
-    def __init__(self, points: str):
-        super().__init__()
-        self.dlib = need("dlib", "dlib-bin")
-        self.predictor = self.dlib.shape_predictor(points)
-
-    @classmethod
-    def from_pretrained(cls) -> "Dlib68":
-        """Return it; raises InputError when dlib or its file is missing."""
-        return cls(str(locate("dlib_68_points")))
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> Landmarks:
-        """Return the points `[B, 68, 2]`."""
-        pixels = to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()
-        points = torch.stack([self._points(np.ascontiguousarray(face)) for face in pixels])
-        return Landmarks(None, _to_512(points, image.shape[-1]).to(image.device))
-
-    def _points(self, face: np.ndarray) -> Tensor:
-        box = self.dlib.rectangle(*(round(edge * len(face) / 512) for edge in self.RECTANGLE))
-        return torch.tensor([(p.x, p.y) for p in self.predictor(face, box).parts()], dtype=torch.float32)

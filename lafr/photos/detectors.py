@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torchvision.ops import nms
 
-from lafr.alignment import FIVE_OF_68
-from lafr.errors import InputError, need
+from lafr.errors import InputError
+from lafr.networks.dlib_models import FrontalFaces
 from lafr.weights import locate
 
 DETECTORS = {
@@ -92,22 +92,16 @@ class Dlib:
     """
 
     def __init__(self, side: int = 2048):
-        dlib = need("dlib", "dlib-bin")
-        self.side = side
-        self._detector = dlib.get_frontal_face_detector()
-        self._predictor = dlib.shape_predictor(str(locate("dlib_68_points")))
+        self.side, self._faces = side, FrontalFaces()
 
     def __call__(self, image: Image.Image) -> list[Detection]:
         """Return the faces; the picture is doubled once for it, as it knows faces of 80 px and more."""
         small, per_pixel = resized(image, min(self.side, max(image.size)))
         pixels = np.asarray(small)
-        boxes, scores, _ = self._detector.run(pixels, 1, 0.0)
         found = []
-        for box, score in zip(boxes, scores, strict=True):
-            points = np.array([(p.x, p.y) for p in self._predictor(pixels, box).parts()], float)
-            five = np.stack([points[of].mean(0) for of in FIVE_OF_68])
-            corners = np.array([box.left(), box.top()]), np.array([box.right(), box.bottom()])
-            found.append(seen_in(*corners, five, score, per_pixel))
+        for box, score in self._faces.detect(pixels, doublings=1):
+            low, high = (box.left(), box.top()), (box.right(), box.bottom())
+            found.append(seen_in(low, high, self._faces.five_points(pixels, box), score, per_pixel))
         return merged(found)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from lafr.alignment import FIVE_OF_68, crop
-from lafr.errors import InputError, need
+from lafr.alignment import crop
+from lafr.errors import InputError
 from lafr.images import read_pil, require_square
-from lafr.weights import locate
+from lafr.networks.dlib_models import FrontalFaces
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -28,10 +28,8 @@ class FaceFinder:
     """
 
     def __init__(self):
-        dlib = need("dlib", "dlib-bin")
-        self.version = dlib.__version__
-        self.detector = dlib.get_frontal_face_detector()
-        self.predictor = dlib.shape_predictor(str(locate("dlib_68_points")))
+        self.faces = FrontalFaces()
+        self.version = self.faces.version
 
     def __call__(self, image: Image.Image) -> tuple[np.ndarray | None, int]:
         """Return eyes, nose tip and mouth corners `[5, 2]` in pixels, or None, and the number of faces.
@@ -42,14 +40,12 @@ class FaceFinder:
         size = tuple(round(side / shrink) for side in image.size)
         small = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
         pixels = np.asarray(small)
-        boxes = self.detector(pixels, 0) or self.detector(pixels, 1)
-        if not boxes:
+        found = self.faces.detect(pixels, doublings=0) or self.faces.detect(pixels, doublings=1)
+        if not found:
             return None, 0
-        points = self.predictor(pixels, max(boxes, key=lambda box: box.area())).parts()
-        points = np.array([(p.x, p.y) for p in points], np.float64)
-        five = np.stack([points[of].mean(0) for of in FIVE_OF_68])
+        largest = max((box for box, _ in found), key=lambda box: box.area())
         scale = np.array(image.size) / size
-        return (five + 0.5) * scale - 0.5, len(boxes)
+        return (self.faces.five_points(pixels, largest) + 0.5) * scale - 0.5, len(found)
 
 
 @cache

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from lafr.networks import NETWORKS
 from lafr.provenance import FREE
@@ -221,6 +222,22 @@ def test_both_multi_level_losses_have_the_same_terms_and_the_networks_that_they_
         named = {term["network"]["name"] for term in loss["terms"].values() if "network" in term}
         assert named <= NETWORKS.keys() and len(named) == 3
         assert all(name.startswith("mini_") == bool(folder) for name in named)
+
+
+def test_the_losses_of_other_networks_change_one_level_alone():
+    full = resolved("train", "run_name=x", "loss=multilevel")["loss"]
+    for name, term, network in (
+        ("multilevel_clip", "identity", "clip"), ("multilevel_dists", "perceptual", "dists"),
+        ("multilevel_edge_dists", "perceptual", "dists"),
+    ):  # fmt: skip
+        loss = resolved("train", "run_name=x", f"loss={name}")["loss"]
+        assert loss["terms"][term].pop("network") == {"_target_": "lafr.networks.load", "name": network}
+        kind = get_object(loss["terms"][term].pop("_target_"))
+        assert not loss["terms"][term] and kind(nn.Identity())
+        assert {key: value for key, value in loss["terms"].items() if key != term} == {
+            key: value for key, value in full["terms"].items() if key != term
+        }
+        assert loss["weights"].keys() == full["weights"].keys() and loss["weights"][term] > 0
 
 
 def test_every_network_that_a_config_or_a_metric_names_can_be_imported():

@@ -288,9 +288,7 @@ def test_a_dataset_that_cannot_be_used_says_what_can(places, tmp_path, monkeypat
         lambda row: {"file": "same"}, load_from_cache_file=False
     )
     twice.save_to_disk(tmp_path / "twice")
-    with pytest.raises(
-        InputError, match=r"'row 0, same' and 'row 1, same' share the name 'same'.*name_column"
-    ):
+    with pytest.raises(InputError, match=r"'row 0, same' and 'row 1, same' share the name 'same'.*name_column"):
         rows(str(tmp_path / "twice"), "any", "picture", "file")
     with pytest.raises(InputError, match=r"path .*None"):
         rows(None)

@@ -25,7 +25,7 @@ from lafr.evaluation.sweep import curve_metrics
 from lafr.images import as_saved, read_image
 from lafr.metrics.codebook import CodeUse
 from lafr.metrics.fidelity import psnr_rgb
-from lafr.metrics.perceptual import PerceptualDistance
+from lafr.metrics.perceptual import ShiftTolerantLPIPS
 from lafr.models.adapter import CodebookAdapter
 from lafr.models.restorer import Restorer
 
@@ -59,7 +59,7 @@ def evaluated(base_folder, face_folder, tmp_path_factory):
     adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
     restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4)).eval()
     rows = standard_methods(restorer, {"brighter": lambda lq: lq + 0.1})
-    metrics = METRICS | {"st_lpips_alex": PerceptualDistance("alex")}
+    metrics = METRICS | {"st_lpips_alex": ShiftTolerantLPIPS("alex")}
     folder = tmp_path_factory.mktemp("evaluated")
     return Evaluated(
         benchmark, restorer, restore_and_score(benchmark, restorer, rows, metrics, folder, batch_size=2), folder
@@ -201,12 +201,12 @@ def test_a_score_by_another_setting_trunk_or_code_of_a_metric_is_not_kept():
 
     elevenfold.__qualname__ = tenfold.__qualname__
     metrics = [psnr_rgb, partial(psnr_rgb), tenfold, elevenfold, Scaled(2.0), Scaled(3.0)]
-    metrics += [PerceptualDistance("alex"), PerceptualDistance("vgg")]
+    metrics += [ShiftTolerantLPIPS("alex"), ShiftTolerantLPIPS("vgg")]
     known = [key_of_metric("a", metric) for metric in metrics]
     assert len(set(known)) == len(metrics)
     assert known == [key_of_metric("a", metric) for metric in metrics]
     assert key_of_metric("b", psnr_rgb) != known[0]
-    again = PerceptualDistance("alex")
+    again = ShiftTolerantLPIPS("alex")
     again(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))  # what it remembers of a batch is no setting
     assert key_of_metric("a", again) == known[6]
 

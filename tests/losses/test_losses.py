@@ -5,7 +5,7 @@ import torchvision
 from conftest import ADAPTER, BASE, SIZE
 from torch import nn
 
-import lafr.networks.lpips
+import lafr.networks.perceptual
 from lafr.data.stream import PairStream
 from lafr.errors import InputError
 from lafr.losses.appearance import LatentL1, PerceptualLPIPS, PerceptualSTLPIPS, PixelL1, PixelMSE
@@ -87,7 +87,7 @@ def test_lpips_draws_nothing_in_training(monkeypatch):
     pytest.importorskip("lpips", reason="LPIPS is the package's; it is a development requirement")
     torch.manual_seed(0)
     trunk = torchvision.models.alexnet(weights=None).state_dict()
-    monkeypatch.setattr(lafr.networks.lpips, "load_pickle", lambda name: trunk)
+    monkeypatch.setattr(lafr.networks.perceptual, "load_pickle", lambda name: trunk)
     loss = MultiLevelLoss({"perceptual": PerceptualLPIPS("alex")}, {"perceptual": 1.0}).train()
     r = Restoration(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), None, None)
     assert torch.equal(loss(r)["perceptual"], loss(r)["perceptual"])

@@ -1,18 +1,20 @@
 """The miniature's whole loss on real faces: every term of `configs/loss/multilevel_mini.yaml`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from scipy.ndimage import gaussian_filter
-from test_configs import CONFIGS
 
 from lafr.data.packaged import PackagedFaces
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import Restoration
 from lafr.networks import load
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WEIGHTED = ("pixel_mse", "perceptual", "latent_l1", "identity", "landmark_distance", "parsing", "region_l1")
 NAMES = (*WEIGHTED, "landmark_heatmap")
 

@@ -14,7 +14,7 @@ from torch import nn
 from lafr.data.packaged import aligned
 from lafr.images import from_pil
 from lafr.metrics.face import LMD, Deg, IdaRad, IdentityCosine, IdentityDistance
-from lafr.metrics.perceptual import PerceptualDistance
+from lafr.metrics.perceptual import ShiftTolerantLPIPS
 from lafr.networks.landmarkers import Landmarks
 from lafr.networks.recognisers import ArcFaceResNet18, Recogniser
 
@@ -195,7 +195,7 @@ def test_each_metric_names_the_networks_that_it_looks_through(resnet18):
     assert Deg(resnet18).origins == IdaRad(resnet18).origins == {"arcface_resnet18"}
     assert IdentityCosine(Pixels()).origins == {"pixels"}
     assert LMD(Landmarker()).origins == {"landmarker"}
-    assert PerceptualDistance("alex").origins == {"st_lpips_alex"}
+    assert ShiftTolerantLPIPS("alex").origins == {"st_lpips_alex"}
 
 
 def test_a_name_loads_the_networks_of_the_registry(monkeypatch):

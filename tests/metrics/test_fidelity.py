@@ -13,7 +13,7 @@ from lafr.data.packaged import aligned
 from lafr.images import as_saved, from_pil, resize_pil, to_uint8
 from lafr.metrics.codebook import CodeUse, perplexity
 from lafr.metrics.fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
-from lafr.metrics.perceptual import PerceptualDistance
+from lafr.metrics.perceptual import ShiftTolerantLPIPS
 from lafr.models.adapter import NoAdapter
 
 
@@ -103,7 +103,7 @@ def test_equal_images_score_100_db_and_an_ssim_of_one(pair):
 
 @pytest.mark.parametrize("metric", [psnr_rgb, psnr_y, ssim_rgb, ssim_y, "st_lpips_alex"])
 def test_what_a_png_cannot_hold_does_not_count(pair, metric):
-    metric = PerceptualDistance("alex") if isinstance(metric, str) else metric
+    metric = ShiftTolerantLPIPS("alex") if isinstance(metric, str) else metric
     lq, hq = map(as_saved, pair)
     nudged = lq + 0.1 / 255 * torch.sign(torch.randn(lq.shape, generator=torch.Generator().manual_seed(1)))
     assert torch.equal(metric(nudged, hq), metric(lq, hq))
@@ -114,7 +114,7 @@ def test_what_a_png_cannot_hold_does_not_count(pair, metric):
 
 @pytest.mark.parametrize("trunk", ["alex", "vgg"])
 def test_more_noise_is_a_greater_perceptual_distance(pair, trunk):
-    distance = PerceptualDistance(trunk)(*pair)
+    distance = ShiftTolerantLPIPS(trunk)(*pair)
     assert distance.shape == (3,)
     assert distance[0] < distance[1] < distance[2]
 

@@ -10,8 +10,8 @@ from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import as_saved, from_pil, resize_pil
 from lafr.metrics import perceptual
-from lafr.metrics.perceptual import DISTS, LPIPS, PerceptualDistance
-from lafr.networks import dists
+from lafr.metrics.perceptual import DISTS, LPIPS, ShiftTolerantLPIPS
+from lafr.networks import perceptual as networks
 from lafr.weights import locate
 
 NON_COMMERCIAL = "needs the non-commercial extra: pip install 'lafr[iqa]'"
@@ -110,7 +110,7 @@ def test_dists_of_faces_is_torchmetrics_and_pyiqas(trunks, faces, monkeypatch):
     from torchmetrics.functional.image import dists as theirs
 
     unit = [(face + 1) / 2 for face in faces]
-    ours = DISTS(dists.DISTS(trunks["vgg"].state_dict()))(*faces)
+    ours = DISTS(networks.DISTS(trunks["vgg"].state_dict()))(*faces)
     assert ours.shape == (3,) and ours.min() > 0.005
     monkeypatch.setattr(theirs, "vgg16", lambda weights: trunks["vgg"])
     torch.testing.assert_close(ours, theirs.deep_image_structure_and_texture_similarity(*unit), rtol=1e-4, atol=0)
@@ -148,7 +148,7 @@ def test_lpips_names_what_it_looks_through_and_its_file_of_the_comparison(ours):
 
 def test_a_batch_is_looked_at_in_parts_of_few_pixels_and_scored_the_same(ours, trunks, faces, monkeypatch):
     image, hq = faces
-    metrics = [PerceptualDistance("alex"), ours["alex"], DISTS(dists.DISTS(trunks["vgg"].state_dict()))]
+    metrics = [ShiftTolerantLPIPS("alex"), ours["alex"], DISTS(networks.DISTS(trunks["vgg"].state_dict()))]
     whole = [metric(image, hq) for metric in metrics]
     monkeypatch.setattr(perceptual, "PIXELS", 1)
     sizes = []
@@ -156,6 +156,6 @@ def test_a_batch_is_looked_at_in_parts_of_few_pixels_and_scored_the_same(ours, t
         for layer in metric.network.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-        metric._reference = perceptual.OfReference()
+        metric._truth = perceptual.TruthCache()
         torch.testing.assert_close(metric(image, hq), expected, rtol=1e-4, atol=1e-6)
     assert len(image) > 1 and set(sizes) == {1}

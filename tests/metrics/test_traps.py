@@ -15,7 +15,7 @@ from lafr.evaluation import mean_and_interval
 from lafr.images import as_saved, from_pil, read_image, resize_pil, to_uint8, write_image
 from lafr.metrics.face import LMD, Deg, IdaRad, IdentityCosine, png_gray
 from lafr.metrics.fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
-from lafr.metrics.perceptual import PerceptualDistance
+from lafr.metrics.perceptual import ShiftTolerantLPIPS
 from lafr.networks.landmarkers import Landmarks
 from lafr.networks.recognisers import ArcFaceResNet18
 
@@ -60,7 +60,7 @@ def test_matching_colours_to_the_ground_truth_first_would_raise_psnr(hq):
 )
 def test_red_and_blue_exchanged_give_another_number(metric, hq, resnet18):
     build = {
-        "st_lpips_vgg": lambda: PerceptualDistance("vgg"),
+        "st_lpips_vgg": lambda: ShiftTolerantLPIPS("vgg"),
         "sface": lambda: IdentityCosine("sface"),
         "ida_rad": lambda: IdaRad(resnet18),
     }
@@ -115,7 +115,7 @@ def test_near_identical_pairs_are_dropped_by_vqfrs_exclusion_alone(hq, resnet18)
 
 @pytest.mark.parametrize("metric", [psnr_rgb, psnr_y, ssim_rgb, ssim_y, "st_lpips_vgg", "sface"])
 def test_scores_of_float_images_are_those_of_the_png_that_is_written(metric, hq, tmp_path):
-    named = {"st_lpips_vgg": lambda: PerceptualDistance("vgg"), "sface": lambda: IdentityCosine("sface")}
+    named = {"st_lpips_vgg": lambda: ShiftTolerantLPIPS("vgg"), "sface": lambda: IdentityCosine("sface")}
     measure = named[metric]() if metric in named else metric
     float_image = hq[:1] * 1.1 + 0.6 / 255
     write_image(float_image[0], tmp_path / "restored.png")

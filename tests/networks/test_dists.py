@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-import lafr.networks.lpips
+import lafr.networks.perceptual
 from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import resize_pil
 from lafr.losses.appearance import PerceptualDISTS, PerceptualEdgeDISTS, PerceptualLPIPS
 from lafr.losses.multilevel import Restoration
 from lafr.networks import origins
-from lafr.networks.dists import DISTS, edge_image, sobel
+from lafr.networks.perceptual import DISTS, edge_image, sobel
 
 torchvision = pytest.importorskip("torchvision", reason="DISTS and LPIPS have torchvision's trunks")
 
@@ -123,7 +123,7 @@ def lpips_terms(trunks):
     pytest.importorskip("lpips", reason="LPIPS is the package's; it is a development requirement")
     states = {"torchvision_vgg16": trunks["vgg"].state_dict(), "torchvision_alexnet": trunks["alex"].state_dict()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lafr.networks.lpips, "load_pickle", states.get)
+        patch.setattr(lafr.networks.perceptual, "load_pickle", states.get)
         blank = partial(torchvision.models.vgg16, weights=None, init_weights=False)  # drawing it takes seconds
         patch.setattr(torchvision.models, "vgg16", lambda pretrained: blank())
         return {trunk: PerceptualLPIPS(trunk) for trunk in trunks}

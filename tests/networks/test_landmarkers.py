@@ -10,7 +10,8 @@ import torch
 from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import from_pil, from_uint8, resize_pil
-from lafr.networks.landmarkers import AWingFAN, Dlib68, argmax_points, soft_argmax
+from lafr.networks.dlib_models import Dlib68
+from lafr.networks.landmarkers import AWingFAN, argmax_points, soft_argmax
 
 HEATMAP_PIXEL = 512 / 64  # in pixels of the 512 crop
 

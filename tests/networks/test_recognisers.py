@@ -19,7 +19,8 @@ from lafr.errors import InputError
 from lafr.images import from_pil
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import Restoration
-from lafr.networks.held_out import AdaFace, DlibResNet, InsightFace, SFace
+from lafr.networks.dlib_models import DlibResNet
+from lafr.networks.held_out import AdaFace, InsightFace, SFace
 from lafr.networks.recognisers import ArcFaceIRSE50, ArcFaceResNet18, CLIPImage
 from lafr.weights import locate
 
@@ -329,7 +330,7 @@ def test_networks_stay_frozen_and_in_eval_mode(irse50, resnet18, clip):
         (ArcFaceIRSE50, "facexlib", "pip install --no-deps --require-hashes"),
         (lambda: InsightFace("pack.onnx"), "onnxruntime", "pip install onnxruntime"),
         (lambda: held_out._only_input(Path("pack.onnx"), "data"), "onnx", "pip install onnx"),
-        (lambda: DlibResNet(Path("net"), Path("points")), "dlib", "pip install dlib-bin"),
+        (lambda: DlibResNet("net", "points"), "dlib", "pip install dlib-bin"),
     ],
 )
 def test_a_missing_package_is_one_line_with_its_command(build, module, command, monkeypatch):

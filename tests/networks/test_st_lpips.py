@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from lafr.networks.st_lpips import LAYERS, STLPIPS
+from lafr.networks.perceptual import LAYERS, STLPIPS
 
 
 @pytest.fixture(scope="module", params=sorted(LAYERS))

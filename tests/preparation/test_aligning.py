@@ -123,6 +123,6 @@ def test_what_is_no_aligned_face_of_that_size_is_refused(picture, tmp_path):
 
 def test_a_small_face_is_found_at_the_second_look(astronaut):
     small = astronaut.resize((256, 256))
-    assert not face_finder().detector(np.asarray(small), 0)
+    assert not face_finder().faces.detect(np.asarray(small), doublings=0)
     points, _ = face_finder()(small)
     assert np.linalg.norm(points - (np.array(LANDMARKS["astronaut"]) + 0.5) / 2 + 0.5, axis=1).max() < 3

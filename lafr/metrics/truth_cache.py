@@ -1,0 +1,46 @@
+"""A cache of networks' outputs for the ground truth: computed once for all methods of a table, stored if asked."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lafr.storage import atomic_write, sha256_of_tensors
+
+
+class TruthCache:
+    """Holds a network's output for the last ground-truth batch: a table scores each method on it in turn."""
+
+    def __init__(self):
+        self._pixels: Tensor | None = None
+        self._output: Any = None
+        self._folder: Path | None = None
+
+    def keep_in(self, folder: Path) -> None:
+        """Also store outputs as files in `folder`, one a batch, and read them from there.
+
+        Only for functions that return one tensor; all that share a folder must compute the same.
+        """
+        self._folder = folder
+
+    def __call__(self, compute: Callable[[Tensor], Any], hq: Tensor) -> Any:
+        """Return `compute(hq)`; `compute` must be the same function at every call."""
+        if self._pixels is None or not torch.equal(self._pixels, hq):
+            self._output = compute(hq) if self._folder is None else self._stored(compute, hq)
+            self._pixels = hq.clone()  # the caller may reuse the batch's memory
+        return self._output
+
+    def _stored(self, compute: Callable[[Tensor], Tensor], hq: Tensor) -> Tensor:
+        path = self._folder / f"{sha256_of_tensors({'': hq})}.safetensors"
+        if path.is_file():
+            try:
+                return load_file(path)["seen"].to(hq.device)
+            except (SafetensorError, KeyError):  # damaged: compute it again
+                pass
+        output = compute(hq)
+        atomic_write(path, lambda partial: save_file({"seen": output.contiguous()}, partial))
+        return output
