@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.functional.image import structural_similarity_index_measure
+from skimage.metrics import peak_signal_noise_ratio as skimage_psnr
+from skimage.metrics import structural_similarity
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lafr.data.packaged import aligned
 from lafr.images import as_saved, from_pil, resize_pil, to_uint8
@@ -50,7 +51,7 @@ def of_luma(measure):
 
 
 def their_psnr(a, b) -> float:
-    return peak_signal_noise_ratio(b, a, data_range=255)
+    return skimage_psnr(b, a, data_range=255)
 
 
 def their_ssim(a, b) -> float:
@@ -66,6 +67,9 @@ def mirrored_ssim(a, b) -> float:
 
 def test_psnr_of_faces_is_scikit_images_to_a_millionth(faces):
     assert np.allclose(psnr_rgb(*faces).numpy(), per_image(faces, their_psnr), rtol=0, atol=2e-6)
+    pixels = (to_uint8(images).double() for images in faces)
+    theirs = peak_signal_noise_ratio(*pixels, data_range=255.0, reduction="none", dim=(1, 2, 3))
+    assert torch.allclose(psnr_rgb(*faces).double(), theirs, rtol=1e-6, atol=0)
     assert np.allclose(psnr_y(*faces).numpy(), per_image(faces, of_luma(their_psnr)), rtol=0, atol=2e-6)
 
 

@@ -129,7 +129,7 @@ def test_without_the_trunks_weights_lpips_says_how_to_get_them_and_asks_no_netwo
 
 
 def test_an_unknown_trunk_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=r"'squeeze'.*vgg, alex"):
+    with pytest.raises(InputError, match=r"vgg, alex.*'squeeze'"):
         LPIPS("squeeze")
 
 
