@@ -22,7 +22,7 @@ quickstart: $(READY)
 	@echo "1/4  degrade a photograph (scikit-image's astronaut)"
 	@$(BIN)/python scripts/prepare_data.py output=runs/quickstart
 	@echo "2/4  restore it with the shipped miniature"
-	@$(BIN)/python scripts/restore.py input=runs/quickstart/lq output=runs/quickstart/restored
+	@$(BIN)/python scripts/restore.py runs/quickstart/lq -o runs/quickstart/restored
 	@echo "3/4  evaluate on seven packaged faces, eight draws each"
 	@$(BIN)/python scripts/eval.py benchmark=mini
 	@echo "4/4  train the three stages for a few steps (it learns nothing: it shows that every part runs)"
@@ -44,7 +44,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 tables: $(READY)
-	$(BIN)/lafr tables
+	$(BIN)/python -m scripts.benchmarks pages
 
 clean:
 	rm -rf .venv runs dist build *.egg-info

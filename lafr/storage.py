@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 CHUNK = 1 << 22  # bytes read at a time
 
 
+def shipped(name: str) -> Path:
+    """Return the path of a file or folder that travels with LAFR: in a checkout, or inside an installed wheel.
+
+    Args:
+        name: in the checkout's `data/`, or "configs"; "data/ffhq_600.txt" and "ffhq_600.txt" are the same.
+    """
+    package = Path(__file__).resolve().parent
+    name = name.removeprefix("data/")
+    top = package.parent
+    places = package / "_data" / name, top / "data" / name, top / name  # only a wheel holds the first: pyproject.toml
+    return next((place for place in places if place.exists()), places[1])
+
+
 def atomic_write(
     path: Path, write: Callable[[Path], object], remedy: str = "free space or choose another folder"
 ) -> None:

@@ -16,17 +16,11 @@ import torch
 from torch import Tensor
 
 from lafr.errors import InputError
-from lafr.storage import sha256_of_file
+from lafr.storage import sha256_of_file, shipped
 
 FOLDER_VARIABLE = "LAFR_WEIGHTS"  # a folder that is searched first: for machines without a network
+MINI_VARIABLE = "LAFR_MINI"  # another miniature than the shipped one: what `lafr build-mini` is building
 PINS = "SHA256SUMS"  # in that folder: hashes that the user vouches for
-
-
-def shipped(name: str) -> Path:
-    """Return the path of a file or folder of `data/`, in a checkout or an installed wheel."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_data" / name
-    return installed if installed.exists() else package.parent / "data" / name
 
 
 # For packages that ask for a second OpenCV build: what follows `pip install`.
@@ -327,8 +321,10 @@ def load_pickle(name: str) -> dict[str, Tensor]:
 
 
 def mini_folder() -> Path:
-    """Return the folder of the shipped miniature; raises InputError when it is missing."""
-    folder = shipped("mini")
+    """Return the folder of the miniature: the one that $LAFR_MINI names, or the shipped one."""
+    folder = Path(os.environ.get(MINI_VARIABLE) or shipped("mini"))
     if not folder.is_dir():
-        raise InputError("the miniature's weights (data/mini) are missing; clone the project again or reinstall lafr")
+        raise InputError(
+            f"the miniature's folder {str(folder)!r} is missing; clone the project again or reinstall lafr"
+        )
     return folder

@@ -1,4 +1,4 @@
-"""Restore photos: `python scripts/restore.py input=PHOTO output=FOLDER`."""
+"""Restore photos: `python scripts/restore.py PATH... -o FOLDER`."""
 
 from lafr.commands.restore import command
 

@@ -1,9 +1,11 @@
-"""Serve a web page that restores the faces of a visitor's photo: `python scripts/demo.py`."""
+"""Serve a web page that restores the faces of a visitor's photo: `lafr demo`."""
 
 import signal
 import sys
 import threading
 from contextlib import suppress
+
+from omegaconf import DictConfig
 
 from lafr.commands.launch import run
 
@@ -12,8 +14,9 @@ MINIATURE = (
 )
 
 
-def main(cfg) -> None:
-    """Serve until stopped; a visitor's files go with it."""
+def main(cfg: DictConfig) -> None:
+    """Serve until stopped; every visitor's file is removed then."""
+    print(f"loading {cfg.model.folder} ...", file=sys.stderr, flush=True)
     from hydra.utils import instantiate
 
     from lafr.commands.devices import choose_device
@@ -29,8 +32,8 @@ def main(cfg) -> None:
     note = MINIATURE if str(cfg.model.folder).startswith("mini") else f"A model at {restorer.resolution} px."
     if not is_loopback(cfg.host):
         print(f"warning: host={cfg.host}: everyone who can reach this machine can use the page", file=sys.stderr)
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())  # else the temporary folder would stay
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # the default handler would leave the temporary folder
     with running(photo_restorer, cfg.host, cfg.port, limits, note, examples) as address:
         print(f"serving {address} (stop with Ctrl-C)", flush=True)
         if cfg.open:
@@ -38,7 +41,7 @@ def main(cfg) -> None:
 
             webbrowser.open(address)
         with suppress(KeyboardInterrupt):
-            over.wait()
+            stopped.wait()
     print("stopped; every visitor's file is removed")
 
 

@@ -1,13 +1,22 @@
-"""How each command spells the parameters that an error message names: `InputError.told(spell)`.
+"""What a command says to its user: its own name, its options, and errors in one line.
 
-In Python a parameter is an argument's name (`decode_crop=None`). A Hydra command spells it as an override
+An error names a parameter as in Python (`decode_crop=None`). A Hydra command spells it as an override
 (`trainer.decode_crop=null`), an argparse command as an option (`--force`, `--upscale 2`).
 """
 
 import argparse
 import ast
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
 
-from lafr.errors import Spell, as_python
+from lafr.errors import InputError, Spell, as_python
+
+LONGEST = 600  # characters of an error message; Hydra's can hold a whole configuration
 
 # parameter -> key of the composed configuration, where the two differ. A name that several functions give to different
 # things is qualified by its owner, as in "Restorer.folder"; Python's spelling leaves the owner out.
@@ -62,7 +71,68 @@ HYDRA_KEYS = {
     "validate_every": "trainer.validate_every",
 }
 # parameter -> option of `lafr restore`, where the two differ
-OPTIONS = {"Restorer.folder": "model", "extension": "ext"}
+OPTIONS = {"Restorer.folder": "model"}
+
+
+def program() -> str:
+    """Return the running command's name as its user types it: `lafr train`, `python scripts/train.py`."""
+    name = sys.argv[0]
+    return name if " " in Path(name).name else f"python scripts/{Path(name).name}"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser named as its user types it, whose errors are one line."""
+
+    def __init__(self, description: str, name: str | None = None, **settings):
+        super().__init__(
+            name or program(),
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # a later option must not change what an abbreviation means
+            **settings,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message without the usage, which has twenty options, and exit with code 2."""
+        self.exit(2, f"error: {message}; {self.prog} --help lists the options\n")
+
+
+def require_device_name(name: str) -> str:
+    """Return `name`, if it is written as a device is; whether this machine has it, torch says later."""
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", str(name)):
+        raise InputError("device", name, "auto, cpu, cuda, cuda:N or mps")
+    return name
+
+
+@contextmanager
+def one_line_errors(spell: Spell, *more: type[BaseException]) -> Iterator[None]:
+    """Print the user's errors on one line and exit with code 1; a mistake in the program keeps its traceback.
+
+    Args:
+        spell: the words of this command, such as `as_hydra`.
+        more: further exceptions of the user's making, besides InputError and OSError.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("stopped; run the same command again to resume")
+    except (InputError, OSError, *more) as error:
+        if os.environ.get("LAFR_TRACEBACK"):
+            raise
+        if "tqdm" in sys.modules:  # else the message would be printed within a progress bar's line
+            for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+                bar.close()
+        sys.exit(f"error: {one_line(error, spell)}")
+
+
+def one_line(error: BaseException, spell: Spell) -> str:
+    """Return an error's message on one line; of an InputError that Hydra wrapped, its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    message = cause.told(spell) if isinstance(cause, InputError) else str(error)
+    text = " ".join(message.split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
 
 
 def as_hydra(parameter: str, value: str | None = None) -> str:

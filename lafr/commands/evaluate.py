@@ -5,19 +5,18 @@ work among processes.
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lafr.commands.launch import CONFIGS, run
+from lafr.commands.launch import command_line, run
+from lafr.storage import shipped
 
 if TYPE_CHECKING:  # imported late: the configuration is composed before torch is loaded
     from lafr.evaluation import Plan, Processes
 
-COMMAND = shlex.join(["python", "scripts/eval.py", *sys.argv[1:]])
 MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv"}
 PAIRED = ("PairedBenchmark", "pair_benchmark")  # these take no degradation: their LQ images exist
 
@@ -104,7 +103,7 @@ def protocol_metrics(protocol: str, names: Sequence[str]) -> dict[str, Mapping]:
     from lafr.errors import InputError
 
     known: dict[str, Mapping] = {}
-    for path in sorted((CONFIGS / "metrics").glob("*.yaml")):
+    for path in sorted((shipped("configs") / "metrics").glob("*.yaml")):
         known |= dict(OmegaConf.load(path).items())
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"protocol {protocol} names metrics that configs/metrics does not define: {unknown}")
@@ -150,7 +149,7 @@ def start(device: str) -> "tuple[Processes, Any]":
 
 def main(cfg: Any) -> None:
     """Restore and score the benchmark with the model and its controls, or score what others restored."""
-    plan = plan_from_config(cfg, COMMAND)
+    plan = plan_from_config(cfg, command_line())
     from lafr.evaluation import evaluate
     from lafr.evaluation.publishing import publish
 

@@ -1,24 +1,26 @@
-"""Export a model: `python scripts/export.py model.folder=FOLDER output=FOLDER format=diffusers|onnx [full=true]`."""
+"""Export a model: `lafr export model.folder=FOLDER output=FOLDER format=diffusers|onnx [full=true]`."""
 
 import sys
 
+from omegaconf import DictConfig
+
 from lafr.commands.launch import run
+from lafr.errors import InputError
 
 FORMATS = ("diffusers", "onnx")
 
 
-def main(cfg) -> None:
-    """Write the export, all or nothing, and say where it lies and how to use it."""
-    from lafr.errors import InputError
-
+def main(cfg: DictConfig) -> None:
+    """Write the export atomically, and print where it is and how to use it."""
     if cfg.format not in FORMATS:
-        raise InputError(f"format={cfg.format} is unknown; choose one of {', '.join(FORMATS)}")
+        raise InputError("format", cfg.format, f"one of {', '.join(FORMATS)}")
+    print(f"loading {cfg.model.folder} ...", file=sys.stderr, flush=True)
     write = to_onnx if cfg.format == "onnx" else to_diffusers
     card = dict(results=list(cfg.results), licence=cfg.licence, training_data=cfg.training_data)
     print(write(cfg, str(cfg.output), card))
 
 
-def to_diffusers(cfg, output: str, card: dict) -> str:
+def to_diffusers(cfg: DictConfig, output: str, card: dict) -> str:
     """Write the pipeline's folder and return how to use it."""
     from lafr.export.pipeline import LAFRPipeline
 
@@ -26,13 +28,13 @@ def to_diffusers(cfg, output: str, card: dict) -> str:
     return f"wrote {output}; use: lafr.LAFRPipeline.from_pretrained({output!r})(image).images[0]"
 
 
-def to_onnx(cfg, output: str, card: dict) -> str:
-    """Write the graph's folder and return how far it is from PyTorch and how to use it."""
+def to_onnx(cfg: DictConfig, output: str, card: dict) -> str:
+    """Write the graph's folder and return its difference from PyTorch and how to use it."""
     from lafr.export.onnx import GRAPH, save_onnx
     from lafr.models.restorer import Restorer
 
     def said(step: str) -> None:
-        print(f"export: {step}", file=sys.stderr)
+        print(f"export: {step}", file=sys.stderr, flush=True)
 
     difference = save_onnx(Restorer.from_pretrained(str(cfg.model.folder)), output, **card, said=said)
     return (

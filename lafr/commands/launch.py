@@ -1,23 +1,29 @@
-"""What every command shares: Hydra with one-line errors, and paths that may hold any character."""
+"""What the Hydra commands share: composition, help, sweeps, one-line errors, and paths that hold any character."""
 
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
+from math import prod
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and `run` below says it in one line
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and `one_line_errors` prints one line
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
-from lafr.commands.doors import as_hydra
+from lafr.commands.doors import as_hydra, one_line_errors, program, require_device_name
+from lafr.commands.help_page import asks_for_help, help_page
 from lafr.errors import InputError
+from lafr.storage import shipped
 
 PATHS = (
     "input", "output", "outputs", "source", "source_hq", "only", "data.root", "data.shards", "data.path",
@@ -25,10 +31,77 @@ PATHS = (
     "trainer.latent_cache", "base", "data.lq", "data.hq", "faces", "work",
     "truth_cache",
 )  # fmt: skip
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
 LISTS = ("model.build.folder", "outputs")
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+
+_typed: list[str] = []
+
+
+def typed_arguments() -> list[str]:
+    """Return the command's arguments as they were typed."""
+    return list(_typed)
+
+
+def command_line() -> str:
+    """Return the running command as it was typed, for the record of what made a number."""
+    return f"{program()} {shlex.join(_typed)}".strip()
+
+
+def run(task: Callable[[DictConfig], object], config_name: str) -> None:
+    """Compose `configs/<config_name>.yaml` with the command line and call `task`; wrong input ends in one line.
+
+    `--help` prints a page and composes nothing. With `-m` each job of the sweep gets a header line, and a `run_dir`
+    named by its overrides. Set LAFR_TRACEBACK=1 to see where an error came from.
+    """
+    _typed[:] = sys.argv[1:]
+    with one_line_errors(as_hydra, *HYDRA_ERRORS):
+        if asks_for_help(_typed):
+            print(help_page(config_name, program(), _typed))
+            return
+        require_known_options(_typed)
+        sys.argv[1:] = quote_paths(_typed)
+        swept = swept_overrides(sys.argv[1:])
+
+        @wraps(task)
+        def guarded(cfg: DictConfig) -> None:
+            with one_line_errors(as_hydra, *HYDRA_ERRORS):  # inside the job: Hydra would add a line of its own
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    name_job(cfg, swept)
+                if "device" in cfg:
+                    require_device_name(cfg.device)
+                task(cfg)
+
+        hydra.main(version_base=None, config_path=str(shipped("configs")), config_name=config_name)(guarded)()
+
+
+def require_known_options(arguments: Sequence[str]) -> None:
+    """Raise InputError for an option (`--NAME`) that Hydra does not have; settings are KEY=VALUE."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:
+        raise InputError(f"{message}; settings are written KEY=VALUE, and {program()} --help lists them")
+
+    parser.error = refuse  # argparse would print a usage of twenty lines
+    parser.parse_args(arguments)
+
+
+def swept_overrides(arguments: Sequence[str]) -> list[Override]:
+    """Return the overrides of a sweep that have several values: `stage.restoration.learning_rate=1e-3,1e-4`."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return []
+    given = [argument for argument in get_args_parser().parse_args(arguments).overrides or ()]
+    return [override for override in OverridesParser.create().parse_overrides(given) if override.is_sweep_override()]
+
+
+def name_job(cfg: DictConfig, swept: Sequence[Override]) -> None:
+    """Print the header of a sweep's job, and give its `run_dir`, if it has one, a folder named by its overrides."""
+    keys = [override.key_or_group for override in swept]
+    here = [text for text in HydraConfig.get().overrides.task if text.partition("=")[0].lstrip("+~") in keys]
+    total = prod(len(list(override.sweep_string_iterator())) for override in swept)
+    print(f"job {HydraConfig.get().job.num + 1} of {total}: {' '.join(here)}", flush=True)
+    if "run_dir" in cfg and here:
+        folder = ",".join(text.lstrip("+").replace("/", "_").replace(os.sep, "_") for text in here)
+        cfg.run_dir = os.path.join(cfg.run_dir, folder)
 
 
 def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[str]:
@@ -45,51 +118,11 @@ def _quoted(argument: str, keys: Sequence[str]) -> str:
     # In a quoted value only backslashes before a quote are escapes; OmegaConf then reads `${` unless escaped.
     value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     body, trailing = value.rstrip("\\"), len(value) - len(value.rstrip("\\"))
-    out, run = "", 0
+    out, backslashes = "", 0
     for character in body:
         if character == "\\":
-            run += 1
+            backslashes += 1
             continue
-        out += "\\" * (2 * run + 1 if character == '"' else run) + character
-        run = 0
+        out += "\\" * (2 * backslashes + 1 if character == '"' else backslashes) + character
+        backslashes = 0
     return f'{key}="{out}{chr(92) * (2 * trailing)}"'
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line, parameters spelled as Hydra overrides."""
-    message = error.told(as_hydra) if isinstance(error, InputError) else str(error)
-    text = " ".join(message.split()) or type(error).__name__
-    return text if len(text) <= 600 else text[:600] + " ..."
-
-
-def run(task: Callable[[DictConfig], object], config_name: str) -> None:
-    """Compose `configs/<config_name>.yaml` with the command line and call `task`; wrong input ends in one line.
-
-    Set LAFR_TRACEBACK=1 to see where an error came from.
-    """
-    sys.argv[1:] = quote_paths(sys.argv[1:])
-
-    @wraps(task)
-    def guarded(cfg: DictConfig) -> None:
-        with _one_line_errors():  # inside the job: Hydra would add a line of its own
-            task(cfg)
-
-    with _one_line_errors():
-        hydra.main(version_base=None, config_path=str(CONFIGS), config_name=config_name)(guarded)()
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit("stopped; run the same command again to go on")
-    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("LAFR_TRACEBACK"):
-            raise
-        for bar in list(getattr(tqdm, "_instances", ())):  # else the message would stand in a progress bar's line
-            bar.close()
-        cause: BaseException | None = error
-        while isinstance(cause, HydraException):  # an error inside `instantiate` comes wrapped
-            cause = cause.__cause__
-        sys.exit(f"error: {one_line(cause if isinstance(cause, InputError | OSError) else error)}")

@@ -1,17 +1,19 @@
-"""Prepare a set: `python scripts/prepare_data.py dataset=NAME source=...`; or look at a recipe: `output=FOLDER`."""
+"""Prepare a set: `lafr prepare dataset=NAME source=...`; or show a degradation recipe: `output=FOLDER`."""
 
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from lafr.commands.launch import run
+from omegaconf import DictConfig
+
+from lafr.commands.doors import program
+from lafr.commands.launch import run, typed_arguments
 
 PLACES = ("source", "source_hq", "only", "output")
-ARGUMENTS = sys.argv[1:]
 
 
-def told(arguments) -> str:
-    """Return the command for an index: without this machine's folders, and what addresses may hold of secrets."""
+def public_command(arguments: Sequence[str]) -> str:
+    """Return the command for an index, without this machine's folders and without the secrets of an address."""
     from lafr.preparation.downloads import is_address, public
 
     def short(argument: str) -> str:
@@ -20,11 +22,11 @@ def told(arguments) -> str:
             return argument
         return f"{key}={public(value) if is_address(value) else Path(value).name}"
 
-    return shlex.join(["python", "scripts/prepare_data.py", *map(short, arguments)])
+    return f"{program()} {shlex.join(map(short, arguments))}"
 
 
-def sheet(cfg) -> None:
-    """Write `lq/NAME_KK.png` for each draw, what was drawn, and the contact sheet of all."""
+def sheet(cfg: DictConfig) -> None:
+    """Write a face's degraded copies `lq/NAME_KK.png`, the drawn parameters as JSON, and a contact sheet."""
     import numpy as np
     from hydra.utils import instantiate
 
@@ -46,13 +48,11 @@ def sheet(cfg) -> None:
         write_image(lq, output / "lq" / f"{name}_{k:02d}.png")
     write_json(records, output / f"{name}_draws.json")
     write_image(contact_sheet(hq, copies, records, name), output / f"{name}_sheet.png")
-    print(
-        f"wrote {cfg.draws} degraded copies into {output / 'lq'}, what was drawn into {output / f'{name}_draws.json'}"
-    )
-    print(f"look at {output / f'{name}_sheet.png'}")
+    print(f"wrote {cfg.draws} degraded copies into {output / 'lq'}, their parameters into {name}_draws.json,")
+    print(f"and all of them into {output / f'{name}_sheet.png'}")
 
 
-def main(cfg) -> None:
+def main(cfg: DictConfig) -> None:
     """Prepare the dataset that is named; without one, write a face's degraded copies."""
     if cfg.get("dataset") is None:
         sheet(cfg)
@@ -62,7 +62,7 @@ def main(cfg) -> None:
     from lafr.provenance import provenance
 
     prepare = instantiate(cfg.dataset, _convert_="all")
-    print(prepare(output=str(cfg.output), made_by=provenance(told(ARGUMENTS), cfg.seed)))
+    print(prepare(output=str(cfg.output), made_by=provenance(public_command(typed_arguments()), cfg.seed)))
 
 
 def command() -> None:

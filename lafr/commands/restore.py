@@ -1,50 +1,161 @@
-"""Restore photos and aligned faces: `python scripts/restore.py input=PHOTO|FOLDER|VIDEO|PATTERN output=FOLDER`."""
+"""Restore photos, aligned faces and videos: `lafr restore PATH... -o FOLDER`."""
 
+import argparse
+import glob
+import importlib
+import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-from lafr.commands.launch import run
+from lafr.commands.doors import Parser, as_option, one_line_errors, require_device_name
+from lafr.errors import InputError
 
-HOW = ("fidelity", "upscale", "force", "aligned", "side_by_side", "again")  # arguments of `restore_files`
+# `extension`, `only_center_face` and the like are named as arguments of `restore_files`
+PASSED_ON = ("fidelity", "upscale", "force", "aligned", "side_by_side", "again", "extension", "suffix", "save_faces",
+             "only_center_face")  # fmt: skip
 MADE_BY = ("detector", "mask", "upscaler", "fast", "dtype", "compile")  # what else an output depends on
+EXAMPLES = """\
+examples:
+  {prog} photo.jpg -o restored
+  {prog} holiday/ 'more/*.png' -o restored --upscale 2 --ext jpg
+  {prog} aligned_faces/ -o restored --aligned true --model runs/NAME/model --fast
+"""
 
 
-def main(cfg) -> None:
-    """Restore every file; one that cannot be read is reported and skipped, and the exit code is 1."""
-    from contextlib import nullcontext
+def parser() -> Parser:
+    """Return the parser of the command's arguments: the only table of them."""
+    description = "Restore the faces of photos and videos. The rest of a photo is unchanged, and so is the input."
+    top = Parser(description)
+    top.epilog = EXAMPLES.format(prog=top.prog)
+    add = top.add_argument
+    add("paths", nargs="+", metavar="PATH", help="photos, folders, videos or quoted patterns; any file name")
+    add("-o", "--output", required=True, metavar="FOLDER", help="folder of the results, which keep the inputs' names")
 
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
+    add = top.add_argument_group("how faces are restored").add_argument
+    add("--model", default="mini", metavar="FOLDER", help='a trained model, or "mini" (128 px; default)')
+    add("--fidelity", type=share, default=0.0, metavar="0..1", help="0: as trained (default); 1: nearest the input")
+    add("--upscale", type=int, default=1, choices=(1, 2, 4), help="times a photo's size (default 1)")
+    add("--aligned", default="auto", type=yes_no_auto, metavar="true|false|auto",
+        help="whether each image is one face in FFHQ's alignment; auto (default): by shape and face")  # fmt: skip
+    add("--force", action="store_true", help="restore faces also where they are sharp, in profile or cut by the border")
+    add("--only-center-face", action="store_true", help="restore only the face nearest to a photo's centre")
+    add("--detector", default="yunet", choices=("yunet", "dlib", "retinaface", "scrfd"), help="default yunet")
+    add("--mask", default="ellipse", choices=("ellipse", "parsing"), help="what of a face goes back into the photo")
+    add("--upscaler", default=None, metavar="MODULE:CLASS",
+        help="enlarges what is no face, instead of Lanczos: CLASS() is called with (RGB image, 2 or 4)")  # fmt: skip
 
+    add = top.add_argument_group("what is written").add_argument
+    add("--ext", dest="extension", default="png", choices=("png", "jpg", "webp"), help="format of images (default png)")
+    add("--suffix", default="", metavar="TEXT", help="added to each name: photo_TEXT.png")
+    add("--save-faces", action="store_true", help="write each face too: cropped_faces/ and restored_faces/")
+    add("--no-side-by-side", dest="side_by_side", action="store_false", help="write no before | after images")
+    add("--again", action="store_true", help="restore also what the output folder records as done")
+    add("--quiet", action="store_true", help="print errors only")
+
+    add = top.add_argument_group("where and how fast").add_argument
+    add("--device", default="auto", type=device, metavar="NAME", help="auto (default), cpu, cuda, cuda:N or mps")
+    add("--batch-size", type=int, default=8, metavar="N", help="faces at once (default 8)")
+    add("--fast", action="store_true",
+        help="other layers, order and precision for the same function; pixels differ in the last bits")  # fmt: skip
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+        help="with --fast; auto: bfloat16 where the device has it, else float16 (CUDA) or float32")  # fmt: skip
+    add("--compile", action="store_true", help="with --fast: torch.compile, minutes before the first batch")
+    return top
+
+
+def share(text: str) -> float:
+    """Return a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    return value
+
+
+def yes_no_auto(text: str) -> bool | str:
+    """Return True, False or "auto"."""
+    known = {"true": True, "false": False, "auto": "auto"}
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of true, false, auto")
+    return known[text]
+
+
+def device(text: str) -> str:
+    """Return a device's name."""
+    try:
+        return require_device_name(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def require_inputs(paths: list[str]) -> None:
+    """Raise InputError when no path leads to a file; one missing file among several is reported as it is read."""
+    if not any(os.path.lexists(path) or glob.glob(path, recursive=True) for path in paths):
+        missing = ", ".join(map(repr, paths))
+        raise InputError(f"input {missing} does not exist; give an image, a video or a folder")
+
+
+def upscaler_named(name: str | None) -> Callable | None:
+    """Return the upscaler that MODULE:CLASS names, built without arguments."""
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise InputError("upscaler", name, "MODULE:CLASS that can be imported and built", str(error)) from None
+
+
+def restore(given: argparse.Namespace) -> bool:
+    """Restore every file; returns whether none was skipped."""
+    require_inputs(given.paths)
+    if not given.fast and (given.dtype != "auto" or given.compile):
+        raise InputError("--dtype and --compile are settings of the fast path; add --fast")
+    if not given.quiet:
+        print(f"loading {given.model} ...", file=sys.stderr, flush=True)
     from lafr.commands.devices import choose_device
-    from lafr.errors import InputError
     from lafr.models.fast import memory_kept, optimised
     from lafr.models.restorer import Restorer
+    from lafr.photos.detectors import detector_named
     from lafr.photos.journal import folder_state
     from lafr.photos.pasting import mask_named
     from lafr.photos.restorer import PhotoRestorer
     from lafr.photos.restoring import print_outcome, restore_files
 
-    if not cfg.fast and (cfg.dtype != "auto" or cfg.compile):
-        raise InputError(f"dtype={cfg.dtype} and compile={cfg.compile} are settings of the fast path; add fast=true")
-    device, settings = choose_device(cfg.device), OmegaConf.to_container(cfg, resolve=True)
-    restorer = Restorer.from_pretrained(cfg.model.folder).to(device)
-    if cfg.fast:
-        optimised(restorer, device, cfg.dtype, cfg.compile)
-    detector, upscaler = instantiate(cfg.get("detector"), _convert_="all"), instantiate(cfg.get("upscaler"))
-    mask = mask_named(cfg.get("mask", "ellipse"))
-    photos = PhotoRestorer(restorer, detector, cfg.batch_size, mask, upscaler, equal_batches=cfg.compile)
-    how = {key: settings[key] for key in HOW if key in settings}
-    made_by = {"model": folder_state(cfg.model.folder), **{key: settings.get(key) for key in MADE_BY}}
-    with memory_kept() if cfg.fast else nullcontext():
-        outcome = restore_files(photos, [str(cfg.input)], Path(str(cfg.output)), **how, settings=made_by)
-    if not print_outcome(outcome, cfg.output):
-        sys.exit(1)
+    place = choose_device(given.device)
+    restorer = Restorer.from_pretrained(given.model).to(place)
+    if given.fast:
+        optimised(restorer, place, given.dtype, given.compile)
+    photos = PhotoRestorer(
+        restorer,
+        detector_named(given.detector),
+        given.batch_size,
+        mask_named(given.mask),
+        upscaler_named(given.upscaler),
+        equal_batches=given.compile,
+    )
+    made_by = {"model": folder_state(given.model), **{name: getattr(given, name) for name in MADE_BY}}
+    with memory_kept() if given.fast else nullcontext():
+        outcome = restore_files(
+            photos,
+            given.paths,
+            Path(given.output),
+            **{name: getattr(given, name) for name in PASSED_ON},
+            progress=not given.quiet,
+            settings=made_by,
+        )
+    return print_outcome(outcome, given.output, given.quiet)
 
 
 def command() -> None:
     """Run the command line."""
-    run(main, "restore")
+    options = parser()
+    given = options.parse_args()
+    with one_line_errors(as_option(options)):
+        complete = restore(given)
+    if not complete:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from lafr.data.severity import BOUNDARY, SETS
 from lafr.errors import InputError
 from lafr.metrics.registry import METRICS, MetricRecord
-from lafr.weights import shipped
+from lafr.storage import shipped
 
 COLUMNS = ("benchmark", "method", "metric", "value", "source")
 UNSTATED = "as the source defines it"

@@ -50,9 +50,11 @@ def find_source(given: str, pinned: str | None, aside: Path, output: Path) -> So
 
 def read_names(path: Path) -> frozenset[str]:
     """Return the stems of the images named in a list, one a line; a line that begins with `#` is a comment."""
-    if not path.is_file():
-        raise InputError(f"only={str(path)!r} does not exist; give a text file, one image name a line")
-    return frozenset(stem_of(name) for name in selection.read_names(path))
+    try:
+        found = selection.located(str(path), root=None)  # as given, or shipped with LAFR
+    except InputError:
+        raise InputError("only", str(path), "a text file that exists", "write one image name a line") from None
+    return frozenset(stem_of(name) for name in selection.read_names(found))
 
 
 def stem_of(name: str) -> str:

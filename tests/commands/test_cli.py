@@ -1,14 +1,19 @@
-"""The installed command restores any file name, says in one line what is wrong, and its exit code tells."""
+"""`lafr restore` restores any file name, says in one line what is wrong, and its exit code tells."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lafr.commands import restore
 from lafr.commands.cli import main
 from lafr.data.packaged import aligned
+from lafr.models.fast import DTYPES
 from lafr.models.restorer import Restorer
+from lafr.photos.detectors import DETECTORS
+from lafr.photos.files import EXTENSIONS
 
 
 @pytest.fixture
@@ -19,55 +24,89 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
+def code_of(*arguments: str) -> int:
+    """Return the exit code of a command line."""
+    try:
+        return main(["restore", *map(str, arguments)])
+    except SystemExit as stop:
+        if isinstance(stop.code, str):  # what the interpreter does with a message
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code
+
+
 def test_files_are_restored_as_the_model_does_alone(photos, model_folder, capsys):
-    assert main(["restore", "-o", "out", "--model", str(model_folder), "--", "-o.png", "a,b=c.png"]) == 0
+    assert code_of("-o", "out", "--model", model_folder, "--", "-o.png", "a,b=c.png") == 0
     assert "restored 2 of 2 into out" in capsys.readouterr().out
     expected = Restorer.from_pretrained(model_folder)(Image.open("a,b=c.png"))
     for name in ("-o.png", "a,b=c.png"):
         assert abs(np.asarray(Image.open(f"out/{name}"), int) - np.asarray(expected)).max() <= 2  # a batch of two
-    assert main(["restore", "a,b=c.png", "--output=out", "--model", str(model_folder)]) == 0
-    assert "restored 0 of 1 into out (1 were done already)" in capsys.readouterr().out
+    assert code_of("a,b=c.png", "--output=out", "--model", model_folder, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert code_of("a,b=c.png", "--output=out", "--model", model_folder) == 0
+    said = capsys.readouterr()
+    assert "restored 0 of 1 into out (1 were done already)" in said.out
+    assert said.err == f"loading {model_folder} ...\n"
 
 
-def test_every_option_arrives(photos, model_folder):
+class Enlarge:
+    """An upscaler."""
+
+    def __call__(self, image, times):
+        """Return the image enlarged, by the nearest pixel."""
+        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+
+
+def test_every_option_arrives(photos, model_folder, monkeypatch):
     Image.radial_gradient("L").crop((0, 0, 60, 40)).save("wide.png")
-    command = ["restore", "wide.png", "-o", "out", "--model", str(model_folder), "--upscale", "2", "--aligned", "false",
-               "--force", "--batch-size", "3", "--device", "cpu", "--detector", "yunet", "--mask", "parsing",
-               "--fidelity", "0.5", "--no-side-by-side"]  # fmt: skip
-    assert main(command) == 0
-    line = json.loads((photos / "out" / "restored.jsonl").read_text())
+    command = ["wide.png", "-o", "out", "--model", model_folder, "--upscale", "2", "--aligned", "false", "--force",
+               "--batch-size", "3", "--device", "cpu", "--detector", "yunet", "--mask", "parsing", "--fidelity", "0.5",
+               "--no-side-by-side", "--ext", "webp", "--suffix", "new", "--save-faces", "--only-center-face", "--fast",
+               "--dtype", "float32", "--upscaler", f"{__name__}:Enlarge"]  # fmt: skip
+    assert code_of(*command) == 0
+    line = json.loads((photos / "out" / "restored.jsonl").read_text(encoding="utf-8"))
     expected = {
-        "fidelity": 0.5,
-        "upscale": 2,
-        "force": True,
-        "aligned": False,
-        "side_by_side": False,
-        "mask": "parsing",
-    }
+        "fidelity": 0.5, "upscale": 2, "force": True, "aligned": False, "side_by_side": False, "mask": "parsing",
+        "extension": "webp", "suffix": "new", "save_faces": True, "only_center_face": True, "fast": True,
+        "dtype": "float32", "upscaler": f"{__name__}:Enlarge",
+    }  # fmt: skip
     assert {key: line["settings"][key] for key in expected} == expected
-    assert Image.open("out/wide.png").size == (120, 80) and not (photos / "out" / "side_by_side").exists()
+    assert Image.open("out/wide_new.webp").size == (120, 80) and not (photos / "out" / "side_by_side").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["nowhere.png"], "input 'nowhere.png' does not exist; give an image"),
-        (["-", "--model", "nowhere"], "'nowhere' holds no lafr.json"),
-        (["a,b=c.png", "--detector", "haar"], "haar"),
-        (["a,b=c.png", "--device", "tpu"], "device=tpu is not available here"),
-    ],
-)
-def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, capsys, arguments, words):
-    model = [] if "--model" in arguments else ["--model", str(model_folder)]
-    assert main(["restore", *arguments, "-o", "out", *model]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ") and words in said.err and said.err.count("\n") == 1 and said.out == ""
-    assert not (photos / "out").exists()
-
-
-def test_a_bad_file_among_good_ones_is_said_and_the_exit_code_is_1(photos, model_folder, capsys):
+def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, capsys):
     (photos / "bad.png").write_text("no picture")
-    assert main(["restore", "a,b=c.png", "bad.png", "gone.png", "-o", "out", "--model", str(model_folder)]) == 1
+    (photos / "empty").mkdir()
+    wrong = {
+        ("nowhere.png",): "nowhere.png",
+        ("a,b=c.png", "--model", "no where"): "no where",
+        ("a,b=c.png", "--device", "cuda"): "device",
+        ("a,b=c.png", "--dtype", "float16"): "--fast",
+        ("a,b=c.png", "--upscaler", "nothing:Here"): "--upscaler",
+        ("bad.png",): "bad.png",
+        ("empty",): "empty",
+    }
+    before = sorted(photos.rglob("*"))
+    for arguments, word in wrong.items():
+        model = [] if "--model" in arguments else ["--model", model_folder]
+        assert code_of(*arguments, "-o", "out", *model) == 1, arguments
+        said = capsys.readouterr()
+        *loading, error = said.err.splitlines()
+        assert error.startswith("error: ") and word in error and said.out == "", said
+        assert all(line.startswith("loading ") for line in loading), said
+        assert [path for path in sorted(photos.rglob("*")) if path not in before] == []
+
+
+def test_a_bad_file_among_good_ones_is_reported_and_the_exit_code_is_1(photos, model_folder, capsys):
+    (photos / "bad.png").write_text("no picture")
+    assert code_of("a,b=c.png", "bad.png", "gone.png", "-o", "out", "--model", model_folder) == 1
     said = capsys.readouterr()
-    assert "skipped: 'bad.png' is not an image" in said.err and "skipped: image 'gone.png' does not exist" in said.err
+    skipped = [line for line in said.err.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 2 and "bad.png" in skipped[0] and "gone.png" in skipped[1]
     assert "restored 1 of 3 into out" in said.out
+
+
+def test_the_choices_that_are_listed_before_torch_is_imported_are_those_that_exist():
+    choices = {action.dest: action.choices for action in restore.parser()._actions}
+    assert choices["dtype"] == DTYPES and choices["extension"] == EXTENSIONS
+    assert set(choices["detector"]) == set(DETECTORS)

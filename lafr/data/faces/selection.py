@@ -10,6 +10,7 @@ import numpy as np
 
 from lafr.data.faces.sources import File, Item, without_extension
 from lafr.errors import InputError, setting
+from lafr.storage import shipped
 
 
 def training_and_held_out(
@@ -121,6 +122,9 @@ def located(file: str, root: str | None) -> Path:
     for path in [Path(root) / file, Path(file)] if root else [Path(file)]:
         if path.is_file():
             return path
+    travelling = shipped(file)  # FFHQ's lists
+    if travelling.is_file():
+        return travelling
     places = f"neither in {root!r} nor in the working folder" if root else "not in the working folder"
     raise InputError(f"list {file!r} does not exist, {places}")
 

