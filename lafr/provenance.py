@@ -1,64 +1,71 @@
-"""Records of runs: the configuration a run started with, and what made a number."""
+"""Records of runs: the configuration that a run started with, and the origin of a number."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lafr.errors import InputError
-from lafr.storage import write_json
+from lafr.errors import InputError, setting
+from lafr.storage import read_json, write_json
 
-# Settings that change how a run is executed and shown, not what it computes.
-FREE = {"trackers", "log_every", "log_pairs", "latent_cache", "validate_every", "checkpoint_every", "keep_checkpoints",
-        "num_workers"}  # fmt: skip
+# Trainer settings that may change between a run and its continuation: they do not change what is computed.
+FREE = {
+    "trackers",
+    "log_every",
+    "log_pairs",
+    "latent_cache",
+    "validate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "num_workers",
+}
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "vector-quantize-pytorch",
+    "torchmetrics",
+    "numpy",
+)
 
 
 def remember_config(config: dict, run_dir: Path) -> None:
-    """Write `config.json`, or check that the run in this folder was started with the same settings."""
+    """Write `config.json`; raises InputError if the run in this folder was started with other settings."""
     path = run_dir / "config.json"
-    if path.exists():
-        changed = differences(json.loads(path.read_text()), config)
-        if changed:
-            raise InputError(
-                f"{str(run_dir)!r} was started with other settings ({'; '.join(changed[:4])}); "
-                "choose another run_name=NAME or delete the folder"
-            )
+    if path.exists() and (changed := differences(read_json(path), config)):
+        raise InputError(
+            f"{str(run_dir)!r} was started with other settings ({'; '.join(changed[:4])})",
+            remedy=f"choose another {setting('run_name')} or delete the folder",
+        )
     write_json(config, path)
 
 
-def differences(old, new, where: str = "") -> list[str]:
+def differences(old: object, new: object, where: str = "") -> list[str]:
     """Return one line for each setting that differs, except those that are free to change."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted((old.keys() | new.keys()) - (FREE if where == "trainer" else set()))
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}".lstrip("."))]
+        found = []
+        for key in sorted((old.keys() | new.keys()) - (FREE if where == "trainer" else set())):
+            found += differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        return found
     return [] if old == new else [f"{where}: {old} -> {new}"]
 
 
 def provenance(command: str, seed: int) -> dict:
-    """Return what a number came from: command, seed, commit, machine and versions."""
-    packages = (
-        "torch",
-        "torchvision",
-        "diffusers",
-        "peft",
-        "accelerate",
-        "vector-quantize-pytorch",
-        "torchmetrics",
-        "numpy",
-    )
+    """Return the origin of a number: command, seed, commit, machine and versions."""
     return {
         "command": command,
         "seed": seed,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
-        # Runs write into results/ one after another: what lies there is no change to what they run.
+        # runs write into results/ one after another: files there do not change what the next one computes
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results")),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 
@@ -70,12 +77,13 @@ def _git(*arguments: str) -> str | None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "unknown processor"
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    pairs = [line.split(":", 1) for line in reversed(lines) if ":" in line]  # the first processor's come last
+    fields = {key.strip(): value.strip() for key, value in pairs}
     name = fields.get("model name", "unknown processor")
-    kind = [
-        f"{key} {fields[field]}" for key, field in (("family", "cpu family"), ("model", "model")) if field in fields
-    ]
-    return f"{name} ({' '.join(kind)})" if kind else name  # a rented machine's name may hide which one it is
+    # a virtual machine's model name may hide the processor; family and model do not
+    numbers = {"family": fields.get("cpu family"), "model": fields.get("model")}
+    kind = " ".join(f"{key} {number}" for key, number in numbers.items() if number)
+    return f"{name} ({kind})" if kind else name

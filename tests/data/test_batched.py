@@ -36,20 +36,19 @@ def records(count: int, chain=None) -> list:
     return [chain.draw(96, 96, np.random.default_rng(n)) for n in range(count)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_is_the_single_image_chain_to_one_level_in_999_pixels_of_1000(hq, dtype):
+def test_it_is_the_single_image_chain_to_one_level_in_999_pixels_of_1000(hq):
     all_records = records(64)
     assert {step["op"] for record in all_records for step in record[4:]} == {"gray", "colour_shift", "colour_jitter"}
-    within, equal = [], []
+    within, equal = {torch.float32: [], torch.float64: []}, {torch.float32: [], torch.float64: []}
     for start in range(0, 64, 8):
         batch = all_records[start : start + 8]
-        ours = apply_batch(batch, hq.to(dtype))
         theirs = torch.stack([apply(record, image) for record, image in zip(batch, hq, strict=True)])
-        levels = ((ours - theirs) * 127.5).abs()
-        within.append((levels < 1.5).float().mean().item())
-        equal.append((levels < 0.5).float().mean().item())
-    assert np.mean(within) > 0.999
-    assert np.mean(equal) > 0.99
+        for dtype in within:
+            levels = ((apply_batch(batch, hq.to(dtype)) - theirs) * 127.5).abs()
+            within[dtype].append((levels < 1.5).float().mean().item())
+            equal[dtype].append((levels < 0.5).float().mean().item())
+    assert min(np.mean(share) for share in within.values()) > 0.999
+    assert min(np.mean(share) for share in equal.values()) > 0.99
 
 
 def test_an_image_does_not_depend_on_what_shares_its_batch(hq):

@@ -53,12 +53,9 @@ def test_a_round_kernel_is_opencvs():
     assert np.allclose(gaussian_kernel(21, 2.5, 2.5, 0.7), line @ line.T, atol=1e-7)
 
 
-def test_any_kernel_sums_to_one():
+def test_any_kernel_sums_to_one_and_a_quarter_turn_swaps_the_sigmas():
     for sigma_x, sigma_y, theta in [(0.3, 0.3, 0), (5, 1, 1), (30, 2, -2)]:
         assert gaussian_kernel(41, sigma_x, sigma_y, theta).sum() == pytest.approx(1, abs=1e-5)
-
-
-def test_a_quarter_turn_swaps_the_sigmas():
     turned = gaussian_kernel(21, 4, 1.5, np.pi / 2)
     assert np.allclose(turned, gaussian_kernel(21, 1.5, 4, 0), atol=1e-7)
     assert not np.allclose(turned, gaussian_kernel(21, 4, 1.5, 0), atol=1e-4)
@@ -72,26 +69,23 @@ def test_the_first_sigma_runs_along_the_angle():
     assert np.sqrt((kernel.sum(1) * offsets**2).sum()) == pytest.approx(1.5, rel=1e-2)
 
 
-def test_noise_has_the_given_deviation():
+def test_noise_has_the_given_deviation_and_stays_within_black_and_white():
     gray = np.full((200, 200, 3), 0.5, np.float32)
     noise = ops.gaussian_noise(gray, 12.0, np.random.default_rng(0)) - gray
     assert noise.std() * 255 == pytest.approx(12, rel=0.01)
     assert abs(noise.mean() * 255) < 0.1
-
-
-def test_noise_stays_within_black_and_white():
     noisy = ops.gaussian_noise(np.zeros((20, 20, 3), np.float32), 50, np.random.default_rng(0))
     assert noisy.min() == 0
     assert noisy.max() <= 1
 
 
-@pytest.mark.parametrize("quality", [30, 70, 95])
-def test_jpeg_is_pillows_at_the_same_quality_with_channels_in_order(hq, quality):
+def test_jpeg_is_pillows_at_the_same_quality_with_channels_in_order(hq):
     image = ((hq.permute(1, 2, 0) + 1) / 2).numpy()
-    file = io.BytesIO()
-    Image.fromarray(np.round(image * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
-    reference = np.asarray(Image.open(file)).astype(np.float32)
-    assert np.abs(ops.jpeg(image, quality) * 255 - reference).mean() < 1  # two builds of one codec
+    for quality in (30, 70, 95):
+        file = io.BytesIO()
+        Image.fromarray(np.round(image * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+        reference = np.asarray(Image.open(file)).astype(np.float32)
+        assert np.abs(ops.jpeg(image, quality) * 255 - reference).mean() < 1  # two builds of one codec
 
 
 def test_downscaling_takes_no_average():
@@ -102,9 +96,8 @@ def test_downscaling_takes_no_average():
     assert np.array_equal(ops.blur_down(stripes, point, 3), np.ones((3, 3, 3), np.float32))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_chain_is_blur_down_noise_jpeg_up(hq, degradation, seed):
-    rng = np.random.default_rng(seed)
+def by_hand(hq, rng):
+    """The chain written out: OpenCV for every operator, the noise by the same generator."""
     scale = 64 / 512
     sigma_x, sigma_y = rng.uniform(1, 15, 2) * scale
     sigma_y = sigma_x if rng.random() < 0.5 else sigma_y
@@ -113,15 +106,19 @@ def test_the_chain_is_blur_down_noise_jpeg_up(hq, degradation, seed):
     noise = rng.uniform(0, 20)
     quality = int(rng.integers(30, 100))
     image = (hq.permute(1, 2, 0).numpy() + 1) / 2
-    # by hand: OpenCV for every operator, the noise by the same generator
     kernel = gaussian_kernel(5, sigma_x, sigma_y, theta)  # 41 px at 512 is 5 px at 64
     image = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
     side = int(64 / factor)
     image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
     image = np.clip(image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(noise / 255), 0, 1)
     image = cv2.resize(ops.jpeg(image, quality), (64, 64), interpolation=cv2.INTER_LINEAR)
-    expected = torch.from_numpy(np.round(image * 255)).permute(2, 0, 1) / 127.5 - 1
-    assert torch.equal(degradation(hq, np.random.default_rng(seed)), expected)
+    return torch.from_numpy(np.round(image * 255)).permute(2, 0, 1) / 127.5 - 1
+
+
+def test_the_chain_is_blur_down_noise_jpeg_up(hq, degradation):
+    for seed in range(4):
+        expected = by_hand(hq, np.random.default_rng(seed))
+        assert torch.equal(degradation(hq, np.random.default_rng(seed)), expected)
 
 
 def test_the_result_has_the_input_size_and_sits_on_8_bit_levels(hq, degradation):
@@ -180,9 +177,9 @@ def test_impossible_qualities_and_kernels_are_refused():
         Degradation(kernel_size=40)
 
 
-@pytest.mark.parametrize("size", [21, 41, 43])
-def test_at_the_reference_resolution_the_kernel_has_the_size_that_was_asked_for(size):
-    assert draws(Degradation(kernel_size=size), side=512, count=1)["size"].tolist() == [size]
+def test_at_the_reference_resolution_the_kernel_has_the_size_that_was_asked_for():
+    for size in (21, 41, 43):
+        assert draws(Degradation(kernel_size=size), side=512, count=1)["size"].tolist() == [size]
 
 
 def recipe(name: str):
@@ -190,19 +187,16 @@ def recipe(name: str):
         return instantiate(compose("train", ["run_name=x", f"degradation={name}"]).degradation, _convert_="all")
 
 
-def test_there_is_a_recipe_for_each_method_compared_with():
+def test_a_pair_of_every_recipe_is_rebuilt_from_its_record_read_back_from_json(hq):
     assert RECIPES == ["codeformer", "daefr", "difface", "diffbir", "gfpgan", "mini", "osediff_face", "realesrgan",
                        "vqfr_v2"]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_pair_is_rebuilt_from_its_record_read_back_from_json(name, hq):
-    chain = recipe(name)
-    for seed in range(12):
-        lq = chain(hq, np.random.default_rng([seed, 7]))
-        record = chain.draw(64, 64, np.random.default_rng([seed, 7]))
-        assert torch.equal(ops.apply(json.loads(json.dumps(record)), hq), lq)
-        assert torch.equal(lq, as_saved(lq))
+    for name in RECIPES:
+        chain = recipe(name)
+        for seed in range(8 if name in ("realesrgan", "gfpgan") else 3):
+            lq = chain(hq, np.random.default_rng([seed, 7]))
+            record = chain.draw(64, 64, np.random.default_rng([seed, 7]))
+            assert torch.equal(ops.apply(json.loads(json.dumps(record)), hq), lq)
+            assert torch.equal(lq, as_saved(lq))
 
 
 def test_a_record_holds_every_number_that_was_drawn():

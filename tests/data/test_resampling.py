@@ -22,14 +22,14 @@ def slow(image, kernel, size):
     return cv2.resize(blurred, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_it_is_opencvs_filter_and_resize_at_any_size_angle_and_factor(seed):
-    rng = np.random.default_rng(seed)
-    height, width = rng.integers(60, 200, 2)
-    image = rng.random((height, width, 3), np.float32)
-    kernel = gaussian_kernel(41, *rng.uniform(0.3, 15, 2), rng.uniform(-3, 3))
-    size = tuple(int(side / rng.uniform(6, 30)) for side in (height, width))
-    assert np.abs(blur_then_resize(image, kernel, size) - slow(image, kernel, size)).max() < 1e-4
+def test_it_is_opencvs_filter_and_resize_at_any_size_angle_and_factor():
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        height, width = rng.integers(60, 200, 2)
+        image = rng.random((height, width, 3), np.float32)
+        kernel = gaussian_kernel(41, *rng.uniform(0.3, 15, 2), rng.uniform(-3, 3))
+        size = tuple(int(side / rng.uniform(6, 30)) for side in (height, width))
+        assert np.abs(blur_then_resize(image, kernel, size) - slow(image, kernel, size)).max() < 1e-4, seed
 
 
 def test_a_picture_smaller_than_the_kernel_is_mirrored_again_and_again():
@@ -54,8 +54,8 @@ def test_a_round_gaussian_is_one_product_and_what_is_left_out_is_invisible():
         assert np.abs(columns.T @ rows - kernel).sum() < 1e-4  # the most that a pixel in [0, 1] can change
 
 
-@pytest.mark.parametrize(("size", "factor"), [(11, 8), (41, 1.1)])
-def test_small_kernels_and_large_results_are_left_to_opencv(size, factor):
+def test_small_kernels_and_large_results_are_left_to_opencv():
     image = np.zeros((64, 64, 3), np.float32)
-    with pytest.raises(AssertionError, match="OpenCV was called"):
-        blur_then_resize(image, gaussian_kernel(size, 3, 1, 0.5), (int(64 / factor),) * 2)
+    for size, factor in ((11, 8), (41, 1.1)):
+        with pytest.raises(AssertionError, match="OpenCV was called"):
+            blur_then_resize(image, gaussian_kernel(size, 3, 1, 0.5), (int(64 / factor),) * 2)

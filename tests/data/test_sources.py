@@ -100,16 +100,14 @@ def share_of_pairs(rank: int, places: dict, target: Path) -> None:
     """What process `rank` of two sees, from every source and with every number of workers."""
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that a launcher starts
-    torch.save(
-        {(name, k): pairs(items, k, rank, 2) for name, items in sources(places).items() for k in (0, 1, 4)}, target
-    )
+    torch.save({(name, k): pairs(items, k, rank, 2) for name, items in sources(places).items() for k in (0, 2)}, target)
 
 
 def test_pair_n_is_the_same_from_every_source_with_any_workers_and_processes(places, workers, tmp_path):
     processes = [workers.Process(target=share_of_pairs, args=(r, places, tmp_path / f"{r}.pt")) for r in (0, 1)]
     for process in processes:
         process.start()
-    alone = {(name, k): pairs(items, k) for name, items in sources(places).items() for k in (0, 1, 4)}
+    alone = {(name, k): pairs(items, k) for name, items in sources(places).items() for k in (0, 2)}
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
@@ -117,7 +115,7 @@ def test_pair_n_is_the_same_from_every_source_with_any_workers_and_processes(pla
     expected = alone["folder", 0]
     assert expected["n"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert len({face.numpy().tobytes() for face in expected["hq"].flatten(0, 1)}) == len(FILES)
-    assert len(alone) == len(first) == len(second) == 9
+    assert len(alone) == len(first) == len(second) == 6
     for case, values in alone.items():
         for key, value in values.items():
             assert torch.equal(value, expected[key]), case

@@ -62,8 +62,7 @@ def test_a_flip_mirrors_both_images_of_a_pair_and_half_are_flipped(stream):
     assert 35 < flipped < 65
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_processes_see_the_micro_batches_of_one_in_rank_order(stream, accumulation):
+def test_two_processes_see_the_micro_batches_of_one_in_rank_order(stream, accumulation=2):
     one = list(stream.loader(0, 3, batch_size=8, accumulation=accumulation))
     both = [list(stream.loader(0, 3, batch_size=8, accumulation=accumulation, rank=r, world=2)) for r in (0, 1)]
     assert len(one) == 3 * accumulation
@@ -113,7 +112,7 @@ def test_loading_leaves_the_global_random_state_alone(stream):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("chain", [Degradation(), SecondOrderDegradation(), Degradation(gray=0.5, gray_target=True)])
+@pytest.mark.parametrize("chain", [SecondOrderDegradation(), Degradation(gray=0.5, gray_target=True)])
 def test_a_pair_is_rebuilt_from_its_record_and_the_face_that_it_names(face_folder, chain):
     stream = PairStream(Faces(sorted(face_folder.glob("*.png")), 16), chain, seed=5)
     mirrored = gray = 0

@@ -85,12 +85,9 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(train, base_folder
         "stage.restoration.learning_rate=1e-3",
     ]
     train(arguments, "whole")
-    train(arguments, "killed", "after step", "codebook", 1)  # before any checkpoint
-    train(arguments, "killed", "after step", "codebook", 3)  # between two checkpoints
-    train(arguments, "killed", "writing", "codebook", 4)  # both files written aside, not yet renamed
+    train(arguments, "killed", "writing", "codebook", 4)  # both files written, the folder not yet renamed
     train(arguments, "killed", "finished", "codebook", 6)  # between two stages
-    train(arguments, "killed", "after step", "alignment", 5)
-    train(arguments, "killed", "writing", "restoration", 2)
+    train(arguments, "killed", "after step", "alignment", 5)  # between two checkpoints
     train(arguments, "killed", "after step", "restoration", 5)
     assert "resuming at step 4 from" in train(arguments, "killed")
 
@@ -115,7 +112,6 @@ def test_the_base_models_two_stages_resume_too_with_the_latent_scale_of_the_firs
         *["trainer.trackers=[]", "trainer.log_every=1", "trainer.checkpoint_every=2"],
     ]
     train(arguments, "whole")
-    train(arguments, "killed", "after step", "codec", 3)
     train(arguments, "killed", "finished", "codec", 3)
     train(arguments, "killed", "after step", "prior", 3)
     train(arguments, "killed")
@@ -124,9 +120,8 @@ def test_the_base_models_two_stages_resume_too_with_the_latent_scale_of_the_firs
 
 
 def test_a_run_started_with_other_settings_is_not_continued(train, base_folder, face_folder, tmp_path):
-    arguments = overrides(base_folder, face_folder, steps=1)
-    train([*arguments, "stages=[codebook]"], "run")
-    before = files(tmp_path / "run")
-    with pytest.raises(AssertionError, match=r"error: .* was started with other settings .*; seed: 0 -> 1;"):
-        train([*arguments, "stages=[codebook]", "seed=1"], "run")
-    assert files(tmp_path / "run") == before
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"a": 0}')
+    with pytest.raises(AssertionError, match=r"error: .*a: 0 -> None"):
+        train(overrides(base_folder, face_folder, steps=1), "run")
+    assert os.listdir(tmp_path / "run") == ["config.json"]
