@@ -1,4 +1,4 @@
-"""Faces with landmarks, warped and degraded: what the miniature's recogniser, landmarker and parser learn from."""
+"""Faces with landmarks, warped and degraded: training data of the miniature's recogniser, landmarker and parser."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lafr.data.stream import MIRRORED, PairStream
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.miniature.regions import draw_regions
 
-# The 68 points of a mirrored face, by their number in the face as it was.
+# Mirroring swaps left and right: point i of the mirrored face is point MIRROR[i] of the original (iBUG's 68).
 MIRROR = np.array([
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
     41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
@@ -25,12 +25,13 @@ def read_landmarks(root: str | Path | None, folders: Sequence[str] | None) -> di
     Faces in which none were detected are left out.
     """
     if root is None or not folders:
-        raise InputError("landmarks are stored by folder; choose data with folders, such as data=congress_omi")
+        example = setting("data", "congress_omi")
+        raise InputError("folders", folders, "given: landmarks are stored by folder", f"choose data such as {example}")
     found = {}
     for folder in folders:
         path = Path(root) / f"{folder}_landmarks68.npz"
         if not path.is_file():
-            raise InputError(f"landmarks {str(path)!r} are missing; the faces' folder must hold them")
+            raise InputError(f"landmarks {str(path)!r} are missing; they must lie in the faces' folder")
         with np.load(path) as stored:
             names, points, detected = (stored[key] for key in ("names", "landmarks", "detected"))
         found |= {f"{folder}/{name}": p for name, p, there in zip(names, points, detected, strict=True) if there}
@@ -41,9 +42,9 @@ class LabelledStream(PairStream):
     """An endless sequence: item n is {"hq", "lq", "points", "regions", "n"}, a function of (seed, n).
 
     `hq [3, R, R]` is a face mirrored, warped and recoloured at random, and with probability `mix` blended with a
-    second one (whose points are then not those of the blend: for distillation only). `lq` is what the student sees:
-    `hq` itself or, with probability `degraded`, a degraded copy. `points [68, 2]` are in pixels of the 512 crop,
-    `regions [R, R]` are class labels.
+    second one (for distillation only: the blend has the points of the first face). `lq` is the student's input: `hq`
+    itself or, with probability `degraded`, a degraded copy. `points [68, 2]` are in pixels of the 512 crop, `regions
+    [R, R]` are class labels.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class LabelledStream(PairStream):
         self.points = [landmarks.get("/".join(path.parts[-2:])) for path in faces.paths]
         self.mix, self.degraded, self.warp = mix, degraded, warp
         if missing := [str(p) for p, found in zip(faces.paths, self.points, strict=True) if found is None]:
-            raise InputError(f"{len(missing)} faces have no landmarks, first {missing[0]!r}; leave them out")
+            raise InputError(f"{len(missing)} faces have no landmarks, first {missing[0]!r}; remove them")
 
     def held_out(self, faces) -> "HeldOutFaces":
         """Return validation items: one warp and degradation for each face, no blends."""
@@ -70,7 +71,7 @@ class LabelledStream(PairStream):
         )
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, 3, n])
+        rng = np.random.default_rng([self.seed, 3, n])  # 0 to 2 are PairStream's
         index = self.face_index(n)
         face, points = self.faces[index], self.points[index].astype(np.float64)
         if rng.random() < self.mix:
@@ -80,15 +81,15 @@ class LabelledStream(PairStream):
             face, points = face.flip(-1), mirrored(points)
         matrix = random_affine(rng, self.warp)
         hq = recoloured(warped(face, matrix), rng)
-        points = points @ matrix[:, :2].T + matrix[:, 2]
+        points = points @ matrix[:, :2].T + matrix[:, 2]  # [68, 2], by the matrix that moved the pixels
         lq = self.degradation(hq, rng) if rng.random() < self.degraded else hq
         regions = torch.from_numpy(draw_regions(points, hq.shape[-1])).long()
-        return {"hq": hq, "lq": lq, "points": torch.from_numpy(points).float(), "regions": regions,
-                "n": torch.tensor(n)}  # fmt: skip
+        points = torch.from_numpy(points).float()
+        return {"hq": hq, "lq": lq, "points": points, "regions": regions, "n": torch.tensor(n)}
 
 
 class HeldOutFaces(LabelledStream):
-    """As many items as faces."""
+    """Validation items: as many as faces."""
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -100,9 +101,10 @@ def mirrored(points: np.ndarray) -> np.ndarray:
 
 
 def random_affine(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Draw a 2 x 3 matrix on the 512 crop: a few degrees, a few per cent of shift, and of scale along each axis."""
+    """Draw a 2 x 3 matrix on the 512 crop: a few degrees of rotation, a few per cent of shift and scale."""
     angle = np.deg2rad(rng.normal(0, 3)) * strength
     scale = np.exp(rng.normal(0, 0.04, 2) * strength)
+    # x -> turn (x - centre) + centre + shift
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
     shift = rng.normal(0, 8, 2) * strength
     centre = np.array([256.0, 290.0])  # between eyes and mouth
@@ -110,10 +112,10 @@ def random_affine(rng: np.random.Generator, strength: float) -> np.ndarray:
 
 
 def warped(face: Tensor, matrix: np.ndarray) -> Tensor:
-    """Return `face [3, R, R]` moved by `matrix`, which is written for the 512 crop; the border is mirrored."""
+    """Return `face [3, R, R]` warped by `matrix`, given for the 512 crop; the border is mirrored."""
     side = face.shape[-1]
     scale = side / 512
-    # pixel centres: p512 = (p + 0.5) / scale - 0.5
+    # pixel centres lie at halves: p512 = (p + 0.5) / scale - 0.5, and the matrix is conjugated by this map
     half = 0.5 / scale - 0.5
     moved = np.column_stack([matrix[:, :2], (matrix[:, :2] @ [half, half] + matrix[:, 2] - half) * scale])
     image = face.permute(1, 2, 0).contiguous().numpy()
@@ -122,8 +124,9 @@ def warped(face: Tensor, matrix: np.ndarray) -> Tensor:
 
 
 def recoloured(face: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return `face` with its exposure, contrast and colour balance changed; one in ten is gray."""
-    x = ((face + 1) / 2).clamp(0, 1) ** float(np.exp(rng.normal(0, 0.2)))
+    """Return `face` with its gamma and colour balance changed; one in ten is gray."""
+    gamma = float(np.exp(rng.normal(0, 0.2)))
+    x = ((face + 1) / 2).clamp(0, 1) ** gamma
     gain = np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
     x = (x * torch.from_numpy(gain)[:, None, None]).clamp(0, 1)
     if rng.random() < 0.1:

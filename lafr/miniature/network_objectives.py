@@ -1,4 +1,4 @@
-"""What the miniature's recogniser, landmarker and parser minimise, on batches of `LabelledStream`."""
+"""Objectives of the miniature's recogniser, landmarker and parser, on batches of `LabelledStream`."""
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ class RecogniserObjective(Objective):
     """Distillation: the embedding of the degraded face follows the teacher's of the clean one.
 
     Terms: `cosine`, 1 - cos of the two, and `relation`, the squared error of the cosines between the faces of a batch
-    (relational knowledge distillation, Park et al., CVPR 2019). Both faces show the same warp and blend (Beyer et al.,
-    CVPR 2022: consistent and aggressive views).
+    (relational knowledge distillation, Park et al., CVPR 2019). Student and teacher see the same warp and blend
+    (consistent and aggressive views: Beyer et al., CVPR 2022).
     """
 
     def __init__(self, networks, teacher: nn.Module, weights: dict[str, float]):
@@ -24,15 +24,15 @@ class RecogniserObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return cosine and relation."""
-        student, teacher = self.network(batch["lq"]), self.teacher(batch["hq"])  # [B, D] each
+        student, teacher = self.network(batch["lq"]), self.teacher(batch["hq"])  # [B, D] each, of length 1
         return {
             "cosine": (1 - (student * teacher).sum(1)).mean(),
-            "relation": F.mse_loss(student @ student.T, teacher @ teacher.T),
+            "relation": F.mse_loss(student @ student.T, teacher @ teacher.T),  # [B, B] cosines
         }
 
 
 class LandmarkerObjective(Objective):
-    """Terms: `heatmap`, the divergence of the points' Gaussians from the heatmaps; `distance`, in pixels at 512."""
+    """Terms: `heatmap`, KL(Gaussians of the points || heatmaps); `distance`, of the points in pixels at 512."""
 
     def __init__(self, networks, weights: dict[str, float]):
         super().__init__()
@@ -41,8 +41,8 @@ class LandmarkerObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return heatmap and distance."""
         logits = self.network.logits(batch["lq"])  # [B, 68, h, w]
-        target = gaussians(batch["points"], logits.shape[-1])
-        log_p = logits.flatten(2).log_softmax(2)
+        target = gaussians(batch["points"], logits.shape[-1])  # [B, 68, h, w]
+        log_p = logits.flatten(2).log_softmax(2)  # [B, 68, h w]: each heatmap is a distribution over positions
         points = centre_of_mass(log_p.exp().unflatten(2, logits.shape[-2:]))
         return {
             "heatmap": F.kl_div(log_p, target.flatten(2), reduction="sum") / log_p[..., 0].numel(),
@@ -52,16 +52,17 @@ class LandmarkerObjective(Objective):
 
 def gaussians(points: Tensor, size: int) -> Tensor:
     """Return a distribution `[B, K, size, size]` around each of `points [B, K, 2]`, in pixels of the 512 crop."""
-    centres = (points + 0.5) * (size / 512) - 0.5
+    centres = (points + 0.5) * (size / 512) - 0.5  # pixel centres lie at halves
     axis = torch.arange(size, device=points.device, dtype=points.dtype)
     x, y = (-0.5 * ((axis - centres[..., i : i + 1]) / HEATMAP_SIGMA) ** 2 for i in (0, 1))  # [B, K, size]
+    # a Gaussian is separable, its logarithm a sum; softmax normalises it over the map, also where it is cut off
     return (y[..., :, None] + x[..., None, :]).flatten(2).softmax(2).unflatten(2, (size, size))
 
 
 class ParserObjective(Objective):
-    """Terms: `cross_entropy` and `dice` (one minus the soft overlap of each region, small ones counting as much).
+    """Terms: `cross_entropy` and `dice`, 1 - the mean soft Dice coefficient, in which small regions weigh as much.
 
-    The parser starts from the features of the landmarker, whose stage comes before.
+    The parser starts from the weights of the landmarker, which is trained in the stage before.
     """
 
     def __init__(self, networks, weights: dict[str, float]):
@@ -72,6 +73,7 @@ class ParserObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross_entropy and dice."""
         logits = self.network(batch["lq"])  # [B, C, R, R]
-        p, target = logits.softmax(1), F.one_hot(batch["regions"], logits.shape[1]).movedim(-1, 1)
+        p, target = logits.softmax(1), F.one_hot(batch["regions"], logits.shape[1]).movedim(-1, 1)  # [B, C, R, R]
+        # Dice = 2 |A n B| / (|A| + |B|), for each class over the batch; clamped where a class is absent
         overlap = (p * target).sum((0, 2, 3)) / (p + target).sum((0, 2, 3)).clamp_min(1)
         return {"cross_entropy": F.cross_entropy(logits, batch["regions"]), "dice": 1 - 2 * overlap.mean()}

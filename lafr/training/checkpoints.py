@@ -1,7 +1,6 @@
-"""Checkpoints: written aside and renamed, holding only what was trained, rotated."""
+"""Checkpoints of a stage: atomic, holding only what was trained, the oldest removed."""
 
 import io
-import json
 import random
 import shutil
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lafr.storage import atomic_folder
+from lafr.storage import atomic_folder, read_json, write_json
 
 TRAINED = "trained.safetensors"
-REMEDY = "free space and run the same command again, training goes on from the last checkpoint"
+REMEDY = "free space and run the same command again: training resumes from the last checkpoint"
 
 
 def save_tensors(state: dict[str, Tensor], path: Path) -> None:
@@ -23,7 +22,7 @@ def save_tensors(state: dict[str, Tensor], path: Path) -> None:
 
 
 def random_state() -> dict:
-    """Return the state of every global generator of this process."""
+    """Return the state of every global generator of this process, in types that a weights-only load reads."""
     numpy_state = np.random.get_state(legacy=False)["state"]
     return {
         "torch": torch.get_rng_state(),
@@ -35,7 +34,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Restore what `random_state` returned."""
+    """Set every global generator to what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -51,7 +50,7 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), keep
 
     def steps(self) -> list[int]:
-        """Return the steps of the whole checkpoints, ascending."""
+        """Return the steps of the complete checkpoints, ascending."""
         return sorted(int(path.name[5:]) for path in self.folder.glob("step_*") if path.name[5:].isdigit())
 
     def save(self, step: int, trained: dict[str, Tensor], state: dict, random_states: list[dict]) -> None:
@@ -59,7 +58,8 @@ class Checkpoints:
 
         def fill(path: Path) -> None:
             save_tensors(trained, path / TRAINED)
-            buffer = io.BytesIO()  # torch's own file writer does not say that a disk is full
+            # into memory first: on a full disk torch's own file writer fails with an error that does not say so
+            buffer = io.BytesIO()
             torch.save({"step": step, "random": random_states, **state}, buffer)
             (path / "state.pt").write_bytes(buffer.getbuffer())
 
@@ -68,7 +68,10 @@ class Checkpoints:
             shutil.rmtree(self.folder / f"step_{old:08d}", ignore_errors=True)
 
     def load_latest(self) -> tuple[dict[str, Tensor], dict] | None:
-        """Return (trained tensors, the rest) of the newest checkpoint, or None."""
+        """Return (trained tensors, state) of the newest checkpoint, or None.
+
+        The state holds what `save` was given, and `step` and `random`.
+        """
         if not self.steps():
             return None
         path = self.folder / f"step_{self.steps()[-1]:08d}"
@@ -79,7 +82,7 @@ class Checkpoints:
 
         def fill(path: Path) -> None:
             save_tensors(trained, path / TRAINED)
-            (path / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+            write_json(summary, path / "summary.json")
 
         atomic_folder(self.folder / "final", fill, REMEDY)
         for step in self.steps():
@@ -90,4 +93,4 @@ class Checkpoints:
         path = self.folder / "final"
         if not path.is_dir():
             return None
-        return load_file(path / TRAINED), json.loads((path / "summary.json").read_text())
+        return load_file(path / TRAINED), read_json(path / "summary.json")

@@ -1,4 +1,4 @@
-"""What a piece of work would cost at a size that is not at hand: counted on tensors that have shapes and no values."""
+"""FLOPs and peak memory of a computation, estimated with fake tensors: shapes without values, on any machine."""
 
 import weakref
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Count:
-    """Floating-point operations of convolutions, products and attention; bytes of tensors alive at most."""
+    """Floating-point operations of convolutions, products and attention, and the peak of tensors' bytes."""
 
     operations: int
     peak_bytes: int
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the bytes of all tensors alive; `peak` is the most there were at once.
+    """Counts the bytes of all live tensors; `peak` is their maximum.
 
-    What an operator needs inside (a convolution's workspace), an allocator's rounding and a runtime's own memory are
-    not tensors and not counted: a device needs more than this.
+    An operator's workspace, the allocator's rounding and the runtime's own memory are not tensors and not counted: a
+    device needs more than this.
     """
 
     def __init__(self):
@@ -33,7 +33,7 @@ class LiveBytes(TorchDispatchMode):
 
     def hold(self, tensor: Tensor) -> None:
         """Count a tensor's storage, once, until it is freed."""
-        storage = tensor.untyped_storage()
+        storage = tensor.untyped_storage()  # views share it
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
@@ -54,10 +54,10 @@ class LiveBytes(TorchDispatchMode):
 
 
 def count(module: nn.Module, work: Callable[[], object]) -> Count:
-    """Count `work`, which calls `module` on the CPU, without running it.
+    """Count `work`, which calls `module` on the CPU, without computing it.
 
-    The module's tensors (build it under `torch.device("meta")`) are replaced by ones that hold no values, and are part
-    of the peak; tensors that `work` makes hold none either, so it may not look at one.
+    The module's tensors (build it under `torch.device("meta")`) are replaced by fake ones, and are part of the peak.
+    Tensors that `work` makes are fake too: it must not depend on their values.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         for part in module.modules():

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a piece of work."""
+"""Seconds and peak memory of a computation, measured."""
 
 import ctypes
 import gc
@@ -24,7 +24,7 @@ class Cost:
 def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, warm_up: int = 1) -> Cost:
     """Run `work` and return its cost: resident memory on the CPU (Linux), allocated memory on a GPU.
 
-    `repeats` runs are timed; one more measures memory, so that what that takes is in no time.
+    `repeats` runs are timed; memory is measured in one more, so that measuring it costs no time.
     """
     for _ in range(warm_up):
         work()
@@ -42,6 +42,7 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, 
 
 
 def _wait(device: torch.device) -> None:
+    """CUDA runs asynchronously: without this only the launch of the kernels would be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -52,13 +53,13 @@ def _reset_peak(device: torch.device) -> float:
         return torch.cuda.memory_allocated(device)
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # glibc keeps what was freed: it would hide what the work needs
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel starts the high-water mark anew
+        trim(0)  # glibc keeps freed memory, which would hide what the work needs
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the kernel's high-water mark
     return _peak(device)
 
 
 def _peak(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # VmHWM: peak resident memory, in KiB
     return 1024 * float(status.split("VmHWM:")[1].split()[0])
