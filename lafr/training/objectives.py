@@ -1,6 +1,6 @@
-"""What each stage minimises. A stage's objective names its terms, says what is trained, and freezes the rest.
+"""The objective of each stage: its named loss terms, what is trained, and what is frozen.
 
-The training loop knows this interface and nothing else of the method.
+`Objective` is all of the method that the training loop knows.
 """
 
 import copy
@@ -18,7 +18,7 @@ from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoft
 Batch = dict[str, Tensor]
 Gather = Callable[[Tensor], Tensor]
 
-# Their networks expect an aligned face at its place in the picture: a part of it means nothing to them.
+# The networks of these terms expect a whole aligned face: on a crop of it their output is meaningless.
 WHOLE_FACE = (IdentityCosine, LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1)
 
 
@@ -47,14 +47,14 @@ class Objective(nn.Module):
         """Finish optimiser step `step`: for what is learned without a gradient."""
 
     def restore(self, batch: Batch) -> Tensor | None:
-        """Return the images to look at in validation, `[B, 3, H, W]`, or None."""
+        """Return the images that validation measures and shows, `[B, 3, H, W]`, or None."""
         return None
 
     def finish(self, faces: Sequence[Tensor], device: torch.device) -> None:
-        """Derive what follows from the trained weights, once, after the last step."""
+        """Compute what depends on the trained weights, once, after the last step."""
 
     def trained_buffers(self) -> dict[str, Tensor]:
-        """Return the buffers that are learned (an EMA codebook)."""
+        """Return the buffers that are learned without a gradient (an EMA codebook)."""
         return {}
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -73,22 +73,26 @@ class Objective(nn.Module):
                 own[name].copy_(value)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory in every module that offers it."""
+        """Recompute activations in the backward pass, in every module that supports it."""
         for module in self.modules():
+            # diffusers' marker
             if getattr(module, "_supports_gradient_checkpointing", False):
                 module.enable_gradient_checkpointing()
 
     def decode_crops(self, side: int, seed: int) -> None:
-        """Decode a part of each face alone for the loss, where the loss looks at decoded faces; here it does not."""
+        """Decode only a crop of each face for the loss; a no-op where the loss decodes nothing, as here."""
 
 
 def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
-    """Return z_hq `[B, C, h, w]`: the batch's own where the stream brings it (lafr.data.latents), else encoded."""
+    """Return z_hq `[B, C, h, w]`: from the batch where the stream has cached it (lafr.data.latents), else encoded."""
     return batch["z_hq"] if "z_hq" in batch else codec.encode(batch["hq"])
 
 
 def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
-    """Return white noise `[B, ...]` that depends on (seed, pair number) alone; made on the CPU."""
+    """Return white noise `[B, ...]` that depends on (seed, pair number) alone.
+
+    It is drawn on the CPU: the same noise on every device, in any batch, after any resumption.
+    """
     draws = []
     for number in n.tolist():
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
@@ -97,21 +101,21 @@ def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
 
 
 def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return `side` x `side` positions of each latent `[B, C, h, w]` and the same part of its image `[B, 3, H, W]`.
+    """Return a crop of `side` x `side` positions of each latent `[B, C, h, w]` and of its image `[B, 3, H, W]`.
 
-    Where the part lies depends on (seed, pair number) alone. Raises InputError when `side` is larger than the latent.
+    Its position depends on (seed, pair number) alone. Raises InputError when `side` is larger than the latent.
     """
     height, width = z.shape[-2:]
     if not 0 < side <= min(height, width):
         raise InputError("decode_crop", side, f"from 1 to {min(height, width)}, the side of the latent")
-    f = image.shape[-1] // width
-    parts = []
+    f = image.shape[-1] // width  # pixels per latent position, 8 for Stable Diffusion
+    z_crops, image_crops = [], []
     for latent, picture, number in zip(z, image, n.tolist(), strict=True):
         draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
         y, x = (int(torch.randint(free + 1, (), generator=draw)) for free in (height - side, width - side))
-        part = picture[:, f * y : f * (y + side), f * x : f * (x + side)]
-        parts.append((latent[:, y : y + side, x : x + side], part))
-    return torch.stack([latent for latent, _ in parts]), torch.stack([part for _, part in parts])
+        z_crops.append(latent[:, y : y + side, x : x + side])
+        image_crops.append(picture[:, f * y : f * (y + side), f * x : f * (x + side)])
+    return torch.stack(z_crops), torch.stack(image_crops)
 
 
 class CodebookObjective(Objective):
@@ -211,7 +215,7 @@ class RestorationObjective(Objective):
     """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen.
 
     Attributes:
-        crop: (side, seed) of the part of each latent that is decoded, see `cropped`; None decodes all of it.
+        crop: (side, seed) of the crop of each latent that is decoded, see `cropped`; None decodes all of it.
     """
 
     crop: tuple[int, int] | None = None
@@ -219,7 +223,7 @@ class RestorationObjective(Objective):
     def __init__(self, restorer, loss: MultiLevelLoss):
         super().__init__()
         self.restorer, self.loss = restorer, loss
-        restorer.trained_with |= loss.origins()
+        restorer.trained_with |= loss.origins()  # saved with the model: metrics with these networks are marked
         restorer.requires_grad_(False)
         for parameter in restorer.denoiser.lora_parameters():
             parameter.requires_grad_(True)
@@ -234,13 +238,16 @@ class RestorationObjective(Objective):
         """Return the terms of the loss."""
         with torch.no_grad():
             z_hq = hq_latents(batch, self.codec)
-        z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]
-        z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop) if self.crop else (z_restored, hq)
-        restored = self.codec.decode(z_decoded)
+        z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]  # [B, C, h, w], [B, 3, H, W]
+        z_decoded = z_restored
+        if self.crop:
+            z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop)
+        restored = self.codec.decode(z_decoded)  # not clamped: a clamped value has no gradient
+        # latent terms see all of z_restored, image terms the decoded crop
         return self.loss(Restoration(restored, hq, z_restored, z_hq))
 
     def decode_crops(self, side: int, seed: int) -> None:
-        """Decode a part of each face for the loss: an approximation, as the decoder's attention sees no further.
+        """Decode only a crop of each face for the loss: an approximation, as the decoder then lacks its surroundings.
 
         Raises InputError where a term of the loss needs the whole face.
         """
