@@ -15,7 +15,7 @@ from PIL import Image
 
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.faces import Faces
-from lafr.models.adapter import CodebookAdapter
+from lafr.models.adapter import build_adapter
 from lafr.models.base.model import new_base
 from lafr.models.restorer import Restorer
 
@@ -77,8 +77,8 @@ def base_folder(tmp_path_factory):
 @pytest.fixture
 def codebook_adapter():
     torch.manual_seed(0)
-    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
-    adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
+    adapter = build_adapter("codebook", **ADAPTER, num_codes=16)
+    adapter.quantizer.initialise(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
     return adapter
 
 

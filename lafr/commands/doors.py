@@ -30,11 +30,6 @@ HYDRA_KEYS = {
     "text": "model.build.text",
     "timestep": "model.build.timestep",
     "variant": "model.build.variant",
-    "code_dim": "adapter.code_dim",
-    "heads": "adapter.heads",
-    "num_codes": "adapter.num_codes",
-    "temperature": "adapter.temperature",
-    "top_k": "adapter.top_k",
     # faces to train on, and images to score
     "root": "data.root",
     "lq": "data.lq",
@@ -70,6 +65,8 @@ HYDRA_KEYS = {
     "trackers": "trainer.trackers",
     "validate_every": "trainer.validate_every",
 }
+# owner -> configuration group that holds all of its parameters, those of the user's own adapters too
+GROUPS = {"Adapter": "adapter"}
 # parameter -> option of `lafr restore`, where the two differ
 OPTIONS = {"Restorer.folder": "model"}
 
@@ -142,7 +139,8 @@ def as_hydra(parameter: str, value: str | None = None) -> str:
         parameter: its name in Python, perhaps qualified by its owner.
         value: as Python writes it (`None`, `True`, `'none'`); None for the key alone.
     """
-    key = HYDRA_KEYS.get(parameter, parameter.rpartition(".")[2])
+    owner, _, name = parameter.rpartition(".")
+    key = HYDRA_KEYS.get(parameter, f"{GROUPS[owner]}.{name}" if owner in GROUPS else name)
     return key if value is None else f"{key}={_in_yaml(value)}"
 
 

@@ -15,6 +15,7 @@ import lafr.metrics
 import lafr.models
 import lafr.networks
 from lafr.errors import InputError, setting
+from lafr.models.adapter import builder_of
 from lafr.storage import read_json, sha256_of_file, sha256_of_tensors, sha256_of_values, write_json
 
 
@@ -31,13 +32,14 @@ def key_of_code(*modules: ModuleType) -> str:
 def key_of_model(restorer: nn.Module) -> str:
     """Return the key of a restorer's weights and settings."""
     denoiser, lora = restorer.denoiser, restorer.denoiser.lora_config
-    configs = {"vae": restorer.codec.vae.config, "unet": denoiser.unet.config, "adapter": restorer.adapter.config}
+    configs = {"vae": restorer.codec.vae.config, "unet": denoiser.unet.config, "adapter": restorer.adapter.settings}
 
     def public(config: Mapping) -> dict:  # diffusers adds its version and class under names with an underscore
         return {key: value for key, value in config.items() if not key.startswith("_")}
 
     settings = {
         **{part: public(config) for part, config in configs.items()},
+        "kind": restorer.adapter.kind,
         "denoiser": [denoiser.timestep, denoiser.alpha_bar, denoiser.scale_input, denoiser.text],
         "lora": [lora.r, lora.lora_alpha] if lora else None,
         "resolution": restorer.resolution,
@@ -47,7 +49,8 @@ def key_of_model(restorer: nn.Module) -> str:
 
 def key_of_restorer(restorer: nn.Module) -> str:
     """Return the key of a restorer's images: the model, the code, the kind of device and torch's version."""
-    adapter = inspect.getmodule(type(restorer.adapter))
+    builder = builder_of(restorer.adapter.kind)
+    adapter = inspect.getmodule(getattr(builder, "quantizer", builder))  # perhaps the user's own module
     code = key_of_code(lafr.models, lafr.images, *([adapter] if getattr(adapter, "__file__", None) else ()))
     return sha256_of_values(key_of_model(restorer), code, next(restorer.parameters()).device.type, torch.__version__)
 

@@ -101,7 +101,7 @@ def model_card(
         model_name=name,
         eval_results=[score for record in results for score in scores(record)] or None,
     )
-    kind, codes = type(restorer.adapter).__name__, [len(layer.codebook) for layer in restorer.adapter.code_layers()]
+    kind, codes = restorer.adapter.kind, [len(layer.codebook) for layer in restorer.adapter.quantizer.layers]
     networks = ", ".join(sorted(restorer.trained_with))
     return TEXT.format(
         metadata=metadata.to_yaml(),

@@ -58,10 +58,10 @@ class Fused(nn.Module):
 
     def align(self, z_lq: Tensor) -> Tensor:
         """Return the adapter's `z_aligned [B, C, h, w]`."""
-        if not self.adapter.has_codes:
+        if not self.adapter.quantizer.has_codes:
             return self.adapter(z_lq)
         features = self.adapter.extract(z_lq)  # [B, d, h, w]
-        return self.adapter.map(self.adapter.assign_in_graph(features))
+        return self.adapter.map(self.adapter.quantizer.assign_in_graph(features))
 
 
 def save_onnx(

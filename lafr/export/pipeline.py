@@ -47,7 +47,7 @@ class LAFRPipeline(DiffusionPipeline):
     torch.Size([2, 3, 128, 128])
 
     Args:
-        restorer: put in eval mode. A control without weights (`NoAdapter`) has `pipe.adapter` None.
+        restorer: put in eval mode. A control without weights (kind "none") has `pipe.adapter` None.
     """
 
     model_cpu_offload_seq = "vae->adapter->unet"  # and back to the vae: see `enable_model_cpu_offload`

@@ -13,14 +13,15 @@ class CodeUse:
 
     def __init__(self, adapter):
         self.adapter = adapter
-        layers = adapter.code_layers()
+        layers = adapter.quantizer.layers
         self.counts = {side: [torch.zeros(layer.codebook_size) for layer in layers] for side in ("lq", "hq")}
 
     @torch.no_grad()
     def add(self, z_lq: Tensor, z_hq: Tensor) -> None:
         """Count the codes of two batches of latents."""
         for side, z in (("lq", z_lq), ("hq", z_hq)) if self.counts["lq"] else ():
-            match = self.adapter.assign if side == "lq" else self.adapter.quantize
+            quantizer = self.adapter.quantizer
+            match = quantizer.assign if side == "lq" else quantizer.quantize
             indices = match(self.adapter.extract(z)).indices
             for counts, chosen in zip(self.counts[side], indices.flatten(0, 2).unbind(-1), strict=True):
                 counts += torch.bincount(chosen.cpu(), minlength=len(counts))

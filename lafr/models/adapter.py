@@ -1,29 +1,78 @@
-"""The codebook adapter: LQ latents onto the HQ codebook. Extractor -> codebook -> mapper.
+"""The adapter: LQ latents onto the HQ codebook. Extractor -> quantizer -> mapper.
 
 Two phases (see `lafr.training.objectives`): the codebook phase learns all three on HQ latents, the alignment phase
 moves the extractor alone, so that LQ latents reach the codes of their HQ partners.
 """
 
+import importlib
+import inspect
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-from lafr.models.codes import flatten, nearest, quantizer_settings, seeded_global
+from lafr.errors import InputError
+from lafr.models.quantizers import (
+    HardCodebook,
+    HeadsCodebook,
+    Identity,
+    PredictedCodebook,
+    Quantizer,
+    ResidualCodebook,
+    SoftCodebook,
+    TopKCodebook,
+)
+from lafr.models.schema import Blocks, Range, described, fits
+
+MODULES = "LAFR_ADAPTERS"  # environment variable: the user's modules that register adapters, separated by commas
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """Matched codes: `features [B, d, h, w]` (straight-through), `indices [B, h, w, Q]` or None, `commitment`."""
+class Adapter(nn.Module):
+    """Maps latents `[B, C, h, w]` to aligned latents of the same shape.
 
-    features: Tensor
-    indices: Tensor | None
-    commitment: Tensor
+    Args:
+        extractor: latent `[B, C, h, w]` to features `[B, d, h, w]`.
+        quantizer: features to codes, or `Identity`.
+        mapper: features or codes `[B, d, h, w]` to a latent `[B, C, h, w]`.
+
+    Attributes:
+        kind, settings: of `build_adapter`, by which a saved model builds it again; None and {} when composed by hand.
+    """
+
+    kind: str | None = None
+    settings: Mapping[str, Any] = {}
+
+    def __init__(self, extractor: nn.Module, quantizer: Quantizer, mapper: nn.Module):
+        super().__init__()
+        self.extractor, self.quantizer, self.mapper = extractor, quantizer, mapper
+
+    def forward(self, z_lq: Tensor) -> Tensor:
+        """Map `z_lq [B, C, h, w]` to `z_aligned`, same shape, float32."""
+        features = self.extract(z_lq)  # [B, d, h, w]
+        matched = self.quantizer.assign(features).features  # [B, d, h, w]
+        return self.map(matched)  # [B, C, h, w]
+
+    def extract(self, z: Tensor) -> Tensor:
+        """Return features `[B, d, h, w]`, float32; the convolutions follow autocast."""
+        return self.extractor(z).float()
+
+    def map(self, features: Tensor) -> Tensor:
+        """Return the latent `[B, C, h, w]` of (quantised) features, float32; the convolutions follow autocast."""
+        return self.mapper(features).float()
+
+    def size(self) -> int:
+        """Return the number of learned values, codes included."""
+        convolutions = [*self.extractor.parameters(), *self.mapper.parameters()]
+        return sum(p.numel() for p in convolutions) + self.quantizer.size()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; a diffusers pipeline asks each of its parts."""
+        return next((p.dtype for p in self.parameters()), torch.float32)
 
 
 class ResidualBlock(nn.Module):
@@ -33,9 +82,13 @@ class ResidualBlock(nn.Module):
         super().__init__()
         groups = math.gcd(8, width)
         self.layers = nn.Sequential(
-            nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-        )  # fmt: skip
+            nn.GroupNorm(groups, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(groups, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, width, h, w]` to the same shape."""
@@ -51,193 +104,117 @@ def convolutions(inputs: int, width: int, outputs: int, blocks: int) -> nn.Seque
     )
 
 
-class Adapter(ModelMixin, ConfigMixin):
-    """What every adapter is: `extractor` -> (codes) -> `mapper`, on latents `[B, C, h, w]`.
-
-    This class has no codes; subclasses set `extractor` and `mapper` and override what differs.
-    """
-
-    has_codes = False
-    extractor: nn.Module
-    mapper: nn.Module
-
-    def forward(self, z_lq: Tensor) -> Tensor:
-        """Map `z_lq [B, C, h, w]` to `z_aligned`, same shape, float32."""
-        return self.map(self.assign(self.extract(z_lq)).features)
-
-    def extract(self, z: Tensor) -> Tensor:
-        """Return features `[B, d, h, w]`, float32; the convolutions follow autocast."""
-        return self.extractor(z).float()
-
-    def quantize(self, features: Tensor) -> Quantized:
-        """Pass the features through: there are no codes."""
-        return Quantized(features, None, features.new_zeros(()))
-
-    def assign(self, features: Tensor) -> Quantized:
-        """Return what the mapper gets for an LQ latent's `features [B, d, h, w]`: what `quantize` matches."""
-        return self.quantize(features)
-
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the features of `assign`, by operations that an exported graph can hold."""
-        return features
-
-    def map(self, features: Tensor) -> Tensor:
-        """Return the latent `[B, C, h, w]` of (quantised) features, float32; the convolutions follow autocast."""
-        return self.mapper(features).float()
-
-    def frozen_in_codebook(self) -> list[nn.Module]:
-        """Return the parts that the codebook phase leaves as they are: none."""
-        return []
-
-    def frozen_in_alignment(self) -> list[nn.Module]:
-        """Return the parts that the alignment phase leaves as they are: none."""
-        return []
-
-    def code_buffers(self) -> dict[str, Tensor]:
-        """Return the learned buffers: none."""
-        return {}
-
-    def code_layers(self) -> list[VectorQuantize]:
-        """Return the quantisers, in order: none."""
-        return []
-
-    def size(self) -> int:
-        """Return the number of learned values, codes included."""
-        return sum(p.numel() for p in self.parameters()) + sum(layer.codebook.numel() for layer in self.code_layers())
+Builder = Callable[..., Adapter]
+Channels = Annotated[int, Range(1, 4096)]
 
 
-class NoAdapter(Adapter):
-    """A control: z_lq goes to the denoiser as it is."""
-
-    @register_to_config
-    def __init__(self, latent_channels: int = 4):
-        super().__init__()
-        self.extractor, self.mapper = nn.Identity(), nn.Identity()
-
-
-class ConvAdapter(Adapter):
-    """The other control: an extractor and a mapper with no codebook between them, trained through both phases.
+@dataclass(frozen=True)
+class Convolutional:
+    """A builder: shallow convolutions around a quantizer.
 
     Args:
-        latent_channels: C of the codec.
-        width: channels inside extractor and mapper.
-        code_dim: channels d between them.
-        extractor_blocks: residual blocks of the extractor.
-        mapper_blocks: residual blocks of the mapper.
+        quantizer: class of the quantizer, called with the channels d and its own settings.
     """
 
-    @register_to_config
-    def __init__(
+    quantizer: type[Quantizer]
+
+    def __call__(
         self,
-        latent_channels: int = 4,
-        width: int = 128,
-        code_dim: int = 256,
-        extractor_blocks: int = 3,
-        mapper_blocks: int = 3,
-    ):
-        super().__init__()
-        self.extractor = convolutions(latent_channels, width, code_dim, extractor_blocks)
-        self.mapper = convolutions(code_dim, width, latent_channels, mapper_blocks)
+        latent_channels: Channels = 4,
+        width: Channels = 128,
+        code_dim: Channels = 256,
+        extractor_blocks: Blocks = 3,
+        mapper_blocks: Blocks = 3,
+        **of_quantizer: Any,
+    ) -> Adapter:
+        """Build an untrained adapter.
+
+        Args:
+            latent_channels: C of the codec.
+            width: channels inside extractor and mapper.
+            code_dim: channels d between them.
+            extractor_blocks: residual blocks of the extractor.
+            mapper_blocks: residual blocks of the mapper.
+            of_quantizer: see the quantizer's class.
+        """
+        # In this order: it decides which random numbers each part starts from.
+        extractor = convolutions(latent_channels, width, code_dim, extractor_blocks)
+        mapper = convolutions(code_dim, width, latent_channels, mapper_blocks)
+        return Adapter(extractor, self.quantizer(code_dim, **of_quantizer), mapper)
 
 
-class CodebookAdapter(ConvAdapter):
-    """The paper's adapter: hard nearest neighbour among N codes (`vector-quantize-pytorch`), straight-through.
+def no_adapter(latent_channels: Channels = 4) -> Adapter:
+    """Build the control without an adapter: z_lq goes to the denoiser unchanged, whatever `latent_channels`."""
+    return Adapter(nn.Identity(), Identity(), nn.Identity())
 
-    The library's codebook is always called frozen; k-means start, EMA and dead-code reset happen in
-    `initialise_codes` and `update_codes`, once per optimiser step, on gathered features, with a passed-in generator.
-    So accumulation, checkpointing and the number of processes cannot change what is learned.
 
-    Args:
-        num_codes: N.
-        num_residual: quantisers in a row, each coding what the ones before left over; 1 is the paper's.
-        decay: of the codes' moving average, per optimiser step.
-        dead_below: a code whose average use per step falls below this is reset to a feature of the batch.
+BUILDERS: dict[str, Builder] = {
+    "none": no_adapter,
+    "conv": Convolutional(Identity),  # the other control: as many learned values, no codebook
+    "codebook": Convolutional(HardCodebook),  # the paper's
+    "soft_codebook": Convolutional(SoftCodebook),
+    "topk_codebook": Convolutional(TopKCodebook),
+    "heads_codebook": Convolutional(HeadsCodebook),
+    "residual_codebook": Convolutional(ResidualCodebook),
+    "code_prediction": Convolutional(PredictedCodebook),
+}
+
+
+def register_adapter(kind: str) -> Callable[[Builder], Builder]:
+    """Name a builder, a function or `Convolutional(YourQuantizer)`, so that configurations and saved models find it.
+
+    The builder's keyword arguments are the adapter's settings; their annotations are checked. Put your module's name
+    into the environment variable LAFR_ADAPTERS: a saved model cannot import code, only you can.
     """
 
-    has_codes = True
+    def register(builder: Builder) -> Builder:
+        BUILDERS[kind] = builder
+        return builder
 
-    @register_to_config
-    def __init__(
-        self,
-        latent_channels: int = 4,
-        width: int = 128,
-        code_dim: int = 256,
-        extractor_blocks: int = 3,
-        mapper_blocks: int = 3,
-        num_codes: int = 1024,
-        num_residual: int = 1,
-        decay: float = 0.95,
-        dead_below: float = 1.0,
-    ):
-        super().__init__(latent_channels, width, code_dim, extractor_blocks, mapper_blocks)
-        settings = quantizer_settings(code_dim, num_codes, decay, dead_below)
-        self.quantizer = (
-            VectorQuantize(**settings) if num_residual == 1 else ResidualVQ(num_quantizers=num_residual, **settings)
-        )
+    return register
 
-    def quantize(self, features: Tensor) -> Quantized:
-        """Match each position with its nearest code; the gradient passes straight through."""
-        flat = flatten(features)
-        with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
-            codes, indices, commitment = self.quantizer(flat, freeze_codebook=True)
-        if self.training:  # straight-through, once: the library's residual quantiser passes the gradient Q times
-            codes = flat + (codes - flat).detach()
-        height, width = features.shape[-2:]
-        codes = codes.transpose(1, 2).unflatten(2, (height, width))
-        return Quantized(codes, indices.reshape(len(flat), height, width, -1), commitment.sum())
 
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the matched codes' sum; the library asks the values of its buffers, which a graph cannot."""
-        residual, total = flatten(features), 0.0  # [B, h * w, d]
-        for layer in self.code_layers():
-            codes = layer.codebook[nearest(residual, layer.codebook)]
-            residual, total = residual - codes, total + codes
-        return total.transpose(1, 2).reshape(features.shape)
+def builder_of(kind: str) -> Builder:
+    """Return the builder of a kind; raises InputError when none is registered."""
+    if kind not in BUILDERS:
+        for module in filter(None, os.environ.get(MODULES, "").split(",")):
+            try:
+                importlib.import_module(module.strip())
+            except ImportError as error:
+                raise InputError(f"{MODULES}={module} cannot be imported ({error}); put it on PYTHONPATH") from None
+    if kind not in BUILDERS:
+        remedy = f"for a kind of your own, name the module that registers it in the environment variable {MODULES}"
+        raise InputError("Adapter.kind", kind, f"one of {', '.join(BUILDERS)}", remedy)
+    return BUILDERS[kind]
 
-    def index_cross_entropy(self, features: Tensor, indices: Tensor) -> Tensor:
-        """Return the cross-entropy of the given codes under softmax(-distance to every code), over quantisers a sum."""
-        with torch.autocast(features.device.type, enabled=False):
-            return sum(
-                layer(given, indices=chosen, freeze_codebook=True)[1]
-                for layer, given, chosen in self.inputs(features, indices)
-            )
 
-    def inputs(self, features: Tensor, indices: Tensor) -> Iterator[tuple[VectorQuantize, Tensor, Tensor]]:
-        """Yield each quantiser, what it is given `[B, h * w, d]` and its own indices `[B, h * w]`."""
-        residual = flatten(features)
-        for layer, chosen in zip(self.code_layers(), indices.flatten(1, 2).unbind(-1), strict=True):
-            left_over = residual - layer.get_codes_from_indices(chosen)  # before anyone moves the codes
-            yield layer, residual, chosen
-            residual = left_over
+def settings_of(builder: Builder) -> dict[str, inspect.Parameter]:
+    """Return a builder's settings with annotation and default, those of its quantizer and of the bases included."""
+    functions = [builder.__call__ if isinstance(builder, Convolutional) else builder]
+    for cls in builder.quantizer.__mro__ if isinstance(builder, Convolutional) else ():
+        if "__init__" in vars(cls):
+            functions.append(cls.__init__)
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values()):
+                break  # it passes nothing on to its own base
+    given = [p for function in functions for p in inspect.signature(function, eval_str=True).parameters.values()]
+    return {p.name: p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
-    def frozen_in_alignment(self) -> list[nn.Module]:
-        """Return codebook and mapper: what was learned from HQ stays."""
-        return [self.quantizer, self.mapper]
 
-    def code_layers(self) -> list[VectorQuantize]:
-        """Return the quantisers, in order."""
-        return [self.quantizer] if isinstance(self.quantizer, VectorQuantize) else list(self.quantizer.layers)
+def build_adapter(kind: str, **settings: Any) -> Adapter:
+    """Build an untrained adapter of a registered kind.
 
-    def code_buffers(self) -> dict[str, Tensor]:
-        """Return codes, EMA sums, cluster sizes and the started flag, by state-dict name."""
-        return {f"quantizer.{name}": value for name, value in self.quantizer.named_buffers() if "_codebook." in name}
-
-    def codes_are_initialised(self) -> bool:
-        """Return whether k-means has run."""
-        return all(bool(layer._codebook.initted) for layer in self.code_layers())
-
-    @torch.no_grad()
-    def initialise_codes(self, features: Tensor, generator: torch.Generator) -> None:
-        """Start the codes by k-means on `features [B, d, h, w]`, later quantisers on what earlier ones leave over."""
-        residual = flatten(features)
-        for layer in self.code_layers():
-            with seeded_global(generator):
-                layer._codebook.init_embed_(residual.reshape(1, -1, residual.shape[-1]))
-            residual = residual - layer.get_codes_from_indices(layer(residual, freeze_codebook=True)[1])
-
-    @torch.no_grad()
-    def update_codes(self, features: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """Move codes towards the `features [B, d, h, w]` matched by `indices [B, h, w, Q]`; reset dead ones."""
-        for layer, given, chosen in self.inputs(features, indices):
-            with seeded_global(generator):
-                layer.update_indices(given, chosen)
+    Raises InputError for an unknown kind or setting, and for a value of another type or out of range.
+    """
+    builder = builder_of(kind)
+    known = settings_of(builder)
+    for name, value in settings.items():
+        if name not in known:
+            raise InputError(f"adapter {kind!r} has no setting {name!r}; it has {', '.join(known)}")
+        if not fits(value, known[name].annotation):
+            raise InputError(f"Adapter.{name}", value, described(known[name].annotation))
+    complete = {name: settings.get(name, p.default) for name, p in known.items()}
+    if missing := [name for name, value in complete.items() if value is inspect.Parameter.empty]:
+        raise InputError(f"adapter {kind!r} needs {', '.join(missing)}")
+    adapter = builder(**complete)
+    adapter.kind, adapter.settings = kind, complete
+    return adapter

@@ -1,8 +1,13 @@
 """The codec: a frozen diffusers autoencoder, deterministic, with the scale of its own config."""
 
+from pathlib import Path
+
 import torch
+from diffusers import AutoencoderKL
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
+from lafr.models.loading import load_exactly, planned, read_config
 from lafr.storage import sha256_of_tensors, sha256_of_values
 
 
@@ -17,6 +22,19 @@ class Codec(nn.Module):
     def __init__(self, vae: nn.Module):
         super().__init__()
         self.vae = vae.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Codec":
+        """Load the codec of a model that was saved with everything, in float32.
+
+        Raises InputError unless names and shapes of the weights are exactly those of its configuration.
+        """
+        folder = Path(folder)
+        empty = planned(AutoencoderKL, read_config(AutoencoderKL, folder), str(folder))
+        weights = load_exactly(folder / SAFETENSORS_WEIGHTS_NAME, empty.state_dict())
+        vae = AutoencoderKL.from_config(empty.config)
+        vae.load_state_dict(weights)
+        return cls(vae)
 
     @property
     def scale(self) -> float:

@@ -1,8 +1,9 @@
 """The one-step denoiser: a Stable Diffusion UNet without text and time inputs, with a LoRA."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -10,21 +11,24 @@ from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.models.folding import PromptAttention, fold_time, remove_time, replace_text, require_foldable
-from lafr.models.loading import existing, load_exactly
+from lafr.models.loading import load_exactly, planned
 from lafr.models.lora import (
-    CONFIG,
     LORA_TARGETS,
+    WEIGHTS,
+    let_calls_scale,
     lora_state,
     plain_state,
     read_lora,
-    read_lora_config,
-    remove_lora,
     scaled_lora,
     write_lora,
 )
-from lafr.storage import atomic_write
+from lafr.models.schema import Range, read_small_json, require_fit
+from lafr.storage import atomic_write, write_text
+
+# What `config.json` holds beside a pruned UNet; time, input scale, text and LoRA stand in the model's index.
+CONFIG = {"alpha_bar": Annotated[float, Range(1e-5, 1)], "prompt_tokens": Annotated[int, Range(1, 4096)], "unet": dict}
 
 
 class Denoiser(nn.Module):
@@ -64,15 +68,13 @@ class Denoiser(nn.Module):
         """Prune a pretrained UNet, in place, for one step at `timestep` of `scheduler`'s noise schedule.
 
         `text="empty_prompt"` needs `null_embedding [1, L, D]`, the text encoder's output for the empty prompt.
-        Raises InputError, and leaves the UNet as it is, when time, schedule, UNet or text are not possible.
+        Raises InputError, and does not change the UNet, when time, schedule, UNet or text are not possible.
         """
         kind, steps = scheduler.config.prediction_type, len(scheduler.alphas_cumprod)
         if kind != "epsilon":
             raise InputError(f"the base model predicts {kind!r}; LAFR needs one that predicts epsilon")
         if not 0 <= timestep < steps:
-            raise InputError(
-                f"model.build.timestep={timestep} is not in 0..{steps - 1}, the base model's noise schedule"
-            )
+            raise InputError("timestep", timestep, f"from 0 to {steps - 1}, the base model's noise schedule")
         require_foldable(unet, text, null_embedding)
         fold_time(unet, timestep)
         remove_time(unet)
@@ -82,20 +84,19 @@ class Denoiser(nn.Module):
     def forward(self, z: Tensor, lora_scale: float = 1.0) -> Tensor:
         """Map `z [B, C, h, w]` to `z_restored`, same shape; float32, whatever the precision of the UNet.
 
-        What the LoRA adds is multiplied by `lora_scale`; raises InputError when that is not 1 and there is no LoRA to
-        scale.
+        What the LoRA adds is multiplied by `lora_scale`, for this call alone: threads can share one denoiser. Raises
+        InputError when that is not 1 and there is no LoRA to scale.
         """
         if lora_scale != 1:
             self.require_lora()
-            with scaled_lora(self.unet, lora_scale):
-                return self(z)
         signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
         z_t = z.float() * signal if self.scale_input else z.float()
-        eps = self.unet(z_t.to(self.unet.conv_in.weight.dtype), self.timestep, encoder_hidden_states=None).sample
+        with scaled_lora(lora_scale):
+            eps = self.unet(z_t.to(self.unet.conv_in.weight.dtype), self.timestep, encoder_hidden_states=None).sample
         with torch.autocast(z.device.type, enabled=False):  # 1 / sqrt(abar) is up to 14.6: float32
             return (z_t - noise * eps.float()) / signal  # DDPM, Eq. 15
 
-    def add_lora(self, rank: int = 4, alpha: int = 8, targets: Sequence[str] = LORA_TARGETS, seed: int = 0) -> None:
+    def add_lora(self, rank: int = 4, alpha: float = 8, targets: Sequence[str] = LORA_TARGETS, seed: int = 0) -> None:
         """Add a LoRA (Hu et al., 2022) to the layers whose names end in `targets`; gaussian start drawn by `seed`."""
         self.lora_config = LoraConfig(
             r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian"
@@ -103,13 +104,14 @@ class Denoiser(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.unet.add_adapter(self.lora_config)
+        let_calls_scale(self.unet)
 
     def require_lora(self) -> None:
         """Raise InputError when there is no LoRA that a fidelity could scale."""
         if not self.lora_config:
             raise InputError(
-                "fidelity > 0 scales the LoRA, and this model's was merged or never added; load the model as it was "
-                "trained, without optimising it (fast=false), or give fidelity=0"
+                f"{setting('fidelity')} > 0 scales the LoRA, and this model's was merged or never added; load the "
+                f"model as it was trained, with {setting('fast', False)}, or give {setting('fidelity', 0)}"
             )
 
     def lora_parameters(self) -> list[nn.Parameter]:
@@ -117,58 +119,66 @@ class Denoiser(nn.Module):
         return [p for name, p in self.unet.named_parameters() if ".lora_" in name]
 
     def merge_lora(self) -> None:
-        """Add the LoRA to the weights it belongs to and remove its layers, in place; nothing to do without one."""
+        """Add the LoRA to the weights it belongs to and remove its layers, in place; a no-op without one."""
         if self.lora_config:
             self.unet.fuse_lora()
             self.unet.unload_lora()
             self.lora_config = None
 
     def save_lora(self, folder: str | Path) -> None:
-        """Write the LoRA alone, as a file that diffusers' `load_lora_weights` reads, and its configuration."""
+        """Write the LoRA alone, as a file that diffusers' `load_lora_weights` reads."""
         if not self.lora_config:
             raise InputError("this denoiser has no LoRA, or it was merged; save all of it (save_pretrained)")
         write_lora(self.unet, self.lora_config, Path(folder))
 
-    def load_lora(self, folder: str | Path) -> None:
-        """Add and load a LoRA that `save_lora` wrote; missing and unexpected keys are errors."""
-        folder = Path(folder)
-        self.add_lora(**read_lora_config(folder))
-        set_peft_model_state_dict(self.unet, read_lora(folder, lora_state(self.unet)), adapter_name="default")
+    def load_lora(self, folder: str | Path, **settings: Any) -> None:
+        """Add a LoRA of these settings (see `add_lora`) and load its weights, which `save_lora` wrote.
+
+        Raises InputError unless names and shapes of the weights are exactly those of the settings.
+        """
+        self.add_lora(**settings)
+        set_peft_model_state_dict(self.unet, read_lora(Path(folder), lora_state(self.unet)), adapter_name="default")
 
     def save_pretrained(self, folder: str | Path, merge: bool = False) -> None:
-        """Write the pruned UNet and, where there is one, the LoRA beside it; with `merge`, the LoRA in its weights.
+        """Write the pruned UNet and, where there is one, its LoRA; with `merge`, the LoRA added to the weights.
 
-        `merge` writes what `merge_lora` would leave, and leaves this denoiser as it is.
+        `merge` writes what `merge_lora` would leave, and changes nothing here.
         """
         folder = Path(folder)
         unet = {k: v for k, v in self.unet.config.items() if k != "_name_or_path"}  # a path of this machine
-        config = {"timestep": self.timestep, "alpha_bar": self.alpha_bar, "scale_input": self.scale_input,
-                  "text": self.text, "unet": unet}  # fmt: skip
-        if prompts := [layer for layer in self.unet.modules() if isinstance(layer, PromptAttention)]:
-            config["prompt_tokens"] = prompts[0].key.shape[2]
-        remove_lora(folder)
-        atomic_write(folder / "denoiser.safetensors", lambda aside: save_file(plain_state(self.unet, merge), aside))
-        text = json.dumps(config, indent=1, default=list) + "\n"
-        atomic_write(folder / "config.json", lambda aside: aside.write_text(text))
+        prompts = [layer.key.shape[2] for layer in self.unet.modules() if isinstance(layer, PromptAttention)]
+        config = {"alpha_bar": self.alpha_bar, "prompt_tokens": prompts[0] if prompts else 1, "unet": unet}
+        (folder / WEIGHTS).unlink(missing_ok=True)  # of an earlier LoRA
+        state = plain_state(self.unet, merge)
+        atomic_write(folder / "denoiser.safetensors", lambda temporary: save_file(state, temporary))
+        write_text(folder / "config.json", json.dumps(config, indent=1, default=list) + "\n")
         if self.lora_config and not merge:
             self.save_lora(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Denoiser":
-        """Load what `save_pretrained` wrote, bit for bit; missing and unexpected keys are errors.
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        timestep: int,
+        scale_input: bool = True,
+        text: str = "none",
+        lora: Mapping[str, Any] | None = None,
+    ) -> "Denoiser":
+        """Load what `save_pretrained` wrote, bit for bit; the arguments are what it was made with.
 
-        (diffusers' own loading would silently recreate the pruned layers with random weights.)
+        Raises InputError unless names and shapes of the weights are exactly those of its configuration. (diffusers'
+        own loading would silently give the pruned layers back, with random weights.)
         """
         folder = Path(folder)
-        config = json.loads(existing(folder / "config.json").read_text())
-        tokens = config.pop("prompt_tokens", 1)
+        path = folder / "config.json"
+        config = read_small_json(path)
+        require_fit(config, CONFIG, repr(str(path)))
+        unet = planned(UNet2DConditionModel, config["unet"], str(path))
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config.pop("unet"))
             remove_time(unet)
-            replace_text(unet, config.get("text", "none"), torch.empty(1, tokens, unet.config.cross_attention_dim))
-        state = load_exactly(folder / "denoiser.safetensors", unet.state_dict())
-        unet.load_state_dict(state, assign=True)
-        denoiser = cls(unet, **config)
-        if (folder / CONFIG).is_file():
-            denoiser.load_lora(folder)
+            replace_text(unet, text, torch.empty(1, config["prompt_tokens"], unet.config.cross_attention_dim))
+        unet.load_state_dict(load_exactly(folder / "denoiser.safetensors", unet.state_dict()), assign=True)
+        denoiser = cls(unet, timestep, config["alpha_bar"], scale_input, text)
+        if lora is not None:
+            denoiser.load_lora(folder, **lora)
         return denoiser

@@ -8,7 +8,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 
 TEXT = ("none", "empty_prompt")
 
@@ -64,12 +64,12 @@ def require_foldable(unet: UNet2DConditionModel, text: str, null_embedding: Tens
     if other:
         raise InputError(f"this UNet has {other}; LAFR folds time and text of UNets like Stable Diffusion 1 and 2's")
     if text not in TEXT:
-        raise InputError(f"model.build.text={text} is unknown; choose one of {', '.join(TEXT)}")
+        raise InputError("text", text, f"one of {', '.join(TEXT)}")
     if text == "empty_prompt":
         if null_embedding is None:
             raise InputError(
-                "model.build.text=empty_prompt needs the empty prompt's embedding and the base model has none; "
-                "put null_embedding.safetensors beside its unet/ or choose model.build.text=none"
+                f"{setting('text', text)} needs the empty prompt's embedding and the base model has none; "
+                f"put null_embedding.safetensors next to its unet/ or choose {setting('text', 'none')}"
             )
         shape, wanted = tuple(null_embedding.shape), unet.config.cross_attention_dim
         if len(shape) != 3 or shape[0] != 1 or shape[2] != wanted:

@@ -5,8 +5,9 @@ A Stable Diffusion pipeline's `load_lora_weights(folder)` reads it, or that of i
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -16,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lafr.models.loading import existing, load_exactly
+from lafr.models.loading import load_exactly
 from lafr.storage import atomic_write
 
 # OSEDiff's list; conv alone is the resampling layers' name in diffusers.
@@ -25,10 +26,38 @@ LORA_TARGETS = (
     "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
 )  # fmt: skip
 
-CONFIG = "lora.json"  # arguments of `Denoiser.add_lora`; a folder without it holds no LoRA
 WEIGHTS = LORA_WEIGHT_NAME_SAFE
-WEIGHTS_0_1 = "lora.safetensors"  # LAFR 0.1.0's, with peft's names
 PREFIX = "unet."  # diffusers': a file may hold a text encoder's LoRA as well
+
+# A context variable, as each thread has its own: calls with different scales can share one model.
+_scale: ContextVar[float] = ContextVar("lora_scale", default=1.0)
+
+
+class CallScaling(dict):
+    """Stands in for peft's `LoraLayer.scaling`: alpha / rank, times the scale of the call that reads it."""
+
+    def __getitem__(self, adapter: str) -> float:
+        return _scale.get() * super().__getitem__(adapter)
+
+
+def let_calls_scale(unet: UNet2DConditionModel) -> None:
+    """Make a UNet's LoRA layers follow `scaled_lora`, in place."""
+    for layer in unet.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scaling = CallScaling(layer.scaling)
+
+
+@contextmanager
+def scaled_lora(factor: float) -> Iterator[None]:
+    """Multiply what a LoRA adds by `factor` in this thread's calls, while this lasts; for inference.
+
+    The model is not touched. (Gradient checkpointing computes again in the backward pass, which is no such call.)
+    """
+    before = _scale.set(factor)
+    try:
+        yield
+    finally:
+        _scale.reset(before)
 
 
 def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
@@ -36,55 +65,34 @@ def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return get_peft_model_state_dict(unet, adapter_name="default")
 
 
+def lora_settings(config: LoraConfig) -> dict:
+    """Return rank, alpha and targets, the arguments of `Denoiser.add_lora` that a saved model keeps."""
+    return {"rank": config.r, "alpha": config.lora_alpha, "targets": sorted(config.target_modules)}
+
+
 def write_lora(unet: UNet2DConditionModel, config: LoraConfig, folder: Path) -> None:
-    """Write diffusers' `pytorch_lora_weights.safetensors`, in the precision of the weights, and `lora.json`."""
-    remove_lora(folder)
-    state = {k: v.contiguous() for k, v in lora_state(unet).items()}
-    settings = {"r": config.r, "lora_alpha": config.lora_alpha,
-                "target_modules": sorted({k.rpartition(".lora_")[0] for k in state})}  # fmt: skip
+    """Write diffusers' `pytorch_lora_weights.safetensors`, in the precision of the weights."""
+    state = {name: value.contiguous() for name, value in lora_state(unet).items()}
+    settings = {
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "target_modules": sorted({name.rpartition(".lora_")[0] for name in state}),
+    }
     # One key: with more, safetensors writes them in any order, and equal weights would make unequal files.
-    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps({PREFIX + k: v for k, v in settings.items()})}
-    own = {"rank": config.r, "alpha": config.lora_alpha, "targets": sorted(config.target_modules)}
-    prefixed = {PREFIX + k: v for k, v in state.items()}
-    atomic_write(folder / WEIGHTS, lambda aside: save_file(prefixed, aside, metadata))
-    atomic_write(folder / CONFIG, lambda aside: aside.write_text(json.dumps(own, indent=1) + "\n"))
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps({PREFIX + key: value for key, value in settings.items()})}
+    prefixed = {PREFIX + name: value for name, value in state.items()}
+    atomic_write(folder / WEIGHTS, lambda temporary: save_file(prefixed, temporary, metadata))
 
 
-def read_lora_config(folder: Path) -> dict:
-    """Return the arguments of `Denoiser.add_lora`; raises InputError when the folder holds no LoRA."""
-    return json.loads(existing(folder / CONFIG).read_text())
-
-
-def read_lora(folder: Path, wanted: Iterable[str]) -> dict[str, Tensor]:
-    """Return the weights by peft's names, float32; raises InputError unless they are exactly `wanted`."""
-    path, prefix = folder / WEIGHTS, PREFIX
-    if not path.is_file() and (folder / WEIGHTS_0_1).is_file():
-        path, prefix = folder / WEIGHTS_0_1, ""
-    state = load_exactly(path, (prefix + name for name in wanted))
-    return {name.removeprefix(prefix): value.float() for name, value in state.items()}
-
-
-def remove_lora(folder: Path) -> None:
-    """Delete an earlier LoRA from a folder, the file that announces it first."""
-    for name in (CONFIG, WEIGHTS, WEIGHTS_0_1):
-        (folder / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def scaled_lora(unet: UNet2DConditionModel, factor: float) -> Iterator[None]:
-    """Multiply what the LoRA adds by `factor`, while this lasts; the weights are not touched."""
-    before = [(layer.scaling, dict(layer.scaling)) for layer in unet.modules() if isinstance(layer, LoraLayer)]
-    try:
-        for scaling, trained in before:
-            scaling.update({name: factor * value for name, value in trained.items()})
-        yield
-    finally:
-        for scaling, trained in before:
-            scaling.update(trained)
+def read_lora(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by peft's names, float32; raises InputError unless names and shapes are those of `wanted`."""
+    state = load_exactly(folder / WEIGHTS, {PREFIX + name: value for name, value in wanted.items()})
+    return {name.removeprefix(PREFIX): value.float() for name, value in state.items()}
 
 
 def plain_state(unet: UNet2DConditionModel, merge: bool = False) -> dict[str, Tensor]:
     """Return the UNet's weights by the names they have without a LoRA; with `merge`, the LoRA added to them."""
+    # peft moves a layer with a LoRA to `base_layer` inside a wrapper
     state = {k.replace(".base_layer.", "."): v for k, v in unet.state_dict().items() if ".lora_" not in k}
     if merge:
         for name, layer in unet.named_modules():

@@ -1,7 +1,5 @@
 """The restorer: codec -> adapter -> denoiser -> codec. The paper's Figure in four lines."""
 
-import importlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import ImageLike, aligned_input, as_given, as_images, require_batch
-from lafr.models.adapter import Adapter
+from lafr.models.adapter import Adapter, build_adapter, builder_of, settings_of
 from lafr.models.base.model import Base
 from lafr.models.base.sources import HUB
 from lafr.models.codec import Codec
 from lafr.models.denoiser import Denoiser
 from lafr.models.loading import load_exactly
+from lafr.models.lora import lora_settings
+from lafr.models.saved import BASE_SETTINGS, INDEX, Saved
+from lafr.models.schema import require_fit
+from lafr.storage import atomic_write
 from lafr.weights import mini_folder
 
-INDEX = "lafr.json"
+ADAPTER_WEIGHTS = "adapter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Restorer(nn.Module):
 
     All take a `fidelity` from 0 (default), as trained, to 1, which stays nearest the input: the denoiser gets
     (1 - fidelity) z_aligned + fidelity z_lq, and its LoRA is scaled by 1 - fidelity. (CodeFormer's sense: more
-    fidelity, less invention.) The scale lies in the model while it runs: one call at a time.
+    fidelity, less invention.) Threads can call one restorer at once, each with its own fidelity.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Restorer(nn.Module):
     ):
         super().__init__()
         self.codec, self.adapter, self.denoiser = codec, adapter, denoiser
-        self.resolution, self.base, self.base_settings = resolution, base, base_settings or {}
-        self.trained_with: frozenset[str] = frozenset()  # origins of the networks that its losses looked through
+        self.resolution, self.base = resolution, base
+        self.base_settings = dict.fromkeys(BASE_SETTINGS) | (base_settings or {})
+        self.trained_with: frozenset[str] = frozenset()  # origins of the pretrained networks used by its losses
 
     def forward(self, lq: ImageLike | Sequence[ImageLike], fidelity: float = 0.0) -> Any:
         """Restore images given in any form, see `as_images`; raises InputError when `fidelity` is not in 0..1."""
@@ -143,21 +145,34 @@ class Restorer(nn.Module):
 
     def save_pretrained(self, folder: str | Path, full: bool = False) -> None:
         """Write what was trained and a reference to the base; with `full`, everything."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        index = {"format": 1, "resolution": self.resolution, "timestep": self.denoiser.timestep,
-                 "scale_input": self.denoiser.scale_input, "text": self.denoiser.text, "base": None,
-                 "adapter": f"{type(self.adapter).__module__}.{type(self.adapter).__qualname__}",
-                 "trained_with": sorted(self.trained_with)}  # fmt: skip
-        self.adapter.save_pretrained(folder / "adapter")
-        if full or self.base is None:
+        folder, full = Path(folder), full or self.base is None
+        if self.adapter.kind is None:
+            raise InputError(
+                "this adapter was composed by hand, and a saved model could not be loaded again; register a builder "
+                "(lafr.models.adapter.register_adapter) and make it by build_adapter"
+            )
+        base = None if full else self.base if _is_name(self.base) else os.path.relpath(self.base, folder)
+        lora = self.denoiser.lora_config
+        index = Saved(
+            resolution=self.resolution,
+            timestep=self.denoiser.timestep,
+            scale_input=self.denoiser.scale_input,
+            text=self.denoiser.text,
+            adapter={"kind": self.adapter.kind, "settings": dict(self.adapter.settings)},
+            lora=lora_settings(lora) if lora else None,
+            fidelity="scale_lora",
+            decoder="base",
+            base=base,
+            base_settings=self.base_settings,
+            trained_with=sorted(self.trained_with),
+        )
+        save_adapter(self.adapter, folder)
+        if full:
             self.codec.vae.save_pretrained(folder / "codec")
             self.denoiser.save_pretrained(folder / "denoiser")
-        else:
-            index["base"] = self.base if _is_name(self.base) else os.path.relpath(self.base, folder)
-            index["base_settings"] = self.base_settings
+        elif lora:
             self.denoiser.save_lora(folder / "denoiser")
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        index.write(folder)
 
     @classmethod
     def from_pretrained(
@@ -169,54 +184,71 @@ class Restorer(nn.Module):
             folder: of the saved restorer; "mini" is the shipped miniature at 128 px, "mini/NAME" one of its controls.
             base: sources of the base model, instead of where it was in training (see `from_base`).
             offline: never ask the network for the base model.
+
+        Raises InputError, on one line, unless the folder is exactly what `save_pretrained` writes.
         """
         name, _, control = str(folder).partition("/")
         folder = mini_folder() / (control or "lafr") if name == "mini" else Path(folder)
-        index_path = folder / INDEX
-        if not index_path.is_file():
-            raise InputError(
-                f"{str(folder)!r} holds no {INDEX}; give the folder of a trained model, or model.folder=mini"
+        saved = Saved.read(folder)
+        adapter = load_adapter(folder, **saved.adapter)
+        if saved.base is None:
+            codec = Codec.from_pretrained(folder / "codec")
+            denoiser = Denoiser.from_pretrained(
+                folder / "denoiser", saved.timestep, saved.scale_input, saved.text, saved.lora
             )
-        index = json.loads(index_path.read_text())
-        adapter = load_adapter(folder / "adapter", index["adapter"])
-        if index["base"]:
-            base = base or (index["base"] if _is_name(index["base"]) else str(folder / index["base"]))
-            restorer = cls.from_base(
-                base, adapter, index["resolution"], index["timestep"], index["scale_input"], offline=offline,
-                text=index.get("text", "none"), **index.get("base_settings", {}),
-                remedy=f"it is the base of {str(folder)!r}: put it there, or give another place of it (base=...)",
-            )  # fmt: skip
-            if (folder / "denoiser" / "lora.json").is_file():
-                restorer.denoiser.load_lora(folder / "denoiser")
+            restorer = cls(codec, adapter, denoiser, saved.resolution)
         else:
-            codec = Codec(AutoencoderKL.from_pretrained(folder / "codec", torch_dtype=torch.float32))
-            restorer = cls(codec, adapter, Denoiser.from_pretrained(folder / "denoiser"), index["resolution"])
-        restorer.trained_with = frozenset(index.get("trained_with", ()))
+            restorer = cls.from_base(
+                base or (saved.base if _is_name(saved.base) else str(folder / saved.base)),
+                adapter,
+                saved.resolution,
+                saved.timestep,
+                saved.scale_input,
+                text=saved.text,
+                offline=offline,
+                remedy=f"it is the base of {str(folder)!r}: put it there, or say where it is by {setting('base')}",
+                **saved.base_settings,
+            )
+            if saved.lora is not None:
+                restorer.denoiser.load_lora(folder / "denoiser", **saved.lora)
+        restorer.trained_with = frozenset(saved.trained_with)
         return restorer.requires_grad_(False).eval()
 
 
 def require_fidelity(value: float) -> None:
     """Raise InputError unless `value` is a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(
-            f"fidelity={value} is not a number from 0 to 1; 0 restores as trained, 1 stays nearest the input"
-        )
+        remedy = "0 restores as trained, 1 stays nearest the input"
+        raise InputError("fidelity", value, "a number from 0 to 1", remedy)
 
 
 def _is_name(base: str) -> bool:
     return base == "mini" or base.startswith(HUB)
 
 
-def load_adapter(folder: str | Path, name: str) -> Adapter:
-    """Load the adapter of class `name` ("module.Class", yours included); missing and unexpected keys are errors."""
-    module, _, kind = name.rpartition(".")
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter's weights, where it has any."""
+    state = {name: value.contiguous() for name, value in adapter.state_dict().items()}
+    if state:
+        atomic_write(folder / ADAPTER_WEIGHTS, lambda temporary: save_file(state, temporary, {"format": "pt"}))
+
+
+def load_adapter(folder: str | Path, kind: str, settings: Mapping[str, Any]) -> Adapter:
+    """Load the adapter of a saved model.
+
+    Raises InputError when its kind is not registered, and unless settings, names and shapes are exactly the kind's.
+    """
+    folder = Path(folder)
+    where = f"adapter in {str(folder / INDEX)!r}"
+    require_fit(settings, {name: p.annotation for name, p in settings_of(builder_of(kind)).items()}, where)
+    path = folder / ADAPTER_WEIGHTS
     try:
-        cls = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError, ValueError):
-        raise InputError(f"adapter class {name!r} cannot be imported; put its module on PYTHONPATH") from None
-    if not (isinstance(cls, type) and issubclass(cls, Adapter)):
-        raise InputError(f"adapter class {name!r} is not a lafr.models.adapter.Adapter")
-    adapter = cls.from_config(cls.load_config(folder))
-    if weights := adapter.state_dict():
-        adapter.load_state_dict(load_exactly(Path(folder) / SAFETENSORS_WEIGHTS_NAME, weights))
+        with torch.device("meta"):  # shapes first: settings that fit no file cost no memory
+            wanted = build_adapter(kind, **settings).state_dict()
+    except InputError as error:
+        raise InputError(f"{where}: {error.args[0]}") from None
+    state = load_exactly(path, wanted) if wanted or path.is_file() else {}
+    with torch.random.fork_rng():  # the weights that a new adapter starts from are drawn, then overwritten
+        adapter = build_adapter(kind, **settings)
+    adapter.load_state_dict(state)
     return adapter

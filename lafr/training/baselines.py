@@ -21,8 +21,8 @@ ENCODER_TARGETS = r"encoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|
 class EncoderObjective(RestorationObjective):
     """Fine-tuning the whole VAE encoder with the UNet's LoRA, under the same loss: no adapter is needed.
 
-    `z_hq` stays what the encoder made of a face before; give a restorer with a `NoAdapter`, whose encoder no stage
-    trained yet. From then on the restorer is saved whole: its base holds another encoder.
+    `z_hq` stays what the encoder made of a face before; give a restorer without an adapter (kind "none"), whose
+    encoder no stage trained yet. From then on the restorer is saved whole: its base holds another encoder.
     """
 
     def __init__(self, restorer, loss: MultiLevelLoss):

@@ -129,7 +129,7 @@ class CodebookObjective(Objective):
     def __init__(self, restorer, weights: dict[str, float], seed: int = 0):
         super().__init__()
         self.codec, self.adapter, self.seed = restorer.codec, restorer.adapter.requires_grad_(True), seed
-        for part in self.adapter.frozen_in_codebook():
+        for part in self.adapter.quantizer.aligned_parts():
             part.requires_grad_(False)
         self.weights = dict(weights)
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -138,9 +138,9 @@ class CodebookObjective(Objective):
         """Return latent_l1 and commitment on HQ latents."""
         z_hq = hq_latents(batch, self.codec)
         features = self.adapter.extract(z_hq)
-        quantized = self.adapter.quantize(features)
+        quantized = self.adapter.quantizer.quantize(features)
         z_rebuilt = self.adapter.map(quantized.features)
-        if self.adapter.has_codes and self.training and torch.is_grad_enabled():
+        if self.adapter.quantizer.has_codes and self.training and torch.is_grad_enabled():
             self._seen.append((features.detach(), quantized.indices))
         return {"latent_l1": F.l1_loss(z_rebuilt, z_hq), "commitment": quantized.commitment}
 
@@ -148,28 +148,30 @@ class CodebookObjective(Objective):
     def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
         """Start the codes by k-means on the first global batch."""
         self._seen.clear()
-        if self.adapter.has_codes and not self.adapter.codes_are_initialised():
+        quantizer = self.adapter.quantizer
+        if quantizer.has_codes and not quantizer.is_initialised():
             local = [gather(self.adapter.extract(hq_latents(b, self.codec))) for b in batches]
-            self.adapter.initialise_codes(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+            quantizer.initialise(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     @torch.no_grad()
     def after_step(self, step: int, gather: Gather) -> None:
         """Move the codes by EMA and reset dead ones."""
-        if not self.adapter.has_codes:
+        if not self.adapter.quantizer.has_codes:
             return
         features = torch.cat([gather(f) for f, _ in self._seen])
         indices = torch.cat([gather(i) for _, i in self._seen])
         self._seen.clear()
-        self.adapter.update_codes(features, indices, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+        self.adapter.quantizer.update(features, indices, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     def restore(self, batch: Batch) -> Tensor:
         """Return the HQ faces rebuilt through the codebook: the best that the hard codes allow."""
         features = self.adapter.extract(hq_latents(batch, self.codec))
-        return self.codec.decode(self.adapter.map(self.adapter.quantize(features).features))
+        return self.codec.decode(self.adapter.map(self.adapter.quantizer.quantize(features).features))
 
     def trained_buffers(self) -> dict[str, Tensor]:
         """Return codes, their EMA sums and sizes."""
-        return {f"adapter.{name}": value for name, value in self.adapter.code_buffers().items()}
+        buffers = self.adapter.quantizer.code_buffers()
+        return {f"adapter.quantizer.{name}": value for name, value in buffers.items()}
 
 
 class AlignmentObjective(Objective):
@@ -183,8 +185,11 @@ class AlignmentObjective(Objective):
         super().__init__()
         self.codec, self.adapter = restorer.codec, restorer.adapter
         self.adapter.requires_grad_(True)
-        for part in self.adapter.frozen_in_alignment():
-            part.requires_grad_(False)
+        if self.adapter.quantizer.has_codes:  # what was learned from HQ latents stays
+            self.adapter.quantizer.requires_grad_(False)
+            self.adapter.mapper.requires_grad_(False)
+        for part in self.adapter.quantizer.aligned_parts():
+            part.requires_grad_(True)
         self.hq_extractor = copy.deepcopy(self.adapter.extractor).requires_grad_(False)
         self.weights = dict(weights)
 
@@ -192,13 +197,13 @@ class AlignmentObjective(Objective):
         """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
         z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)
         features = self.adapter.extract(z_lq)
-        z_aligned = self.adapter.map(self.adapter.assign(features).features)
+        z_aligned = self.adapter.map(self.adapter.quantizer.assign(features).features)
         terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
-        if self.adapter.has_codes:
+        if self.adapter.quantizer.has_codes:
             with torch.no_grad():
-                code = self.adapter.quantize(self.hq_extractor(z_hq).float())
+                code = self.adapter.quantizer.quantize(self.hq_extractor(z_hq).float())
             terms["feature_mse"] = F.mse_loss(features, code.features)
-            terms["index_ce"] = self.adapter.index_cross_entropy(features, code.indices)
+            terms["index_ce"] = self.adapter.quantizer.index_cross_entropy(features, code.indices)
         terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
         return terms
 

@@ -116,10 +116,10 @@ def new_restorer(base, size, lq, seed: int):
     denoiser = Denoiser.from_base(own.unet, own.scheduler, size.timestep)
     denoiser.add_lora(seed=seed)
     restorer = Restorer(own.codec(), adapter, denoiser, size.resolution).requires_grad_(False).eval()
-    if adapter.has_codes:
+    if adapter.quantizer.has_codes:
         with torch.no_grad():
             features = adapter.extract(restorer.codec.encode(lq))
-        adapter.initialise_codes(features, torch.Generator().manual_seed(seed))
+        adapter.quantizer.initialise(features, torch.Generator().manual_seed(seed))
     return restorer
 
 

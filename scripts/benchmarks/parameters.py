@@ -54,7 +54,7 @@ def counted() -> dict:
         variants[text] = {"unet": pruned, "lora": sum(p.numel() for p in denoiser.lora_parameters())}
     parts = {
         "extractor": size(adapter.extractor),
-        "codebook": sum(layer.codebook.numel() for layer in adapter.code_layers()),
+        "codebook": adapter.quantizer.size(),
         "mapper": size(adapter.mapper),
         "lora": variants["none"]["lora"],
     }

@@ -60,7 +60,7 @@ def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
     import torch
     from hydra.utils import instantiate
 
-    from lafr.models.adapter import NoAdapter
+    from lafr.models.adapter import build_adapter
     from lafr.models.denoiser import Denoiser
     from lafr.models.restorer import Restorer
     from lafr.training.baselines import EncoderObjective, OSEDiffObjective
@@ -72,10 +72,10 @@ def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
     denoiser.add_lora(rank=4, alpha=8, seed=cfg.seed)
     codec = base.codec()
     if stage == "encoder":
-        return EncoderObjective(Restorer(codec, NoAdapter(codec.latent_channels), denoiser, resolution), loss).train()
-    if adapter.has_codes and next(adapter.parameters()).device.type != "meta":
+        return EncoderObjective(Restorer(codec, build_adapter("none"), denoiser, resolution), loss).train()
+    if adapter.quantizer.has_codes and next(adapter.parameters()).device.type != "meta":
         draw = torch.Generator().manual_seed(cfg.seed)
-        adapter.initialise_codes(torch.randn(1, adapter.config.code_dim, 64, 64, generator=draw), draw)
+        adapter.quantizer.initialise(torch.randn(1, adapter.settings["code_dim"], 64, 64, generator=draw), draw)
     restorer = Restorer(codec, adapter, denoiser, resolution)
     if stage == "restoration":
         return RestorationObjective(restorer, loss).train()
@@ -170,7 +170,7 @@ def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_p
     base = Base(vae, unet, DDPMScheduler(**full.scheduler), null)
     with torch.device("meta"):
         objective = built(stage, cfg, base, adapter, loss, full.timestep, full.resolution)
-    for layer in adapter.code_layers():  # a question that hollow tensors cannot answer
+    for layer in adapter.quantizer.layers:  # a question that hollow tensors cannot answer
         del layer._codebook._buffers["initted"]
         layer._codebook.initted = True
     if isinstance(objective, CodebookObjective):

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.multilevel import MultiLevelLoss
-from lafr.models.adapter import NoAdapter
+from lafr.models.adapter import build_adapter
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
 from lafr.training.baselines import EncoderObjective, OSEDiffObjective
@@ -40,7 +40,7 @@ def batch():
 def encoder_objective(base, loss):
     denoiser = Denoiser.from_base(base.unet, base.scheduler, 200)
     denoiser.add_lora(rank=2, alpha=4)
-    return EncoderObjective(Restorer(base.codec(), NoAdapter(4), denoiser, SIZE), loss).train()
+    return EncoderObjective(Restorer(base.codec(), build_adapter("none"), denoiser, SIZE), loss).train()
 
 
 @pytest.fixture

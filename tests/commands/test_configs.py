@@ -189,7 +189,7 @@ def test_the_conv_control_is_as_large_as_the_codebook_adapter_and_residual_codes
     for name in ("codebook", "conv", "residual_codebook"):
         adapter = instantiate(compose("train", [f"adapter={name}", "run_name=x"]).adapter)
         sizes[name] = adapter.size()
-        codes[name] = sum(layer.codebook_size for layer in adapter.code_layers())
+        codes[name] = sum(layer.codebook_size for layer in adapter.quantizer.layers)
     assert sizes["conv"] == pytest.approx(sizes["codebook"], rel=0.03)
     assert sizes["residual_codebook"] == pytest.approx(sizes["codebook"], rel=0.03)
     assert codes["residual_codebook"] == codes["codebook"] == 1024

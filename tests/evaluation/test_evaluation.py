@@ -26,7 +26,7 @@ from lafr.images import as_saved, read_image
 from lafr.metrics.codebook import CodeUse
 from lafr.metrics.fidelity import psnr_rgb
 from lafr.metrics.perceptual import ShiftTolerantLPIPS
-from lafr.models.adapter import CodebookAdapter
+from lafr.models.adapter import build_adapter
 from lafr.models.restorer import Restorer
 
 
@@ -55,8 +55,8 @@ METRICS = {"psnr_rgb": psnr_rgb, "mean_red": lambda image, hq: image[:, 0].mean(
 def evaluated(base_folder, face_folder, tmp_path_factory):
     benchmark = SyntheticBenchmark("tiny", Faces(sorted(face_folder.glob("*.png"))[:5], 32), Degradation())
     torch.manual_seed(0)
-    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
-    adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
+    adapter = build_adapter("codebook", **ADAPTER, num_codes=16)
+    adapter.quantizer.initialise(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
     restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4)).eval()
     rows = standard_methods(restorer, {"brighter": lambda lq: lq + 0.1})
     metrics = METRICS | {"st_lpips_alex": ShiftTolerantLPIPS("alex")}
@@ -176,7 +176,7 @@ def changed(restorer, change) -> bool:
 
 CHANGES = {
     "an adapter's weight": lambda r: next(r.adapter.parameters()).data.view(-1)[0].add_(1e-7),
-    "a code": lambda r: r.adapter.code_layers()[0].codebook.data.view(-1)[0].add_(1e-3),
+    "a code": lambda r: r.adapter.quantizer.layers[0].codebook.data.view(-1)[0].add_(1e-3),
     "the LoRA": lambda r: r.denoiser.lora_parameters()[1].data.view(-1)[0].add_(1e-7),
     "the LoRA's strength": lambda r: setattr(r.denoiser.lora_config, "lora_alpha", 5),
     "the time": lambda r: setattr(r.denoiser, "timestep", 201),

@@ -15,9 +15,9 @@ from lafr.errors import InputError
 from lafr.export.onnx import GRAPH, Fused, run_onnx, save_onnx
 from lafr.export.pipeline import fused
 from lafr.images import from_pil, to_pil
-from lafr.models.adapter import CodebookAdapter, ConvAdapter, NoAdapter, flatten
+from lafr.models.adapter import build_adapter
 from lafr.models.base.model import new_base
-from lafr.models.codes import nearest
+from lafr.models.quantizers import flatten, nearest
 from lafr.models.restorer import Restorer
 
 SIDE = 16
@@ -30,8 +30,8 @@ def images(count):
 
 def with_codes(num_residual=1):
     torch.manual_seed(0)
-    adapter = CodebookAdapter(**SMALL, num_codes=32, num_residual=num_residual)
-    adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
+    adapter = build_adapter("residual_codebook", **SMALL, num_codes=32, num_residual=num_residual)
+    adapter.quantizer.initialise(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
     return adapter
 
 
@@ -93,7 +93,10 @@ def test_another_resolution_is_refused_by_the_graph(exported):
         run_onnx(exported[1] / GRAPH, torch.zeros(1, 3, 2 * SIDE, 2 * SIDE))
 
 
-@pytest.mark.parametrize("adapter", [with_codes, lambda: with_codes(3), lambda: ConvAdapter(**SMALL), NoAdapter])
+@pytest.mark.parametrize(
+    "adapter",
+    [with_codes, lambda: with_codes(3), lambda: build_adapter("conv", **SMALL), lambda: build_adapter("none")],
+)
 @torch.no_grad()
 def test_what_is_traced_equals_the_restorer_with_every_adapter(base, adapter):
     restorer = fused(small(base, adapter()))
@@ -110,7 +113,7 @@ def test_nearest_is_the_code_of_least_distance():
 def test_a_missing_package_is_one_line_with_its_command_and_nothing_is_written(base, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"^{package} cannot be imported.*pip install 'lafr\[onnx\]'"):
-        save_onnx(small(base, NoAdapter()), tmp_path / "graph")
+        save_onnx(small(base, build_adapter("none")), tmp_path / "graph")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,7 +140,7 @@ def test_the_miniature_in_onnxruntime_is_within_a_thousandth_of_pytorch(mini, ba
 @torch.no_grad()
 def test_the_miniature_in_onnxruntime_takes_the_same_codes(mini):
     restorer, path, lq = mini
-    indices = restorer.adapter.quantize(restorer.adapter.extract(restorer.codec.encode(lq))).indices
+    indices = restorer.adapter.quantizer.quantize(restorer.adapter.extract(restorer.codec.encode(lq))).indices
     _, codes = run_with_codes(path, lq)
     assert indices.shape == (7, 32, 32, 1)
     assert int((codes != indices.flatten(1)).sum()) == 0
@@ -149,12 +152,12 @@ def test_another_code_at_the_nearest_tie_would_change_the_picture_by_far_more_th
     restorer, _, lq = mini
     adapter = restorer.adapter
     features = adapter.extract(restorer.codec.encode(lq))
-    distances, nearest_two = torch.cdist(flatten(features), adapter.quantizer.codebook).topk(2, largest=False)
+    distances, nearest_two = torch.cdist(flatten(features), adapter.quantizer.layers[0].codebook).topk(2, largest=False)
     margins = distances[..., 1] - distances[..., 0]  # [B, h * w]
     image, position = divmod(int(margins.argmin()), margins.shape[1])
     chosen = torch.stack([nearest_two[image, :, 0]] * 2)
     chosen[1, position] = nearest_two[image, position, 1]
-    codes = adapter.quantizer.codebook[chosen].transpose(1, 2).reshape(2, *features.shape[1:])
+    codes = adapter.quantizer.layers[0].codebook[chosen].transpose(1, 2).reshape(2, *features.shape[1:])
     plain, flipped = restorer.codec.decode(restorer.denoiser(adapter.map(codes)))
     assert (flipped - plain).abs().max() > 1e-2
 

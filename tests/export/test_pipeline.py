@@ -20,7 +20,7 @@ from lafr.errors import InputError
 from lafr.evaluation.tables import markdown_table
 from lafr.export.pipeline import LAFRPipeline
 from lafr.images import to_pil
-from lafr.models.adapter import CodebookAdapter, NoAdapter
+from lafr.models.adapter import build_adapter
 from lafr.models.restorer import Restorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,8 +54,8 @@ def files(folder):
 def trained(base_folder):
     """A restorer whose LoRA is no longer zero."""
     torch.manual_seed(0)
-    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
-    adapter.initialise_codes(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
+    adapter = build_adapter("codebook", **ADAPTER, num_codes=16)
+    adapter.quantizer.initialise(torch.randn(4, 8, 8, 8), torch.Generator().manual_seed(0))
     restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4))
     with torch.no_grad():
         for parameter in restorer.denoiser.lora_parameters():
@@ -156,8 +156,8 @@ def test_a_part_that_was_replaced_is_used(pipe):
 def test_what_is_saved_beside_a_base_is_what_was_trained_a_reference_and_a_card_and_loads_bit_for_bit(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     assert files(tmp_path / "model") == [
-        "README.md", "adapter/config.json", "adapter/diffusion_pytorch_model.safetensors", "denoiser/lora.json",
-        "denoiser/pytorch_lora_weights.safetensors", "lafr.json", "model_index.json", "pipeline.py",
+        "README.md", "adapter.safetensors", "denoiser/pytorch_lora_weights.safetensors", "lafr.json",
+        "model_index.json", "pipeline.py",
     ]  # fmt: skip
     assert str(Path.home()) not in (tmp_path / "model" / "model_index.json").read_text()
     expected = pipe(unit(), output_type="pt").images
@@ -378,7 +378,9 @@ def test_bfloat16_keeps_the_adapters_exact_weights_and_changes_a_face_by_less_th
 
 
 def test_the_control_without_an_adapter_is_moved_and_saved_as_any_other(pipe, tmp_path):
-    control = quiet(Restorer(pipe.restorer.codec, NoAdapter(), pipe.restorer.denoiser, SIZE, pipe.restorer.base))
+    control = quiet(
+        Restorer(pipe.restorer.codec, build_adapter("none"), pipe.restorer.denoiser, SIZE, pipe.restorer.base)
+    )
     expected = control(unit(), output_type="pt").images
     control.save_pretrained(tmp_path / "m")
     loaded = LAFRPipeline.from_pretrained(tmp_path / "m")

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from lafr.losses.multilevel import Restoration
 from lafr.metrics import METRICS
 from lafr.metrics.card import card_of
+from lafr.models.adapter import BUILDERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,8 @@ def commands(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LAFR_ADAPTERS", "mine")
+    monkeypatch.setattr("lafr.models.adapter.BUILDERS", dict(BUILDERS))
     monkeypatch.chdir(tmp_path)
     shell = next(text for kind, text in blocks if kind == "bash").replace("\\\n", " ")
     yield [shlex.split(line)[1:] for line in shell.splitlines() if line.startswith("python")]

@@ -11,7 +11,7 @@ from lafr.errors import InputError
 from lafr.losses.appearance import LatentL1, PerceptualLPIPS, PerceptualSTLPIPS, PixelL1, PixelMSE
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.miniature.objectives import CodecObjective, PriorObjective
-from lafr.models.adapter import ConvAdapter
+from lafr.models.adapter import build_adapter
 from lafr.models.base.model import new_base
 from lafr.training.loop import train
 from lafr.training.objectives import (
@@ -123,7 +123,7 @@ def test_the_codebook_stage_changes_extractor_mapper_and_codes_only(
     parts = {"restorer": restorer}
     expected = parameters(parts, "parts.restorer.adapter.extractor", "parts.restorer.adapter.mapper")
     found = changed(parts, CodebookObjective(restorer, CODEBOOK), faces, degradation, accelerator, tmp_path)
-    codes = {f"restorer.adapter.quantizer._codebook.{name}" for name in ("embed", "embed_avg", "cluster_size")}
+    codes = {f"restorer.adapter.quantizer.layers.0._codebook.{name}" for name in ("embed", "embed_avg", "cluster_size")}
     assert found == expected | codes
 
 
@@ -156,7 +156,7 @@ def test_the_prior_stage_changes_the_unet_only(base, faces, degradation, acceler
 def test_the_control_without_codes_trains_extractor_and_mapper_in_both_phases(
     restorer, faces, degradation, accelerator, tmp_path
 ):
-    restorer.adapter = ConvAdapter(**ADAPTER)
+    restorer.adapter = build_adapter("conv", **ADAPTER)
     parts = {"restorer": restorer}
     for name, make in (("codebook", CodebookObjective), ("alignment", AlignmentObjective)):
         weights = CODEBOOK if name == "codebook" else ALIGNMENT
@@ -174,13 +174,13 @@ def test_alignments_targets_come_from_the_extractor_as_it_was(restorer, faces, d
     b = batch(faces, degradation)
     z_lq, z_hq = (restorer.codec.encode(b[key]) for key in ("lq", "hq"))
     with torch.no_grad():
-        hq_code = restorer.adapter.quantize(restorer.adapter.extract(z_hq))
+        hq_code = restorer.adapter.quantizer.quantize(restorer.adapter.extract(z_hq))
         for parameter in restorer.adapter.extractor.parameters():
             parameter += 0.1
         features = restorer.adapter.extract(z_lq)
         terms = objective(b)
         torch.testing.assert_close(terms["feature_mse"], F.mse_loss(features, hq_code.features))
-        expected = restorer.adapter.index_cross_entropy(features, hq_code.indices)
+        expected = restorer.adapter.quantizer.index_cross_entropy(features, hq_code.indices)
         torch.testing.assert_close(terms["index_ce"], expected)
         torch.testing.assert_close(terms["latent_l1"], F.l1_loss(restorer.adapter(z_lq), z_hq), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(terms["latent_gap_before"], F.l1_loss(z_lq, z_hq))
@@ -230,9 +230,9 @@ def test_a_batch_that_brings_its_hq_latents_has_only_its_degraded_faces_encoded(
 def test_the_codes_start_from_the_latents_that_a_batch_brings(restorer, faces, degradation):
     started, b = [], batch(faces, degradation)
     for z_hq in ({}, {"z_hq": restorer.codec.encode(b["hq"])}, {"z_hq": torch.randn(4, 4, 8, 8)}):
-        restorer.adapter.code_buffers()["quantizer._codebook.initted"].fill_(False)
+        restorer.adapter.quantizer.code_buffers()["layers.0._codebook.initted"].fill_(False)
         CodebookObjective(restorer, CODEBOOK).before_step([b | z_hq], 0, lambda t: t)
-        started.append(restorer.adapter.code_buffers()["quantizer._codebook.embed"].clone())
+        started.append(restorer.adapter.quantizer.code_buffers()["layers.0._codebook.embed"].clone())
     assert torch.equal(started[0], started[1]) and not torch.equal(started[0], started[2])
 
 
@@ -298,16 +298,16 @@ def test_after_the_codec_stage_the_latents_of_the_training_faces_have_unit_devia
 def test_two_micro_batches_move_the_codes_as_one_batch_does(restorer, faces, degradation):
     ends = []
     whole = batch(faces, degradation)
-    start = {name: value.clone() for name, value in restorer.adapter.code_buffers().items()}
+    start = {name: value.clone() for name, value in restorer.adapter.quantizer.code_buffers().items()}
     for parts in ([whole], [{k: v[:2] for k, v in whole.items()}, {k: v[2:] for k, v in whole.items()}]):
-        for name, value in restorer.adapter.code_buffers().items():
+        for name, value in restorer.adapter.quantizer.code_buffers().items():
             value.copy_(start[name])
         objective = CodebookObjective(restorer, CODEBOOK).train()
         objective.before_step(parts, 0, lambda t: t)
         for part in parts:
             objective(part)
         objective.after_step(0, lambda t: t)
-        ends.append({name: value.clone() for name, value in restorer.adapter.code_buffers().items()})
+        ends.append({name: value.clone() for name, value in restorer.adapter.quantizer.code_buffers().items()})
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-5, atol=1e-5)
         assert name.endswith("initted") or not torch.equal(value, start[name])

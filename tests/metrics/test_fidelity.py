@@ -15,7 +15,7 @@ from lafr.images import as_saved, from_pil, resize_pil, to_uint8
 from lafr.metrics.codebook import CodeUse, perplexity
 from lafr.metrics.fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from lafr.metrics.perceptual import ShiftTolerantLPIPS
-from lafr.models.adapter import NoAdapter
+from lafr.models.adapter import build_adapter
 
 
 @pytest.fixture(scope="module", params=[128, 512])
@@ -132,7 +132,7 @@ def test_perplexity_counts_codes_in_even_use():
 
 def test_code_use_counts_each_side_over_all_batches(codebook_adapter, monkeypatch):
     # features that are codes themselves are matched with those very codes
-    codes = codebook_adapter.code_layers()[0].codebook  # [16, d]
+    codes = codebook_adapter.quantizer.layers[0].codebook  # [16, d]
     monkeypatch.setattr(codebook_adapter, "extract", lambda chosen: codes[chosen[:, 0]].permute(0, 3, 1, 2))
     use = CodeUse(codebook_adapter)
     use.add(torch.full((1, 1, 2, 2), 3), torch.arange(4).reshape(1, 1, 2, 2))
@@ -147,6 +147,6 @@ def test_code_use_counts_each_side_over_all_batches(codebook_adapter, monkeypatc
 
 
 def test_an_adapter_without_codes_has_no_code_use():
-    use = CodeUse(NoAdapter())
+    use = CodeUse(build_adapter("none"))
     use.add(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
     assert use.summary() == {}

@@ -1,226 +1,85 @@
+"""The composed adapter: its kinds, what each phase trains, saved and resumed."""
+
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ADAPTER
+from conftest import ADAPTER, SIZE
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from safetensors.torch import load_file, save_file
-from vector_quantize_pytorch import VectorQuantize
+from torch import nn
 
+import lafr.training.loop
+from lafr.data.stream import PairStream
 from lafr.errors import InputError
-from lafr.models.adapter import CodebookAdapter, NoAdapter
-from lafr.models.restorer import load_adapter
+from lafr.models.adapter import BUILDERS, Adapter, build_adapter, register_adapter
+from lafr.models.quantizers import HardCodebook
+from lafr.models.restorer import Restorer
+from lafr.training.loop import train
+from lafr.training.objectives import AlignmentObjective, CodebookObjective
 
 CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
+SETTINGS = {
+    "none": {"latent_channels": 4},
+    "conv": ADAPTER,
+    "codebook": ADAPTER | {"num_codes": 16},
+    "residual_codebook": ADAPTER | {"num_codes": 16, "num_residual": 3},
+    "soft_codebook": ADAPTER | {"num_codes": 16},
+    "topk_codebook": ADAPTER | {"num_codes": 16, "top_k": 3},
+    "heads_codebook": ADAPTER | {"num_codes": 16, "heads": 4},
+    "code_prediction": ADAPTER | {"num_codes": 16, "heads": 2, "ff_width": 16},
+}
+LEARNED = ("soft_codebook", "topk_codebook", "heads_codebook", "code_prediction")
 
 
-def random_features(seed=1, batch=4, side=8):
-    return torch.randn(batch, 8, side, side, generator=torch.Generator().manual_seed(seed))
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def adapter_with(num_codes=16, **settings):
+def built(kind):
     torch.manual_seed(0)
-    adapter = CodebookAdapter(**ADAPTER, num_codes=num_codes, **settings)
-    adapter.initialise_codes(random_features(0), generator())
+    return build_adapter(kind, **SETTINGS[kind])
+
+
+def made(kind):
+    adapter = built(kind)
+    if adapter.quantizer.has_codes:
+        adapter.quantizer.initialise(draw(4, 8, 8, 8), torch.Generator().manual_seed(0))
     return adapter
 
 
-def rows(features):
-    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr("lafr.models.adapter.BUILDERS", dict(BUILDERS))
 
 
-def buffers(adapter):
-    return {name: value.clone() for name, value in adapter.code_buffers().items()}
+def test_every_kind_is_tested_here_and_has_a_configuration():
+    assert SETTINGS.keys() == BUILDERS.keys()
+    names = {path.stem for path in Path(CONFIGS, "adapter").glob("*.yaml")}
+    assert names == BUILDERS.keys() | {"sd"}
 
 
-def codebook(adapter):
-    return adapter.quantizer._codebook
+@torch.no_grad()
+def test_an_adapter_maps_what_its_quantizer_assigns_to_what_it_extracts():
+    for kind in SETTINGS:
+        adapter, z = made(kind).eval(), draw(2, 4, 8, 8)
+        codes = adapter.quantizer.assign(adapter.extractor(z)).features
+        assert torch.equal(adapter(z), adapter.mapper(codes))
+        torch.testing.assert_close(adapter.map(adapter.quantizer.assign_in_graph(adapter.extract(z))), adapter(z))
 
 
-def distortion(features, codes):
-    return torch.cdist(rows(features), codes).square().min(1).values.mean()
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_matched_code_is_the_nearest_one(codebook_adapter, training):
-    features = random_features()
-    matched = codebook_adapter.train(training).quantize(features)
-    codes = codebook_adapter.quantizer.codebook
-    nearest = (rows(features)[:, None] - codes[None]).square().sum(-1).argmin(1)  # brute force
-    assert torch.equal(matched.indices.flatten(), nearest)
-    torch.testing.assert_close(rows(matched.features), codes[nearest], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("residual", [1, 3])
-def test_the_gradient_passes_straight_through_the_matching_once(residual):
-    features = random_features().requires_grad_()
-    matched = adapter_with(num_residual=residual).train().quantize(features).features
-    weight = torch.randn_like(matched)
-    matched.backward(weight)
-    torch.testing.assert_close(features.grad, weight, rtol=0, atol=0)
-
-
-def test_commitment_is_the_squared_distance_to_the_code_and_pulls_the_features_only(codebook_adapter):
-    features = random_features().requires_grad_()
-    matched = codebook_adapter.train().quantize(features)
-    codes = codebook_adapter.quantizer.codebook[matched.indices[..., 0]].permute(0, 3, 1, 2)
-    torch.testing.assert_close(matched.commitment, F.mse_loss(features, codes))
-    matched.commitment.backward()
-    torch.testing.assert_close(features.grad, 2 * (features - codes).detach() / features.numel())
-
-
-@pytest.mark.parametrize("residual", [1, 3])
-def test_a_forward_pass_in_training_changes_no_code(residual):
-    adapter = adapter_with(num_residual=residual).train()
-    before = buffers(adapter)
-    for seed in range(3):
-        adapter(torch.randn(2, 4, 8, 8, generator=generator(seed)))
-    assert before and all(torch.equal(value, before[name]) for name, value in buffers(adapter).items())
-
-
-def test_the_kmeans_start_is_the_librarys_own_from_the_same_seed():
-    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
-    adapter.initialise_codes(random_features(), generator(5))
-    library = VectorQuantize(dim=8, codebook_size=16, kmeans_init=True)
-    torch.manual_seed(int(torch.randint(2**62, (), generator=generator(5))))
-    library._codebook.init_embed_(rows(random_features())[None])
-    torch.testing.assert_close(adapter.quantizer.codebook, library.codebook)
-
-
-def test_the_kmeans_start_is_closer_to_the_features_than_codes_drawn_from_them():
-    features = random_features()
-    adapter = CodebookAdapter(**ADAPTER, num_codes=16)
-    adapter.initialise_codes(features, generator())
-    drawn = [rows(features)[torch.randperm(256, generator=generator(seed))[:16]] for seed in range(10)]
-    assert distortion(features, adapter.quantizer.codebook) < 0.8 * min(distortion(features, d) for d in drawn)
-
-
-def test_codes_move_by_the_moving_average_of_the_features_they_matched():
-    adapter = adapter_with(decay=0.9, dead_below=0.0).train()
-    features = random_features()
-    matched = adapter.quantize(features)
-    size, total = codebook(adapter).cluster_size[0].clone(), codebook(adapter).embed_avg[0].clone()
-    adapter.update_codes(features, matched.indices, generator())
-
-    onehot = F.one_hot(matched.indices.flatten(), 16).float()  # van den Oord et al., 2017, appendix A.1
-    size = 0.9 * size + 0.1 * onehot.sum(0)
-    total = 0.9 * total + 0.1 * onehot.T @ rows(features)
-    smoothed = (size + 1e-5) / (size.sum() + 16e-5) * size.sum()
-    torch.testing.assert_close(codebook(adapter).cluster_size[0], size)
-    torch.testing.assert_close(adapter.quantizer.codebook, total / smoothed[:, None])
-
-
-def test_a_code_in_too_little_use_is_reset_to_a_feature_of_the_batch_and_the_others_are_not():
-    adapter = adapter_with(decay=0.5, dead_below=1.0).train()
-    codebook(adapter).embed[0, 3] = 100.0  # out of reach: never matched
-    codebook(adapter).cluster_size[0] = torch.tensor([1.5 if i == 3 else 20.0 for i in range(16)])
-    before = adapter.quantizer.codebook.clone()
-    features = random_features()
-    adapter.update_codes(features, adapter.quantize(features).indices, generator())
-    after = adapter.quantizer.codebook
-    is_a_feature = [(rows(features) == code).all(1).any().item() for code in after]
-    assert is_a_feature == [i == 3 for i in range(16)]
-    assert not torch.equal(after[3], before[3])
-
-
-def test_the_update_does_not_depend_on_the_order_in_which_the_batch_is_gathered_but_for_rounding():
-    features, turned = random_features(), random_features().flip(0)
-    one, other = adapter_with(dead_below=0.0), adapter_with(dead_below=0.0)
-    one.update_codes(features, one.quantize(features).indices, generator())
-    other.update_codes(turned, other.quantize(turned).indices, generator())
-    torch.testing.assert_close(one.quantizer.codebook, other.quantizer.codebook, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("residual", [1, 3])
-def test_start_and_update_are_decided_by_the_generator_and_leave_the_global_one_alone(residual):
-    torch.manual_seed(7)
-    before, ends = torch.get_rng_state(), []
-    for seed in (0, 0, 1):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            adapter = CodebookAdapter(**ADAPTER, num_codes=16, num_residual=residual, dead_below=30.0).train()
-        adapter.initialise_codes(random_features(), generator(seed))
-        adapter.update_codes(random_features(2), adapter.quantize(random_features(2)).indices, generator(seed))
-        ends.append(buffers(adapter))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert not all(torch.equal(ends[0][name], ends[2][name]) for name in ends[0])
-
-
-def test_residual_codes_add_up_and_each_is_the_nearest_to_what_is_left_over():
-    adapter = adapter_with(num_residual=3).eval()
-    features = random_features()
-    matched = adapter.quantize(features)
-    left, total = rows(features), torch.zeros(256, 8)
-    for layer, chosen in zip(adapter.code_layers(), matched.indices.reshape(-1, 3).unbind(1), strict=True):
-        assert torch.equal(chosen, (left[:, None] - layer.codebook[None]).square().sum(-1).argmin(1))
-        total, left = total + layer.codebook[chosen], left - layer.codebook[chosen]
-    torch.testing.assert_close(rows(matched.features), total)
-    assert left.square().mean() < 0.7 * F.mse_loss(adapter_with().eval().quantize(features).features, features)
-
-
-def test_a_residual_quantiser_starts_from_what_the_one_before_it_left_over():
-    features = random_features(0)
-    first, second = adapter_with(num_residual=2).code_layers()
-    chosen = (rows(features)[:, None] - first.codebook[None]).square().sum(-1).argmin(1)
-    left = rows(features) - first.codebook[chosen]
-    library, draws = VectorQuantize(dim=8, codebook_size=16, kmeans_init=True), generator()
-    torch.randint(2**62, (), generator=draws)  # the first quantiser's
-    torch.manual_seed(int(torch.randint(2**62, (), generator=draws)))
-    library._codebook.init_embed_(left[None])
-    torch.testing.assert_close(second.codebook, library.codebook)
-
-
-def test_residual_codes_are_updated_with_what_is_left_over_for_them():
-    adapter = adapter_with(num_residual=2, decay=0.0, dead_below=0.0).train()
-    features = random_features()
-    indices = adapter.quantize(features).indices
-    first, second = (layer.codebook.clone() for layer in adapter.code_layers())
-    adapter.update_codes(features, indices, generator())
-    left = rows(features) - first[indices[..., 0].flatten()]
-    code = indices[..., 1].flatten().bincount().argmax()
-    matched = left[indices[..., 1].flatten() == code]
-    torch.testing.assert_close(adapter.code_layers()[1].codebook[code], matched.mean(0), rtol=1e-4, atol=1e-4)
-    assert not torch.equal(second, adapter.code_layers()[1].codebook)
-
-
-@pytest.mark.parametrize("residual", [1, 3])
-def test_index_cross_entropy_is_that_of_a_softmax_over_negative_distances(residual):
-    adapter = adapter_with(num_residual=residual).train()
-    wanted = adapter.quantize(random_features(3)).indices
-    features = random_features().requires_grad_()
-    left, expected = rows(features), 0.0
-    for layer, chosen in zip(adapter.code_layers(), wanted.reshape(-1, residual).unbind(1), strict=True):
-        expected = expected + F.cross_entropy(-torch.cdist(left, layer.codebook), chosen)
-        left = left - layer.codebook[chosen]
-    loss = adapter.index_cross_entropy(features, wanted)
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
-    assert torch.autograd.grad(loss, features)[0].abs().sum() > 0
-
-
-@pytest.mark.parametrize("residual", [1, 3])
-def test_codes_are_matched_in_float32_under_autocast_and_the_output_is_float32(residual):
-    adapter, features = adapter_with(num_residual=residual).train(), random_features()
-    matched = adapter.quantize(features)
-    cross_entropy = adapter.index_cross_entropy(features, matched.indices)
+def test_the_output_is_float32_under_autocast():
+    adapter, z = made("codebook"), draw(2, 4, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        found = adapter.quantize(features)
-        assert torch.equal(found.features, matched.features) and torch.equal(found.indices, matched.indices)
-        assert torch.equal(found.commitment, matched.commitment)
-        assert torch.equal(adapter.index_cross_entropy(features, matched.indices), cross_entropy)
-        assert adapter(torch.randn(2, 4, 8, 8)).dtype == adapter.extract(torch.randn(2, 4, 8, 8)).dtype == torch.float32
+        assert adapter(z).dtype == adapter.extract(z).dtype == torch.float32
 
 
 def test_no_adapter_changes_nothing_and_learns_nothing():
-    z = torch.randn(2, 4, 8, 8)
-    assert torch.equal(NoAdapter()(z), z)
-    assert NoAdapter().size() == 0
+    z = draw(2, 4, 8, 8)
+    assert torch.equal(build_adapter("none")(z), z)
+    assert build_adapter("none").size() == 0
 
 
 def test_what_is_compared_with_the_adapter_is_as_large_within_5_percent():
@@ -236,29 +95,225 @@ def test_what_is_compared_with_the_adapter_is_as_large_within_5_percent():
     assert abs(size["sd"] / 3.9e6 - 1) < 0.05
 
 
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_those_given_and_the_defaults_of_adapter_and_quantizer():
+    settings = build_adapter("topk_codebook", width=16).settings
+    assert settings["width"] == 16 and settings["top_k"] == 4 and settings["temperature"] == 0.5
+    assert settings.keys() == {
+        "latent_channels", "width", "code_dim", "extractor_blocks", "mapper_blocks", "top_k", "temperature",
+        "num_codes", "decay", "dead_below",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        ("codebook", "num_codes", 0), ("codebook", "num_codes", 10**9), ("codebook", "num_codes", "16"),
+        ("codebook", "num_codes", True), ("codebook", "decay", 1.5), ("codebook", "decay", float("nan")),
+        ("conv", "width", -3), ("conv", "extractor_blocks", 65), ("soft_codebook", "temperature", 0),
+        ("topk_codebook", "top_k", None), ("code_prediction", "heads", 0),
+    ],
+)  # fmt: skip
+def test_a_setting_of_another_type_or_out_of_range_is_refused_with_its_value(kind, setting, value):
+    with pytest.raises(InputError, match=f"{setting} must be .*got {value!r}"):
+        build_adapter(kind, **{setting: value})
+
+
+def test_an_unknown_kind_or_setting_is_refused_with_those_there_are():
+    with pytest.raises(InputError, match=r"kind.*heads_codebook.*got 'mine'"):
+        build_adapter("mine")
+    with pytest.raises(InputError, match=r"'conv'.*'num_codes'.*width"):
+        build_adapter("conv", num_codes=4)
+
+
+def test_a_registered_builder_is_a_kind_and_is_saved_by_it(registry, base_folder, tmp_path):
+    @register_adapter("linear")
+    def linear(latent_channels: int = 4, code_dim: int = 6) -> Adapter:
+        codes = HardCodebook(code_dim, num_codes=8)
+        return Adapter(nn.Conv2d(latent_channels, code_dim, 1), codes, nn.Conv2d(code_dim, latent_channels, 1))
+
+    adapter = build_adapter("linear", code_dim=5)
+    adapter.quantizer.initialise(draw(2, 5, 8, 8), torch.Generator().manual_seed(0))
+    assert adapter.settings == {"latent_channels": 4, "code_dim": 5}
+    restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200).requires_grad_(False).eval()
+    restorer.save_pretrained(tmp_path)
+    lq = draw(1, 3, SIZE, SIZE).clamp(-1, 1)
+    assert torch.equal(Restorer.from_pretrained(tmp_path)(lq), restorer(lq))
+    lafr.models.adapter.BUILDERS.pop("linear")
+    with pytest.raises(InputError, match=r"'linear'.*LAFR_ADAPTERS"):
+        Restorer.from_pretrained(tmp_path)
+
+
+def test_the_users_modules_are_imported_when_a_kind_is_not_registered(registry, tmp_path, monkeypatch):
+    (tmp_path / "my_adapters.py").write_text(
+        "from lafr.models.adapter import Convolutional, register_adapter\n"
+        "from lafr.models.quantizers import Identity\n"
+        "register_adapter('imported')(Convolutional(Identity))\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LAFR_ADAPTERS", "my_adapters")
+    assert build_adapter("imported", width=16, code_dim=8).size() > 0
+    monkeypatch.setenv("LAFR_ADAPTERS", "no_such_module")
+    with pytest.raises(InputError, match="no_such_module"):
+        build_adapter("other")
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def saved(codebook_adapter, tmp_path):
-    codebook_adapter.save_pretrained(tmp_path)
-    name = f"{CodebookAdapter.__module__}.{CodebookAdapter.__qualname__}"
-    return tmp_path, name, load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+def batch():
+    images = {key: draw(2, 3, SIZE, SIZE, seed=seed).clamp(-1, 1) for seed, key in enumerate(("lq", "hq"))}
+    return images | {"n": torch.tensor([3, 8])}
 
 
-def test_a_saved_adapter_loads_bit_for_bit_codes_included(saved, codebook_adapter):
-    folder, name, _ = saved
-    loaded = load_adapter(folder, name)
-    own = codebook_adapter.state_dict()
-    assert own.keys() >= codebook_adapter.code_buffers().keys()
-    assert all(torch.equal(value, own[key]) for key, value in loaded.state_dict().items())
-    assert torch.equal(loaded.eval()(torch.ones(1, 4, 8, 8)), codebook_adapter.eval()(torch.ones(1, 4, 8, 8)))
+@pytest.fixture
+def predicting(base_folder):
+    return Restorer.from_base(base_folder, made("code_prediction"), SIZE, timestep=200)
 
 
-@pytest.mark.parametrize("kind", ["missing", "unexpected"])
-def test_adapter_weights_with_a_missing_or_an_unexpected_key_are_refused(saved, kind):
-    folder, name, state = saved
-    if kind == "missing":
-        del state["quantizer._codebook.embed"]
-    else:
-        state["quantizer.more"] = torch.zeros(1)
-    save_file(state, folder / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(InputError, match=f"1 {kind} ..quantizer"):
-        load_adapter(folder, name)
+def test_the_codebook_phase_does_not_train_the_predictor(predicting, batch):
+    objective = CodebookObjective(predicting, {"latent_l1": 1.0, "commitment": 0.25}).train()
+    objective.total(objective(batch)).backward()
+    assert not [name for name in objective.trained_state() if "predictor" in name]
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    assert trained and all(p.grad is not None for p in trained)  # none unused: processes would wait for it
+
+
+def test_in_the_codebook_phase_faces_are_rebuilt_through_the_nearest_codes(predicting, batch):
+    objective = CodebookObjective(predicting, {"latent_l1": 1.0}).eval()
+    adapter, codebook = predicting.adapter, predicting.adapter.quantizer.layers[0].codebook
+    with torch.no_grad():
+        features = adapter.extract(predicting.codec.encode(batch["hq"]))
+        nearest = torch.cdist(features.permute(0, 2, 3, 1).flatten(1, 2), codebook).argmin(-1)
+        codes = codebook[nearest].transpose(1, 2).reshape(features.shape)
+        expected = predicting.codec.decode(adapter.map(codes))
+        torch.testing.assert_close(objective.restore(batch), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_alignment_trains_extractor_and_predictor_by_the_hq_codes_and_no_gradient_passes_the_choice(predicting, batch):
+    objective = AlignmentObjective(predicting, {"latent_l1": 1.0, "feature_mse": 1.0, "index_ce": 0.5}).train()
+    terms, adapter = objective(batch), predicting.adapter
+    assert not terms["latent_l1"].requires_grad
+    with torch.no_grad():
+        wanted = adapter.quantizer.quantize(adapter.extract(predicting.codec.encode(batch["hq"]))).indices
+        logits = adapter.quantizer.predictor(adapter.extract(predicting.codec.encode(batch["lq"])))
+        expected = F.cross_entropy(logits.permute(0, 3, 1, 2), wanted[..., 0])
+    torch.testing.assert_close(terms["index_ce"], expected)
+    objective.total(terms).backward()
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    assert {part(name) for name in trained} == {"extractor", "predictor"}
+    assert all(p.grad is not None for p in trained.values())
+
+
+def part(name):
+    """Return which part of an adapter a trained value belongs to."""
+    _, own, inner, *_ = name.split(".")
+    return "predictor" if inner == "predictor" else own
+
+
+@torch.no_grad()
+def total(objective, faces, degradation):
+    """The loss over 20 pairs, always the same."""
+    pairs = [PairStream(faces, degradation, 7)[n] for n in range(20)]
+    batch = {key: torch.stack([torch.as_tensor(pair[key]) for pair in pairs]) for key in pairs[0]}
+    objective.eval()
+    return float(objective.total(objective(batch)))
+
+
+@pytest.fixture
+def stages(base_folder, faces, degradation, accelerator, tmp_path):
+    """Train codebook and alignment of an adapter on the tiny model; return what each stage trained."""
+
+    def stages(kind, folder, steps=(30, 60), **of_loop):
+        restorer = Restorer.from_base(base_folder, built(kind), SIZE, timestep=200)
+        trained, fallen = [], []
+        for name, count in zip(("codebook", "alignment"), steps, strict=True):
+            objective = (
+                CodebookObjective(restorer, {"latent_l1": 1.0, "commitment": 0.25})
+                if name == "codebook"
+                else AlignmentObjective(
+                    restorer, {"latent_l1": 1.0, "feature_mse": 1.0, "index_ce": 0.5 * (kind == "code_prediction")}
+                )
+            )
+            start = None if name == "codebook" else total(objective, faces, degradation)
+            train(
+                objective, PairStream(faces, degradation, 0), accelerator(), tmp_path / folder / name,
+                max_steps=count, batch_size=4, learning_rate=3e-3, schedule="cosine", log_every=1, **of_loop,
+            )  # fmt: skip
+            trained.append({key: value.clone() for key, value in objective.trained_state().items()})
+            fallen.append(start and total(objective, faces, degradation) / start)
+        return restorer, trained, fallen[-1]
+
+    return stages
+
+
+def losses(folder, term):
+    return [line[term] for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if term in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LEARNED)
+def test_both_phases_learn_and_train_what_they_say(stages, tmp_path, kind):
+    restorer, (codebook, alignment), fallen = stages(kind, "run")
+    found = losses(tmp_path / "run" / "codebook", "latent_l1")
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+    assert fallen < 0.99
+    parts = {"extractor", "predictor"} if kind == "code_prediction" else {"extractor"}
+    assert {part(name) for name in codebook} == {"extractor", "mapper", "quantizer"}
+    assert {part(name) for name in alignment} == parts
+    for name, value in codebook.items():  # frozen in alignment
+        if part(name) != "extractor":
+            assert torch.equal(value, restorer.adapter.state_dict()[name.removeprefix("adapter.")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LEARNED)
+def test_a_run_that_was_stopped_in_either_phase_ends_as_one_that_was_not(stages, tmp_path, kind, monkeypatch):
+    _, whole, _ = stages(kind, "whole", (4, 4), checkpoint_every=2)
+    advance = lafr.training.loop.Log.advance
+    for stage in ("codebook", "alignment"):
+
+        def stop(log, stage=stage):
+            advance(log)
+            if log.path.parent.name == stage and log.bar.n == 3:
+                raise InterruptedError
+
+        monkeypatch.setattr(lafr.training.loop.Log, "advance", stop)
+        with pytest.raises(InterruptedError):
+            stages(kind, "stopped", (4, 4), checkpoint_every=2)
+    monkeypatch.setattr(lafr.training.loop.Log, "advance", advance)
+    _, resumed, _ = stages(kind, "stopped", (4, 4), checkpoint_every=2)
+    for one, other in zip(whole, resumed, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# --- saved ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_a_saved_restorer_restores_bit_for_bit_with_every_kind(base_folder, tmp_path):
+    lq = draw(2, 3, SIZE, SIZE).clamp(-1, 1)
+    for kind in SETTINGS:
+        restorer = Restorer.from_base(base_folder, made(kind), SIZE, timestep=200).requires_grad_(False).eval()
+        restorer.save_pretrained(tmp_path / kind)
+        before = torch.get_rng_state()
+        loaded = Restorer.from_pretrained(tmp_path / kind)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert (loaded.adapter.kind, loaded.adapter.settings) == (kind, restorer.adapter.settings)
+        own = restorer.adapter.state_dict()
+        assert loaded.adapter.state_dict().keys() == own.keys()
+        assert all(torch.equal(value, own[name]) for name, value in loaded.adapter.state_dict().items())
+        assert torch.equal(loaded(lq), restorer(lq))
+
+
+def test_an_adapter_composed_by_hand_is_not_saved(base_folder, tmp_path):
+    adapter = Adapter(nn.Conv2d(4, 8, 1), HardCodebook(8, num_codes=4), nn.Conv2d(8, 4, 1))
+    restorer = Restorer.from_base(base_folder, adapter, SIZE, timestep=200)
+    with pytest.raises(InputError, match="register_adapter"):
+        restorer.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

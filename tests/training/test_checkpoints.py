@@ -43,7 +43,9 @@ def test_a_checkpoint_holds_what_is_trained_and_no_more(restorer, tmp_path, kind
     wanted = {name for name, p in objective.named_parameters() if p.requires_grad}
     assert wanted and all(".extractor." in name or kind == "codebook" for name in wanted)
     if kind == "codebook":
-        wanted |= {f"adapter.quantizer._codebook.{x}" for x in ("embed", "embed_avg", "cluster_size", "initted")}
+        wanted |= {
+            f"adapter.quantizer.layers.0._codebook.{x}" for x in ("embed", "embed_avg", "cluster_size", "initted")
+        }
     stored = load_file(path)
     assert stored.keys() == wanted
     values = sum(value.numel() * value.element_size() for value in stored.values())

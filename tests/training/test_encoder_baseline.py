@@ -8,7 +8,7 @@ import lafr.training.loop
 from lafr.data.stream import PairStream
 from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.multilevel import MultiLevelLoss
-from lafr.models.adapter import NoAdapter
+from lafr.models.adapter import build_adapter
 from lafr.models.base.model import new_base
 from lafr.models.restorer import Restorer
 from lafr.training.baselines import EncoderObjective, FullUNetObjective, ScratchUNetObjective
@@ -23,7 +23,7 @@ def lq():
 
 def built(base_folder, way, loss=None):
     loss = loss or MultiLevelLoss({"pixel_mse": PixelMSE(), "latent": LatentL1()}, {"pixel_mse": 1.0, "latent": 0.3})
-    restorer = Restorer.from_base(base_folder, NoAdapter(4), SIZE, timestep=200, lora=dict(rank=2, alpha=4))
+    restorer = Restorer.from_base(base_folder, build_adapter("none"), SIZE, timestep=200, lora=dict(rank=2, alpha=4))
     return restorer, way(restorer, loss)
 
 
@@ -90,7 +90,7 @@ def test_every_weight_of_the_unet_is_trained_and_nothing_else_is(base_folder, wa
 
 @torch.no_grad()
 def test_full_finetuning_starts_as_lora_finetuning_does_and_from_scratch_it_does_not(base_folder):
-    lora = Restorer.from_base(base_folder, NoAdapter(4), SIZE, timestep=200, lora=dict(rank=2, alpha=4)).eval()
+    lora = Restorer.from_base(base_folder, build_adapter("none"), SIZE, timestep=200, lora=dict(rank=2, alpha=4)).eval()
     full, scratch = (built(base_folder, way)[0].eval() for way in (FullUNetObjective, ScratchUNetObjective))
     torch.testing.assert_close(full(lq()), lora(lq()), rtol=0, atol=1e-5)
     assert (scratch(lq()) - lora(lq())).abs().max() > 0.05

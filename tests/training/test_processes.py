@@ -96,5 +96,5 @@ def test_two_processes_train_as_one_does(runs):
     # the codes of one, although some were reset
     one, two = (load_file(runs[world] / "codebook" / "final" / "trained.safetensors") for world in (1, 2))
     assert notes(runs[1], "codebook")["resets"] == notes(runs[2], "codebook", 1)["resets"] > 0
-    codes = "adapter.quantizer._codebook.embed"
+    codes = "adapter.quantizer.layers.0._codebook.embed"
     torch.testing.assert_close(two[codes], one[codes], rtol=1e-3, atol=1e-4)

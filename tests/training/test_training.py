@@ -110,7 +110,9 @@ def test_accumulation_changes_neither_weights_nor_codes_of_the_codebook_stage(re
         objective = CodebookObjective(restorer, {"latent_l1": 1.0, "commitment": 0.25})
         ends.append(run(objective, str(accumulation), accumulation, learning_rate=1e-4))
     assert_close(*ends)
-    assert not torch.equal(ends[0]["adapter.quantizer._codebook.embed"], start["quantizer._codebook.embed"])
+    assert not torch.equal(
+        ends[0]["adapter.quantizer.layers.0._codebook.embed"], start["quantizer.layers.0._codebook.embed"]
+    )
 
 
 def test_the_applied_gradient_is_clipped_and_the_logged_norm_is_the_one_before(run, tmp_path, monkeypatch):

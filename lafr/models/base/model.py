@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from lafr.models.base.single_file import load_single_file
 from lafr.models.base.sources import TEXT, Found, find, require_pinned, weights
 from lafr.models.base.supported import known, require_known
 from lafr.models.codec import Codec
+from lafr.models.loading import planned, read_config, require_shapes
 
 NULL = "null_embedding.safetensors"
 # How the attention of autoencoders saved before 2023 is called, and now; diffusers renames it as it loads.
@@ -101,42 +101,19 @@ class Base:
         require_pinned(folder, opened, sha256)
         try:
             scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-            with torch.device("meta"):
-                planned = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
-                planned = {part: kind.from_config(kind.load_config(folder / part)) for part, kind in planned.items()}
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise InputError(f"{str(folder)!r} holds a configuration of another kind of model: {error}") from None
-        require_known(planned["vae"].config, planned["unet"].config, scheduler.config, str(folder), expect)
+        kinds = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
+        empty = {part: planned(kind, read_config(kind, folder / part), str(folder)) for part, kind in kinds.items()}
+        require_known(empty["vae"].config, empty["unet"].config, scheduler.config, str(folder), expect)
         loaded = {}
-        for part, empty in planned.items():
-            require_shapes(weights(folder, part, found.variants[part]), empty.state_dict())
+        for part, kind in kinds.items():
+            require_shapes(weights(folder, part, found.variants[part]), empty[part].state_dict(), _present_name)
             settings = dict(variant=found.variants[part], use_safetensors=True, torch_dtype=torch.float32)
-            loaded[part] = type(empty).from_pretrained(folder / part, local_files_only=True, **settings)
+            loaded[part] = kind.from_pretrained(folder / part, local_files_only=True, **settings)
         embedding = load_file(null)["null_embedding"].float() if null.is_file() else None
         return cls(**loaded, scheduler=scheduler, source=found.name,
                    null_embedding=empty_prompt(folder) if encode else embedding)  # fmt: skip
-
-
-def require_shapes(files: Sequence[Path], wanted: Mapping[str, Tensor]) -> None:
-    """Raise InputError unless the headers of the safetensors hold each name and shape of `wanted`, and no other.
-
-    (diffusers would give a missing weight a random start, and only say so.)
-    """
-    found = {}
-    for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                names = list(file.keys())
-                found |= {_present_name(name): tuple(file.get_slice(name).get_shape()) for name in names}
-        except SafetensorError as error:
-            raise InputError(f"{str(path)!r} can't be read ({error}); fetch it again") from None
-    for name in sorted(wanted.keys() | found.keys()):
-        has, needs = found.get(name), tuple(wanted[name].shape) if name in wanted else None
-        if has != needs:
-            raise InputError(
-                f"weights in {str(files[0].parent)!r} do not fit its config.json: {name} is {has or 'missing'}, "
-                f"not {needs or 'expected'}; fetch both again"
-            )
 
 
 def _present_name(name: str) -> str:

@@ -1,6 +1,9 @@
 """The fidelity knob: as trained at 0, the input's own latent through the base UNet at 1, a straight line between."""
 
 import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +69,29 @@ def test_a_picture_is_restored_at_a_fidelity_as_its_pixels_are(trained):
 
 
 @torch.no_grad()
+def test_threads_with_different_fidelities_share_one_restorer(trained):
+    fidelities, images = [0.0, 0.3, 0.8, 1.0], lq()
+    expected = [trained(images, fidelity=value) for value in fidelities]
+    start = threading.Barrier(len(fidelities))
+    # switching threads often, amid a step, is what shows that nothing of a call lies in the model
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def restored(value):
+        start.wait()
+        with torch.no_grad():  # this, too, is a thread's own
+            return [trained(images, fidelity=value) for _ in range(5)]
+
+    try:
+        with ThreadPoolExecutor(len(fidelities)) as pool:
+            found = list(pool.map(restored, fidelities))
+    finally:
+        sys.setswitchinterval(before)
+    for images_of_thread, wanted in zip(found, expected, strict=True):
+        assert all(torch.equal(image, wanted) for image in images_of_thread)
+
+
+@torch.no_grad()
 def test_a_failure_amid_a_scaled_step_leaves_the_lora_as_it_was(trained):
     expected = trained(lq())
     with pytest.raises(RuntimeError):
@@ -75,7 +101,7 @@ def test_a_failure_amid_a_scaled_step_leaves_the_lora_as_it_was(trained):
 
 @pytest.mark.parametrize("value", [-0.1, 1.01, float("nan"), "0.5", True, None])
 def test_what_is_no_number_from_0_to_1_is_refused(trained, value):
-    with pytest.raises(InputError, match=f"fidelity={value} is not a number from 0 to 1"):
+    with pytest.raises(InputError, match=f"fidelity must be a number from 0 to 1, got {value!r}"):
         trained(lq(), fidelity=value)
 
 
