@@ -69,10 +69,17 @@ class Adapter(nn.Module):
         convolutions = [*self.extractor.parameters(), *self.mapper.parameters()]
         return sum(p.numel() for p in convolutions) + self.quantizer.size()
 
+    # A diffusers pipeline asks each of its parts for these two.
+
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights; a diffusers pipeline asks each of its parts."""
+        """Of the weights; float32 without weights."""
         return next((p.dtype for p in self.parameters()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights; the CPU without weights."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
 
 
 class ResidualBlock(nn.Module):
