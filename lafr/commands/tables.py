@@ -1,43 +1,67 @@
 """Print the table of a result: `lafr tables RESULT.json [--format markdown|latex|csv] [--published]`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from lafr.commands.doors import as_option
 from lafr.errors import InputError
+from lafr.storage import read_json
 
 
-def print_one(path: Path, style: str, metrics: list[str], others: bool) -> None:
-    """Print the table of the result at `path`; raises InputError for another file or a metric that it does not hold."""
-    from lafr.evaluation.tables import metrics_of, table
+def read_result(path: Path) -> dict:
+    """Return the record of a result; raises InputError for another file."""
+    from lafr.evaluation.tables import metrics_of
 
     try:
-        record = json.loads(path.read_text())
-        held = metrics_of(record)
+        record = read_json(path)
+        metrics_of(record)
     except OSError as error:
-        raise InputError(f"result {str(path)!r} cannot be read: {error.strerror}; give a JSON of eval.py") from None
+        raise InputError("result", str(path), "a result.json", f"it cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{str(path)!r} is not a result of scripts/eval.py; give its result.json") from None
+        raise InputError("result", str(path), "a result.json that `lafr eval` wrote") from None
+    return record
+
+
+def choose_metrics(record: dict, metrics: list[str]) -> dict:
+    """Return a result with these metrics alone, in this order; raises InputError for one that it does not hold."""
+    from lafr.evaluation.tables import metrics_of
+
+    held = metrics_of(record)
     if unknown := [metric for metric in metrics if metric not in held]:
-        raise InputError(f"metric {unknown[0]!r} is not in {str(path)!r}; it holds {', '.join(held)}")
-    if metrics:
-        record["rows"] = {row: {m: scores[m] for m in metrics if m in scores} for row, scores in record["rows"].items()}
-    print(table(record, style, others))
+        raise InputError("metrics", unknown[0], f"among those of the result: {', '.join(held)}")
+    rows = {}
+    for method, scores in record["rows"].items():
+        rows[method] = {metric: scores[metric] for metric in metrics if metric in scores}
+    return record | {"rows": rows}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("result", type=Path, metavar="RESULT", help="a result.json that `lafr eval` wrote")
+    parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"])
+    parser.add_argument("--metrics", default="", help="only these metrics, in this order: psnr_rgb,lmd")
+    parser.add_argument("--published", action="store_true", help="add a table for each source of published values")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print the table that was asked for."""
+    from lafr.evaluation.tables import table
+
+    record = read_result(given.result)
+    metrics = [metric for metric in given.metrics.split(",") if metric]
+    print(table(choose_metrics(record, metrics) if metrics else record, given.format, given.published))
+    return 0
 
 
 def command() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("result", type=Path, help="a result.json that `lafr eval` wrote")
-    parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"])
-    parser.add_argument("--metrics", default="", help="of these metrics, in this order: psnr_rgb,lmd")
-    parser.add_argument("--published", action="store_true", help="with a table for each source of published values")
-    asked = parser.parse_args()
+    parser = argparse.ArgumentParser("lafr tables", description=__doc__.splitlines()[0])
+    add_arguments(parser)
     try:
-        print_one(asked.result, asked.format, [m for m in asked.metrics.split(",") if m], asked.published)
+        run(parser.parse_args())
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error.told(as_option(parser))}")
 
 
 if __name__ == "__main__":

@@ -2,27 +2,32 @@
 
 `Plan` -> `evaluate` -> `publish`. `methods` says what is compared, `restored` writes the images, `scoring` and
 `latents` measure, `progress` and `cache_keys` decide what a stopped run keeps. `outputs` finds other methods' images,
-`checking` tells whether a folder is the set it claims to be, `sweep` draws the fidelity-realism curve.
+`checking` tells whether a folder is the set it claims to be, `sweep` draws the fidelity-realism curve. `tables`,
+`published` and `report` show results.
 """
 
-from lafr.evaluation.batches import restore_and_score
-from lafr.evaluation.methods import Method, standard_methods
-from lafr.evaluation.plan import Plan
-from lafr.evaluation.progress import Processes
-from lafr.evaluation.run import Result, evaluate
-from lafr.evaluation.summary import Evaluation, best_median_worst, mean_and_interval, trained_on, write_scores
+import importlib
 
-__all__ = [
-    "Evaluation",
-    "Method",
-    "Plan",
-    "Processes",
-    "Result",
-    "best_median_worst",
-    "evaluate",
-    "mean_and_interval",
-    "restore_and_score",
-    "standard_methods",
-    "trained_on",
-    "write_scores",
-]
+_MODULES = {
+    "Evaluation": "summary",
+    "Method": "methods",
+    "Plan": "plan",
+    "Processes": "progress",
+    "Result": "run",
+    "best_median_worst": "summary",
+    "evaluate": "run",
+    "mean_and_interval": "summary",
+    "publish": "publishing",
+    "restore_and_score": "batches",
+    "standard_methods": "methods",
+    "trained_on": "summary",
+    "write_scores": "summary",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use: tables of stored results are made without torch."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"lafr.evaluation.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'lafr.evaluation' has no attribute {name!r}")

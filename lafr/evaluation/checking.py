@@ -16,7 +16,7 @@ from lafr.storage import read_json, sha256_of_file
 SAMPLE = 32  # files that are hashed, pairs that are measured, evenly spaced
 
 
-def checked(benchmark: Sequence[Pair], severity: str | None = None) -> list[str]:
+def check_set(benchmark: Sequence[Pair], severity: str | None = None) -> list[str]:
     """Return what was checked of a set, one line each; raises InputError when it is not the set of its name.
 
     Args:

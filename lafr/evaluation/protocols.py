@@ -1,6 +1,6 @@
 """Protocols: what a paper calls PSNR, LPIPS, FID and so on, and why its numbers are not another paper's.
 
-The same restored images can be scored under each (`configs/protocol/`); `explain` sets the definitions side by side.
+The same restored images can be scored under each (`configs/protocol/`); `explain` shows the definitions together.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,8 +17,8 @@ class Definition:
 
     Args:
         called: its name in the protocol.
-        metric: ours, which measures it; None where we offer none.
-        differs: where the protocol's own script does something else than our metric.
+        metric: ours, which measures it; None where LAFR has none.
+        differs: how the protocol's own script differs from our metric.
     """
 
     called: str
@@ -100,7 +100,7 @@ QUANTITIES = {
         },
         "Prompts: pyiqa averages five pairs, the paper has one. CLIP-IQA+ learns its prompts: another metric.",
     ),
-    "Q-Align": Quantity({"ntire26": Definition("Q-Align", None)}, "It is a large language model's verdict."),
+    "Q-Align": Quantity({"ntire26": Definition("Q-Align", None)}, "It is the verdict of a large language model."),
     "Deg": Quantity(
         {
             "vqfr": Definition("Deg", "deg_vqfr"),
@@ -133,15 +133,15 @@ def other_metrics(quantity: str) -> list[str]:
     return [name for name, record in METRICS.items() if record.quantity == quantity and name not in named]
 
 
-def explain(measured: Mapping | Iterable[Mapping] | None = None, row: str = "LAFR") -> str:
-    """Return, quantity by quantity, each protocol's definition beside what was measured, and why numbers differ.
+def explain(measured: Mapping | Iterable[Mapping] | None = None, method: str = "LAFR") -> str:
+    """Return, for each quantity, the protocols' definitions, what was measured, and why numbers differ.
 
     Args:
-        measured: a record of `scripts/eval.py`, several of them (the same images under several protocols), or a
+        measured: a record of `lafr eval`, several of them (the same images under several protocols), or a
             mapping of metric -> number. None for the definitions alone.
-        row: whose numbers are shown, of a record.
+        method: whose numbers are shown, of a record.
     """
-    values, reasons, shown = _measured(measured, row)
+    values, reasons, shown = _measured(measured, method)
     whose = f"Numbers are those of {' and '.join(shown)}. " if shown else ""
     parts = [f"What each protocol measures, and why the numbers differ. {whose}".strip()]
     for name, quantity in QUANTITIES.items():
@@ -164,13 +164,15 @@ def explain(measured: Mapping | Iterable[Mapping] | None = None, row: str = "LAF
     return "\n\n".join(parts)
 
 
-def _measured(measured, row: str) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
+def _measured(
+    measured: Mapping | Iterable[Mapping] | None, method: str
+) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
     records = [] if measured is None else [measured] if isinstance(measured, Mapping) else list(measured)
     values, reasons, shown = {}, {}, []
     for record in records:
         scores = record
         if "rows" in record:
-            name = row if row in record["rows"] else next(reversed(record["rows"]))
+            name = method if method in record["rows"] else next(reversed(record["rows"]))
             scores = record["rows"][name]
             where = f"{name!r} on {record.get('benchmark', 'a set')}"
             shown += [where] if where not in shown else []

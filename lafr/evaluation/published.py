@@ -1,4 +1,4 @@
-"""Values that others printed (`data/published.csv`), by benchmark and source; beside ours where both measure alike.
+"""Values that papers and repositories print (`data/published.csv`), by benchmark and source.
 
 Sources disagree on the same method by more than methods differ, so a block never mixes two. "CelebA-Test" is two sets:
 the severe one is our benchmark `celeba_test`, the mild one `celeba_test_mild`.
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from lafr.data.severity import BOUNDARY, SETS
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.metrics.registry import METRICS, MetricRecord
 from lafr.storage import shipped
 
@@ -30,7 +30,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Printed:
-    """A metric as papers name it: which way is better, what a mean can be, and which of ours it may be."""
+    """A metric by its name in the file: which way is better, what a mean can be, and which of ours it may be."""
 
     direction: str
     low: float
@@ -39,15 +39,16 @@ class Printed:
 
 
 def printed_metrics() -> dict[str, Printed]:
-    """Return name in the table -> facts, from the records of the metrics of ours that it may mean."""
+    """Return name in the file -> facts, from the records of our metrics that it may mean."""
     ours: dict[str, list[MetricRecord]] = {}
     for record in METRICS.values():
         for name in record.printed:
             ours.setdefault(name, []).append(record)
-    return {
-        name: Printed(records[0].direction, *records[0].plausible, tuple(r.name for r in records if r.implementation))
-        for name, records in ours.items()
-    }
+    found = {}
+    for name, records in ours.items():
+        implemented = tuple(record.name for record in records if record.implementation)
+        found[name] = Printed(records[0].direction, *records[0].plausible, implemented)
+    return found
 
 
 PRINTED = printed_metrics()
@@ -66,11 +67,11 @@ Blocks = dict[str, dict[str, dict[str, float]]]
 
 
 @cache
-def read(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
-    """Return the rows of the table, checked.
+def read_published(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
+    """Return the lines of the file, checked.
 
     Raises InputError for a benchmark or metric that is not known, a value that a mean cannot have, and a
-    (benchmark, method, metric, source) that stands there twice.
+    (benchmark, method, metric, source) that occurs twice.
     """
     path = path or shipped("published.csv")
     try:
@@ -83,19 +84,21 @@ def read(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
         where = f"{path.name}, line {number}"
         if tuple(line) != COLUMNS or None in line.values():
             raise InputError(f"{where} does not have the columns {','.join(COLUMNS)}; write them")
-        line["value"] = checked(line, where)
+        line["value"] = value_of(line, where)
         key = tuple(line[c] for c in COLUMNS if c != "value")
         if key in seen:
-            raise InputError(f"{where} says again what line {seen[key]} says ({', '.join(key)}); keep one of them")
+            raise InputError(f"{where} repeats line {seen[key]} ({', '.join(key)}); keep one of them")
         seen[key] = number
     return tuple(lines)
 
 
-def checked(line: dict[str, str], where: str) -> float:
+def value_of(line: dict[str, str], where: str) -> float:
     """Return a line's value; raises InputError unless benchmark, metric and value are possible."""
-    if line["benchmark"] not in (known := [name for name, _ in BENCHMARKS.values()]):
+    known = [name for name, _ in BENCHMARKS.values()]
+    if line["benchmark"] not in known:
         raise InputError(f"{where}: benchmark {line['benchmark']!r} is not one of {', '.join(known)}")
-    if (metric := PRINTED.get(line["metric"])) is None:
+    metric = PRINTED.get(line["metric"])
+    if metric is None:
         raise InputError(f"{where}: metric {line['metric']!r} is not one of {', '.join(PRINTED)}")
     if not line["method"].strip() or not line["source"].strip():
         raise InputError(f"{where}: method and source are needed; say who printed the value")
@@ -111,20 +114,20 @@ def checked(line: dict[str, str], where: str) -> float:
 
 
 def blocks(benchmark: str, metrics: Collection[str] | None = None, path: Path | None = None) -> Blocks:
-    """Return source -> method -> column -> value for one of our benchmarks; nothing for a set nobody printed.
+    """Return source -> method -> column -> value for one of our benchmarks; empty for a set without published values.
 
     A column is named as ours where the source is known to measure alike, else "METRIC, as the source defines it": such
     a column holds no number of ours. What is known to differ is left out, see `left_out`.
 
     Args:
-        benchmark: by its name here; `celeba_test` never returns a row of the mild set, nor the other way round.
-        metrics: of ours; a published column needs one that is its kin. None for all columns.
-        path: of another table than the shipped one.
+        benchmark: by its name here; `celeba_test` never returns a value of the mild set, nor the other way round.
+        metrics: of ours; a published column needs one that is related to it. None for all columns.
+        path: of another file than the shipped one.
     """
     found: Blocks = {}
     for line in lines_of(benchmark, path):
         source, metric = line["source"], line["metric"]
-        if metric in DIFFERENT.get(source, ()) or not (metrics is None or kin(source, metric) & set(metrics)):
+        if metric in DIFFERENT.get(source, ()) or not (metrics is None or related(source, metric) & set(metrics)):
             continue
         column = SAME.get(source, {}).get(metric) or f"{metric}, {UNSTATED}"
         found.setdefault(source, {}).setdefault(line["method"], {})[column] = line["value"]
@@ -137,7 +140,7 @@ def left_out(benchmark: str, metrics: Collection[str] | None = None, path: Path 
     for line in lines_of(benchmark, path):
         source, metric = line["source"], line["metric"]
         why = DIFFERENT.get(source, {}).get(metric)
-        asked = metrics is None or kin(source, metric) & set(metrics)
+        asked = metrics is None or related(source, metric) & set(metrics)
         if why and asked and why not in reasons.setdefault(source, []):
             reasons[source].append(why)
     return {source: why for source, why in reasons.items() if why}
@@ -146,11 +149,11 @@ def left_out(benchmark: str, metrics: Collection[str] | None = None, path: Path 
 def lines_of(benchmark: str, path: Path | None = None) -> list[dict]:
     """Return the lines of one of our benchmarks."""
     name, _ = BENCHMARKS.get(benchmark, (None, 0))
-    return [line for line in read(path) if line["benchmark"] == name]
+    return [line for line in read_published(path) if line["benchmark"] == name]
 
 
-def kin(source: str, metric: str) -> set[str]:
-    """Return our metrics beside which a source's column is worth showing."""
+def related(source: str, metric: str) -> set[str]:
+    """Return our metrics that a source's column is worth comparing with."""
     same = SAME.get(source, {}).get(metric)
     return {same} if same else set(PRINTED[metric].ours)
 
@@ -172,8 +175,8 @@ def require_same_set(record: dict) -> None:
     count = BENCHMARKS[benchmark][1]
     if images != count:
         raise InputError(
-            f"published values of {benchmark} are means over {count} images, this result has {images}; score the whole "
-            "set, or make the table without them"
+            f"published values of {benchmark} are means over {count} images, this result has {images}",
+            remedy="score the whole set, or make the table without them",
         )
     psnr = record["rows"].get("LQ input", {}).get("psnr_rgb", {}).get("mean")
     if psnr is not None and benchmark in SETS.values():
@@ -181,5 +184,6 @@ def require_same_set(record: dict) -> None:
         if found != benchmark:
             raise InputError(
                 f"this result is named {benchmark}, but its LQ images have {psnr:.2f} dB, as those of {found} (under "
-                f"{BOUNDARY} dB severe, else mild); score it with benchmark={found}"
+                f"{BOUNDARY} dB severe, else mild)",
+                remedy=f"score it with {setting('benchmark', found)}",
             )

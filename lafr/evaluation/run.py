@@ -10,7 +10,7 @@ from lafr.data.benchmarks import Pair
 from lafr.errors import InputError, setting
 from lafr.evaluation.batches import restore_and_score
 from lafr.evaluation.cache_keys import key_of_metric, key_of_restorer, require_same_model
-from lafr.evaluation.checking import checked
+from lafr.evaluation.checking import check_set
 from lafr.evaluation.methods import Method, at_fidelity, input_method, output_method, standard_methods
 from lafr.evaluation.outputs import match_outputs, side_of
 from lafr.evaluation.plan import CEILING, MODEL, Plan
@@ -53,7 +53,7 @@ def evaluate(plan: Plan, device: torch.device | str = "cpu", processes: Processe
     restorer = load_model(plan, device) if plan.needs_model else None
     side = restorer.resolution if restorer else plan.side or side_of(next(iter(plan.outputs.values())))
     benchmark = build_benchmark(plan, side)
-    found = checked(benchmark, plan.severity)
+    found = check_set(benchmark, plan.severity)
     has_truth = getattr(benchmark, "hq", True) is not None
     metrics, not_measured = build_metrics(plan, side, has_truth)
     if plan.truth_cache:

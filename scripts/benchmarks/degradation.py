@@ -123,7 +123,9 @@ def reference_chain(basicsr, image, record):
 
 def degradation_table(record: dict) -> str:
     """Return the chains' speed as a Markdown table: images per second as a multiple of the reference's."""
-    lines = [f"| chain, `{record['recipe']}` at {record['resolution']} px | speed | range |", "|---|---|---|"]
+    from lafr.evaluation import markdown
+
+    rows = []
     for name, row in record["rows"].items():
-        lines.append(f"| {name} | {row['ratio']:.2f}x | {row['lowest']:.2f}–{row['highest']:.2f}x |")
-    return "\n".join(lines)
+        rows.append([name, f"{row['ratio']:.2f}x", f"{row['lowest']:.2f}–{row['highest']:.2f}x"])
+    return markdown.table([f"chain, `{record['recipe']}` at {record['resolution']} px", "speed", "range"], rows)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
-SCRIPT = Path(__file__).resolve().parent / "eval.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "eval.py"
 
 
 def evaluation(cfg) -> None:
@@ -82,13 +82,16 @@ def scored(folder: Path, metrics: list[str]) -> dict[str, float]:
 
 def evaluation_table(record: dict) -> str:
     """Return minutes and memory of each run."""
-    lines = ["| scored | pairs | minutes | images a second | peak memory, GB | the same command again, minutes |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
-    for row in record["runs"].values():
-        cells = [", ".join(row["metrics"]), f"{row['images']:,}", f"{row['seconds'] / 60:.1f}",
-                 f"{record['rows_scored'] * row['images'] / row['seconds']:.1f}", f"{row['peak_mb'] / 1000:.2f}",
-                 f"{row['again_seconds'] / 60:.1f}"]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+    from lafr.evaluation import markdown
+
+    columns = ["scored", "pairs", "minutes", "images a second", "peak memory, GB", "the same command again, minutes"]
+    rows = []
+    for run in record["runs"].values():
+        speed = record["rows_scored"] * run["images"] / run["seconds"]
+        minutes, again = run["seconds"] / 60, run["again_seconds"] / 60
+        memory = f"{run['peak_mb'] / 1000:.2f}"
+        metrics = ", ".join(run["metrics"])
+        rows.append([metrics, f"{run['images']:,}", f"{minutes:.1f}", f"{speed:.1f}", memory, f"{again:.1f}"])
     side, threads = record["resolution"], record["threads"]
-    note = f"LQ and another method's pictures of {side} px against HQ, on the CPU, {threads} threads, start included."
-    return "\n".join([*lines, "", note])
+    note = f"LQ and another method's images of {side} px against HQ, on the CPU, {threads} threads, start included."
+    return "\n".join([markdown.table(columns, rows), "", note])

@@ -262,35 +262,32 @@ def summary(row: Row, batch_size: int, reference: Row) -> dict:
 
 
 def inference_table(record: dict) -> str:
-    """Return speed beside the reference as a Markdown table, and what bounds it below; on a GPU milliseconds too."""
+    """Return speed relative to the reference as a Markdown table, and its bound below; on a GPU milliseconds too."""
+    from lafr.evaluation import markdown
+
     names = ("encoder", "UNet", "decoder", "whole")
     absolute = record["device"] != "cpu"
-    lines = [
-        "| batch | row | " + " | ".join(names) + " | lowest–highest | peak memory, MB | PSNR to exact, dB |"
-        + (" ms an image | images/s |" if absolute else ""),
-        "|---|---|" + "---|" * (len(names) + 3 + 2 * absolute),
-    ]  # fmt: skip
-    for batch, rows in record["batches"].items():
-        for name, row in rows.items():
-            whole = row["parts"]["whole"]
-            speeds = " | ".join(f"{row['parts'][part]['speed']:.2f}x" for part in names)
-            quality = "" if row["psnr_to_exact"] is None else f"{row['psnr_to_exact']:.1f}"
-            lines.append(
-                f"| {batch} | {name} | {speeds} | {whole['lowest']:.2f}–{whole['highest']:.2f}x | "
-                f"{row['peak_mb']:.0f} | {quality} |"
-                + (f" {row['ms_per_image']:.1f} | {row['images_per_second']:.1f} |" if absolute else "")
+    speeds, shares = [], []
+    for batch, methods in record["batches"].items():
+        for name, found in methods.items():
+            parts, whole = found["parts"], found["parts"]["whole"]
+            quality = "" if found["psnr_to_exact"] is None else f"{found['psnr_to_exact']:.1f}"
+            speed = [f"{parts[part]['speed']:.2f}x" for part in names]
+            spread = f"{whole['lowest']:.2f}–{whole['highest']:.2f}x"
+            times = [f"{found['ms_per_image']:.1f}", f"{found['images_per_second']:.1f}"] if absolute else []
+            speeds.append([batch, name, *speed, spread, f"{found['peak_mb']:.0f}", quality, *times])
+            ceiling = record["matmul_gmacs_per_second"][found["dtype"]]
+            share = [parts[part]["gmacs"] / parts[part]["seconds"] / ceiling for part in names]
+            shares.append(
+                [batch, name, f"{whole['gmacs'] / int(batch):.1f}", *(f"{100 * value:.0f} %" for value in share)]
             )
-    lines += ["", "| batch | row | GMACs an image | share of the ceiling: encoder | UNet | decoder | whole |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for batch, rows in record["batches"].items():
-        for name, row in rows.items():
-            ceiling = record["matmul_gmacs_per_second"][row["dtype"]]
-            shares = (row["parts"][part]["gmacs"] / row["parts"][part]["seconds"] / ceiling for part in names)
-            cells = " | ".join(f"{100 * share:.0f} %" for share in shares)
-            lines.append(f"| {batch} | {name} | {row['parts']['whole']['gmacs'] / int(batch):.1f} | {cells} |")
+    columns = ["batch", "method", *names, "lowest–highest", "peak memory, MB", "PSNR to exact, dB"]
+    of_speeds = markdown.table([*columns, *(["ms an image", "images/s"] if absolute else [])], speeds)
+    columns = ["batch", "method", "GMACs an image", "share of the ceiling: encoder", "UNet", "decoder", "whole"]
+    of_shares = markdown.table(columns, shares)
     where = "on a GPU" if absolute else f"cpu, {record['threads']} threads"
-    lines.append(
-        f"\n{record['resolution']} px, {where}, random weights; speed beside the reference in the same turn, median of "
-        f"{record['repeats']}. The ceiling is a square matrix product in the row's dtype."
+    return (
+        f"{of_speeds}\n\n{of_shares}\n\n{record['resolution']} px, {where}, random weights; speed relative to the "
+        f"reference in the same turn, median of {record['repeats']}. The ceiling is a square matrix product in the "
+        "method's dtype."
     )
-    return "\n".join(lines)

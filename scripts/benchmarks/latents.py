@@ -110,12 +110,14 @@ def compared(objective, batch: dict, device, rounds: int) -> dict:
 
 def latents_table(record: dict) -> str:
     """Return what the cache saves in each stage as a Markdown table, and what it costs in a line below."""
-    lines = ["| stage | step with the cache / without | smallest–largest |", "|---|---|---|"]
+    from lafr.evaluation import markdown
+
+    rows = []
     for name, s in record["stages"].items():
-        lines.append(f"| {name} | {s['ratio']:.2f} | {s['smallest_ratio']:.2f}–{s['largest_ratio']:.2f} |")
+        rows.append([name, f"{s['ratio']:.2f}", f"{s['smallest_ratio']:.2f}–{s['largest_ratio']:.2f}"])
+    table = markdown.table(["stage", "step with the cache / without", "smallest–largest"], rows)
     cache = record["cache"]
-    lines.append(
-        f"\n{cache['faces']} faces take {cache['megabytes']:.1f} MB. Filling takes as long as encoding "
+    return (
+        f"{table}\n\n{cache['faces']} faces take {cache['megabytes']:.1f} MB. Filling takes as long as encoding "
         f"{record['pays_after_steps']:.0f} batches of {record['batch_size']}, which is when it has paid."
     )
-    return "\n".join(lines)

@@ -88,16 +88,18 @@ def eaten_by_miniature(cfg) -> float:
 
 
 def loader_table(record: dict) -> str:
-    """Return pairs a second by workers, as multiples of no worker, and what training eats, as shares of it."""
+    """Return pairs a second by workers, as multiples of no worker, and what training needs of that."""
+    from lafr.evaluation import markdown
+
     rows = record["pairs_per_second"]
     unit = next(iter(rows.values()))["later visits"]
     side = record["resolution"]
-    lines = [f"| loader at {side} px | first visit | later visits |", "|---|---|---|"]
+    lines = []
     for workers, row in rows.items():
-        cells = " | ".join(f"{row[name] / unit:.2f}" for name in ("first visit", "later visits"))
-        lines.append(f"| {workers} workers | {cells} |")
+        lines.append([f"{workers} workers", *(f"{row[name] / unit:.2f}" for name in ("first visit", "later visits"))])
     for name, value in record["eaten"].items():
-        lines.append(f"| training eats: {name} | | {value / unit:.3f} |")
+        lines.append([f"training needs: {name}", "", f"{value / unit:.3f}"])
     for name, value in record["eaten_estimated"].items():
-        lines.append(f"| training would eat: {name}, estimated | | {value / unit:.2f} |")
-    return "\n".join([*lines, "", "Pairs a second, in units of one process that has seen every face."])
+        lines.append([f"training would need: {name}, estimated", "", f"{value / unit:.2f}"])
+    table = markdown.table([f"loader at {side} px", "first visit", "later visits"], lines)
+    return f"{table}\n\nPairs a second, in units of one process that has seen every face."

@@ -68,9 +68,11 @@ def loss(cfg) -> None:
 
 def loss_table(record: dict) -> str:
     """Return the cost of each part as a Markdown table: share of the whole step, spread, peak memory."""
+    from lafr.evaluation import markdown
+
     whole = record["parts"]["whole step"]["seconds"]
-    lines = ["| part | share of the step | fastest–slowest | peak memory, MB |", "|---|---|---|---|"]
+    rows = []
     for name, c in record["parts"].items():
         spread = f"{100 * c['fastest'] / whole:.0f}–{100 * c['slowest'] / whole:.0f} %"
-        lines.append(f"| {name} | {100 * c['share']:.0f} % | {spread} | {c['peak_mb']:.0f} |")
-    return "\n".join(lines)
+        rows.append([name, f"{100 * c['share']:.0f} %", spread, f"{c['peak_mb']:.0f}"])
+    return markdown.table(["part", "share of the step", "fastest–slowest", "peak memory, MB"], rows)

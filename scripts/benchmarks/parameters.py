@@ -64,16 +64,16 @@ def counted() -> dict:
 
 def parameters_table(record: dict) -> str:
     """Return what is trained, part by part, as a Markdown table, and what pruning leaves in a line below."""
-    lines = ["| part | trained values |", "|---|---|"]
-    lines += [f"| {name} | {count:,} |" for name, count in record["trained"].items()]
-    lines.append(f"| in all | **{record['trained_in_all']:,}** |")
+    from lafr.evaluation import markdown
+
+    rows = [[name, f"{count:,}"] for name, count in record["trained"].items()]
+    table = markdown.table(["part", "trained values"], [*rows, ["in all", f"**{record['trained_in_all']:,}**"]])
     none, prompt = record["variants"]["none"], record["variants"]["empty_prompt"]
     whole, left, with_prompt = (f"{count / 1e6:.1f} M" for count in (record["unet"], none["unet"], prompt["unet"]))
-    lines.append(
-        f"\nOf the UNet's {whole} values {left} are left without text and time. "
+    return (
+        f"{table}\n\nOf the UNet's {whole} values {left} are left without text and time. "
         f"With the empty prompt fixed instead {with_prompt} are left, and the LoRA has {prompt['lora']:,}."
     )
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -76,6 +76,7 @@ def gap(z, z_hq, draws: int, seed: int) -> dict:
 
 def timesteps_table(record: dict) -> str:
     """Return the gaps as a Markdown table: a row for each way of feeding and pruning, a column for each t*."""
+    from lafr.evaluation import markdown
 
     def shown(found: dict) -> str:
         return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**found)
@@ -84,14 +85,14 @@ def timesteps_table(record: dict) -> str:
     ways: dict[tuple, dict] = {}
     for row in record["z_restored"]:
         ways.setdefault((row["text"], row["scale_input"]), {})[row["timestep"]] = shown(row)
-    lines = ["| cross-attention | UNet is fed | " + " | ".join(f"t* = {t}" for t in times) + " |"]
-    lines.append("|---|---|" + "---|" * len(times))
+    rows = []
     for (text, scale_input), cells in ways.items():
         way = {"none": "deleted", "empty_prompt": "prompt fixed"}[text]
         fed = "√ᾱ z" if scale_input else "z"
-        lines.append(f"| {way} | {fed} | " + " | ".join(cells[t] for t in times) + " |")
-    lines.append(
-        f"\nMean absolute difference to z_hq, {record['images']} images of {record['faces']} faces (95 % bootstrap "
-        f"interval over faces). Before the UNet: z_lq {shown(record['z_lq'])}, z_aligned {shown(record['z_aligned'])}."
+        rows.append([way, fed, *(cells[t] for t in times)])
+    table = markdown.table(["cross-attention", "UNet is fed", *(f"t* = {t}" for t in times)], rows)
+    return (
+        f"{table}\n\nMean absolute difference to z_hq, {record['images']} images of {record['faces']} faces "
+        "(95 % bootstrap interval over faces). "
+        f"Before the UNet: z_lq {shown(record['z_lq'])}, z_aligned {shown(record['z_aligned'])}."
     )
-    return "\n".join(lines)

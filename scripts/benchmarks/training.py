@@ -254,39 +254,56 @@ def steps_needed(record: dict, saved: float) -> dict:
 
 def training_table(record: dict) -> str:
     """Return steps and whole recipes as Markdown tables; time as a multiple of the reference's."""
-    side = f"{record['resolution']} px, batch {record['batch_size']}, {record['device']}"
-    lines = [
-        f"| a step | time, {side} | lowest–highest | peak memory, MB | trained values, full size "
-        "| operations, full size, T | memory, full size, GB |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for stage, s in record["stages"].items():
-        full = record["full_size"][stage]
-        lines.append(
-            f"| {RECIPE[stage]}: {stage} | {s['ratio']:.2f} | {s['lowest']:.2f}–{s['highest']:.2f} "
-            f"| {s['peak_mb']:.0f} | {full['trained_values'] / 1e6:.1f} M | {full['tera_operations']:.1f} "
-            f"| {full['peak_gb']:.1f} |"
-        )
-    lines += [
-        f"\nTime as a multiple of the step `{record['reference']}`. Full size: Stable Diffusion 2.1, 512 px, one face, "
-        "float32, gradient checkpointing, counted and not run; operations include what is computed twice.\n",
-        "| recipe | steps | where from | LAFR saves, time here | LAFR saves, operations at full size |",
-        "|---|---|---|---|---|",
-    ]
-    for name, recipe in record["recipes"].items():
-        steps = " + ".join(f"{n:,}" for n in recipe["stages"].values())
-        saved = ["" if name == "LAFR" else f"{100 * recipe[key]:.0f} %" for key in ("saved_time", "saved_operations")]
-        lines.append(f"| {name} | {steps} | {recipe['source']} | {' | '.join(saved)} |")
+    from lafr.evaluation import markdown
+
+    presets = [[name, p["micro_batch"], f"{p['peak_gb']:.1f}"] for name, p in record["presets"].items()]
     needed = " and ".join(
         f"`{name}` took {n['by_time']:,.0f} steps by this time, {n['by_operations']:,.0f} by operations"
         for name, n in record["claim"]["steps_needed"].items()
     )
-    claimed = 100 * record["claim"]["saved"]
-    lines += [
-        f"\nThe paper claims {claimed:.0f} % less time: that would hold here if {needed}.\n",
-        "| preset | faces at once | memory of a restoration step, GB |",
-        "|---|---|---|",
-        *(f"| {name} | {p['micro_batch']} | {p['peak_gb']:.1f} |" for name, p in record["presets"].items()),
-        "\nCounted: the tensors alive at the peak. Not measured on a GPU, which needs more.",
+    return "\n\n".join(
+        [
+            steps_table(record),
+            f"Time as a multiple of the step `{record['reference']}`. Full size: Stable Diffusion 2.1, 512 px, one "
+            "face, float32, gradient checkpointing, counted and not run; operations include what is computed twice.",
+            recipes_table(record),
+            f"The paper claims {100 * record['claim']['saved']:.0f} % less time: that would hold here if {needed}.",
+            markdown.table(["preset", "faces at once", "memory of a restoration step, GB"], presets),
+            "Counted: the tensors alive at the peak. Not measured on a GPU, which needs more.",
+        ]
+    )
+
+
+def steps_table(record: dict) -> str:
+    """Return time, memory and operations of a step of each stage."""
+    from lafr.evaluation import markdown
+
+    columns = [
+        "a step",
+        f"time, {record['resolution']} px, batch {record['batch_size']}, {record['device']}",
+        "lowest–highest",
+        "peak memory, MB",
+        "trained values, full size",
+        "operations, full size, T",
+        "memory, full size, GB",
     ]
-    return "\n".join(lines)
+    rows = []
+    for stage, s in record["stages"].items():
+        full = record["full_size"][stage]
+        here = [f"{s['ratio']:.2f}", f"{s['lowest']:.2f}–{s['highest']:.2f}", f"{s['peak_mb']:.0f}"]
+        there = [f"{full['trained_values'] / 1e6:.1f} M", f"{full['tera_operations']:.1f}", f"{full['peak_gb']:.1f}"]
+        rows.append([f"{RECIPE[stage]}: {stage}", *here, *there])
+    return markdown.table(columns, rows)
+
+
+def recipes_table(record: dict) -> str:
+    """Return steps of each recipe and what LAFR saves."""
+    from lafr.evaluation import markdown
+
+    rows = []
+    for name, recipe in record["recipes"].items():
+        steps = " + ".join(f"{n:,}" for n in recipe["stages"].values())
+        saved = ["" if name == "LAFR" else f"{100 * recipe[key]:.0f} %" for key in ("saved_time", "saved_operations")]
+        rows.append([name, steps, recipe["source"], *saved])
+    columns = ["recipe", "steps", "where from", "LAFR saves, time here", "LAFR saves, operations at full size"]
+    return markdown.table(columns, rows)

@@ -17,7 +17,7 @@ from lafr.data.benchmarks import (
 )
 from lafr.data.faces import Faces
 from lafr.errors import InputError
-from lafr.evaluation.checking import SAMPLE, checked
+from lafr.evaluation.checking import SAMPLE, check_set
 from lafr.images import read_image
 from lafr.storage import sha256_of_file
 
@@ -150,7 +150,7 @@ def noisy(tmp_path):
 
 
 def test_a_prepared_set_says_what_of_it_was_checked(noisy):
-    said = checked(noisy("celeba_test", 21.3)(), "severe")
+    said = check_set(noisy("celeba_test", 21.3)(), "severe")
     assert said[0] == f"80 files as index.json names them, sha256 of {SAMPLE} compared"
     assert said[1].startswith("LQ against HQ has 21.") and said[1].endswith(f"dB on {SAMPLE} pairs: severe")
 
@@ -160,14 +160,14 @@ def test_a_prepared_set_says_what_of_it_was_checked(noisy):
 ])  # fmt: skip
 def test_each_of_the_two_sets_is_refused_under_the_others_name(noisy, name, decibels, severity, other):
     with pytest.raises(InputError, match=rf"is not {name}: the mean PSNR .* run with benchmark={other}$"):
-        checked(noisy(name, decibels)(), severity)
+        check_set(noisy(name, decibels)(), severity)
 
 
 def test_the_name_in_the_index_is_believed_before_anything_is_measured(noisy, tmp_path):
     benchmark = noisy("celeba_test_mild", 26)()
     benchmark.name = "celeba_test"
     with pytest.raises(InputError, match="is celeba_test_mild, not celeba_test; run with benchmark=celeba_test_mild"):
-        checked(benchmark, "severe")
+        check_set(benchmark, "severe")
 
 
 def test_lq_and_hq_in_each_others_place_are_told(noisy, tmp_path):
@@ -176,7 +176,7 @@ def test_lq_and_hq_in_each_others_place_are_told(noisy, tmp_path):
     for old, new in (("hq", "x"), ("lq", "hq"), ("x", "lq")):
         (tmp_path / "celeba_test" / old).rename(tmp_path / "celeba_test" / new)
     with pytest.raises(InputError, match=r"in 32 of 32 pairs .* the LQ image is the sharper one"):
-        checked(make(), "severe")
+        check_set(make(), "severe")
 
 
 def test_a_prepared_set_that_was_altered_is_refused(noisy, tmp_path):
@@ -185,16 +185,16 @@ def test_a_prepared_set_that_was_altered_is_refused(noisy, tmp_path):
     for side in ("lq", "hq"):
         (folder / side / "0004.png").rename(folder / side / "0004b.png")
     with pytest.raises(InputError, match=r"2 files of index.json are missing \['hq/0004.png', .* 2 are not in it"):
-        checked(make(), None)
+        check_set(make(), None)
     for side in ("lq", "hq"):
         (folder / side / "0004b.png").rename(folder / side / "0004.png")
-    assert checked(make(), None) == ["20 files as index.json names them, sha256 of 20 compared"]
+    assert check_set(make(), None) == ["20 files as index.json names them, sha256 of 20 compared"]
     Image.new("RGB", (16, 16)).save(folder / "hq" / "0007.png")
     with pytest.raises(InputError, match=r"hq/0007.png' was altered since it was prepared"):
-        checked(make(), None)
+        check_set(make(), None)
 
 
 def test_a_folder_that_nobody_prepared_is_said_to_be_unchecked(tmp_path):
     paired(tmp_path, "lq", "a.png")
-    said = checked(PairedBenchmark("wild", str(tmp_path), 8, hq=None))
+    said = check_set(PairedBenchmark("wild", str(tmp_path), 8, hq=None))
     assert said == [f"1 images in {tmp_path}: no index.json, so no file was checked by its hash"]

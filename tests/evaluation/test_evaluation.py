@@ -44,7 +44,7 @@ class Evaluated:
         return torch.stack([pair.lq for pair in pairs]), torch.stack([pair.hq for pair in pairs])
 
     def lines(self) -> list[dict[str, str]]:
-        with (self.folder / "scores.csv").open() as file:
+        with (self.folder / "scores.csv").open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
 
@@ -134,16 +134,16 @@ def test_code_use_is_counted_over_the_whole_set(evaluated):
         assert evaluated.result.latents[name] == pytest.approx(value)
 
 
-def test_the_picture_ranks_by_the_perceptual_distance(evaluated):
+def test_the_faces_are_ranked_by_the_perceptual_distance(evaluated):
     distance = evaluated.result.scores["LAFR"]["st_lpips_alex"]
     order = np.argsort(distance)
-    picture = read_image(evaluated.folder / "faces.png")
-    assert picture.shape == (3, 32, 3 * 96 + 16)  # five faces: one each, LQ | restored | HQ
+    sheet = read_image(evaluated.folder / "faces.png")
+    assert sheet.shape == (3, 32, 3 * 96 + 16)  # five faces: one each, LQ | restored | HQ
     lq, hq = evaluated.stacked()
     for column, face in enumerate([order[0], order[2], order[4]]):
         left = column * (96 + 8)
-        assert torch.equal(picture[:, :, left : left + 32], lq[face])
-        assert torch.equal(picture[:, :, left + 64 : left + 96], hq[face])
+        assert torch.equal(sheet[:, :, left : left + 32], lq[face])
+        assert torch.equal(sheet[:, :, left + 64 : left + 96], hq[face])
 
 
 def test_the_number_of_images_in_a_batch_changes_no_score(evaluated, tmp_path):
@@ -167,13 +167,6 @@ def test_two_methods_never_share_a_folder():
     assert all(re.fullmatch(r"[A-Za-z0-9+-][A-Za-z0-9.+_-]*", name) for name in names.values())
 
 
-def changed(restorer, change) -> bool:
-    """Whether a change of a restorer changes what its pictures are known by."""
-    before = key_of_restorer(restorer)
-    change(restorer)
-    return key_of_restorer(restorer) != before
-
-
 CHANGES = {
     "an adapter's weight": lambda r: next(r.adapter.parameters()).data.view(-1)[0].add_(1e-7),
     "a code": lambda r: r.adapter.quantizer.layers[0].codebook.data.view(-1)[0].add_(1e-3),
@@ -185,11 +178,14 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("case", CHANGES)
-def test_a_picture_of_a_restorer_that_differs_in_one_thing_is_not_kept(case, restorer, monkeypatch):
+def test_an_image_of_a_restorer_that_differs_in_one_thing_is_not_kept(restorer, monkeypatch):
     monkeypatch.setattr(torch, "__version__", torch.__version__)
-    assert changed(restorer.requires_grad_(False).eval(), CHANGES[case])
-    assert not changed(restorer, lambda r: None)
+    restorer.requires_grad_(False).eval()
+    for what, change in CHANGES.items():
+        before = key_of_restorer(restorer)
+        assert key_of_restorer(restorer) == before
+        change(restorer)
+        assert key_of_restorer(restorer) != before, what
 
 
 def test_a_score_by_another_setting_trunk_or_code_of_a_metric_is_not_kept():
@@ -207,7 +203,7 @@ def test_a_score_by_another_setting_trunk_or_code_of_a_metric_is_not_kept():
     assert known == [key_of_metric("a", metric) for metric in metrics]
     assert key_of_metric("b", psnr_rgb) != known[0]
     again = ShiftTolerantLPIPS("alex")
-    again(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))  # what it remembers of a batch is no setting
+    again(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))  # a batch that it caches is no setting
     assert key_of_metric("a", again) == known[6]
 
 
@@ -221,49 +217,41 @@ class Scaled:
         return self.factor * psnr_rgb(image, hq)
 
 
-def test_changed_code_of_a_module_or_of_one_inside_a_package_is_another_identity(tmp_path, monkeypatch):
+def test_changed_code_of_a_module_or_of_one_inside_a_package_changes_the_key(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "ours" / "deep").mkdir(parents=True)
     for file in ("ours/__init__.py", "ours/deep/__init__.py", "ours/deep/model.py"):
-        (tmp_path / file).write_text("A = 1\n")
+        (tmp_path / file).write_text("A = 1\n", encoding="utf-8")
     package = importlib.import_module("ours")
     before = key_of_code(package)
     assert key_of_code(package) == before
-    (tmp_path / "ours/deep/model.py").write_text("A = 2\n")
+    (tmp_path / "ours/deep/model.py").write_text("A = 2\n", encoding="utf-8")
     assert key_of_code(package) != before
 
 
-@pytest.mark.parametrize(("x", "y", "found"), [
-    (None, None, ("identity_cos_sface", "niqe")),
-    ("psnr_rgb", None, ("psnr_rgb", "niqe")),
-    (None, "st_lpips_vgg", ("identity_cos_sface", "st_lpips_vgg")),
-])  # fmt: skip
-def test_the_curves_axes_are_those_named_else_identity_and_realism(x, y, found):
-    assert curve_metrics(["psnr_rgb", "st_lpips_vgg", "identity_cos_sface", "niqe"], x, y) == found
-
-
-def test_a_curve_without_a_metric_of_realism_says_which_there_are():
+def test_the_curves_axes_are_those_named_else_identity_and_realism():
+    metrics = ["psnr_rgb", "st_lpips_vgg", "identity_cos_sface", "niqe"]
+    assert curve_metrics(metrics) == ("identity_cos_sface", "niqe")
+    assert curve_metrics(metrics, x="psnr_rgb") == ("psnr_rgb", "niqe")
+    assert curve_metrics(metrics, y="st_lpips_vgg") == ("identity_cos_sface", "st_lpips_vgg")
     with pytest.raises(InputError, match=r"curve_y .*psnr_rgb, deg"):
         curve_metrics(["psnr_rgb", "deg"])
 
 
-def test_a_torn_ledger_loses_the_torn_line_alone(tmp_path):
-    log = ProgressLog(tmp_path)
+def test_a_torn_log_loses_the_torn_line_alone_and_the_last_run_is_the_valid_one(tmp_path):
+    log = ProgressLog(tmp_path / "torn")
     log.append({"a": 1}, {"a": 2})
     with log.path.open("ab") as file:
         file.write(b'{"run": 1, "a": 3')
-    later = ProgressLog(tmp_path)
-    later.append({"a": 4})
-    assert [(line["run"], line["a"]) for line in ProgressLog(tmp_path).lines()] == [(1, 1), (1, 2), (2, 4)]
+    ProgressLog(tmp_path / "torn").append({"a": 4})
+    lines = ProgressLog(tmp_path / "torn").lines()
+    assert [(line["run"], line["a"]) for line in lines] == [(1, 1), (1, 2), (2, 4)]
+    ProgressLog(tmp_path / "two", process=1).append({"a": "old"})
+    ProgressLog(tmp_path / "two", process=0).append({"a": "new"})
+    assert [line["a"] for line in ProgressLog(tmp_path / "two").lines()] == ["old", "new"]
 
 
-def test_the_last_runs_line_is_the_right_one_whichever_process_wrote_it(tmp_path):
-    ProgressLog(tmp_path, process=1).append({"a": "old"})
-    ProgressLog(tmp_path, process=0).append({"a": "new"})
-    assert [line["a"] for line in ProgressLog(tmp_path).lines()] == ["old", "new"]
-
-
-def test_a_set_metric_sees_all_features_of_a_row_and_of_the_truth_in_order(evaluated, tmp_path):
+def test_a_set_metric_sees_all_features_of_a_method_and_of_the_truth_in_order(evaluated, tmp_path):
     class Features:
         def __init__(self):
             self.seen = []

@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 320, 120
 
 @dataclass(frozen=True)
 class Bar:
-    """A bin: where it stands, and what a pointer over it reads."""
+    """A bin: its place, and the text shown under a pointer."""
 
     x: float
     width: float
@@ -21,7 +21,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The numbers of a row as bars, those of the input as an outline, and the axis."""
+    """The numbers of a method as bars, those of the input as an outline, and the axis."""
 
     metric: str
     bars: list[Bar]
@@ -35,7 +35,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over the fidelity knob: an SVG path, a band of its interval, and points that can be read."""
+    """A metric over the fidelity parameter: an SVG path, the band of its interval, and points with their text."""
 
     metric: str
     path: str
@@ -46,7 +46,7 @@ class Curve:
 
 
 def step(span: float, most: int) -> float:
-    """Return the smallest of 1, 2, 2.5, 5 times a power of ten that parts `span` into at most `most` pieces."""
+    """Return the smallest of 1, 2, 2.5, 5 times a power of ten that divides `span` into at most `most` pieces."""
     power = 10.0 ** math.floor(math.log10(span / most))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor * most >= span)
 
@@ -62,7 +62,7 @@ def edges_of(values: np.ndarray, bins: int = 30) -> np.ndarray:
 
 
 def histogram(
-    metric: str, values: Sequence[float], before: Sequence[float] = (), row: str = "LAFR", row_before: str = "LQ input"
+    metric: str, values: Sequence[float], before: Sequence[float] = (), method: str = "LAFR", other: str = "LQ input"
 ) -> Histogram | None:
     """Return the distribution of a metric over images, NaN counted as failed; None without any number."""
     whole, first = finite(values), finite(before)
@@ -74,18 +74,27 @@ def histogram(
     digits = max(0, -math.floor(math.log10(edges[1] - edges[0]) + 1e-9) + 1)
     bars = []
     for k, count in enumerate(counts):
-        beside = f"; {row_before}: {of_input[k]}" if len(first) else ""
-        says = f"{edges[k]:.{digits}f} to {edges[k + 1]:.{digits}f}: {row}: {count}{beside}"
+        second = f"; {other}: {of_input[k]}" if len(first) else ""
+        says = f"{edges[k]:.{digits}f} to {edges[k + 1]:.{digits}f}: {method}: {count}{second}"
         bars.append(Bar(k * width, width, count / top * HEIGHT, says))
     path = "".join(f"V{HEIGHT - n / top * HEIGHT:.1f}H{(k + 1) * width:.1f}" for k, n in enumerate(of_input))
-    place = lambda value: (value - edges[0]) / (edges[-1] - edges[0]) * WIDTH  # noqa: E731
+
+    def place(value: float) -> float:
+        return float((value - edges[0]) / (edges[-1] - edges[0]) * WIDTH)
+
     spacing = step(edges[-1] - edges[0], 5)
     marks = np.arange(math.ceil(edges[0] / spacing - 1e-9), math.floor(edges[-1] / spacing + 1e-9) + 1) * spacing
-    summary = f"{metric} of {len(whole)} images, {row}: {whole.min():.4g} to {whole.max():.4g}, mean {whole.mean():.4g}"
+    numbers = f"{whole.min():.4g} to {whole.max():.4g}, mean {whole.mean():.4g}"
     return Histogram(
-        metric, bars, f"M0 {HEIGHT}{path}V{HEIGHT}" if len(first) else "", place(whole.mean()),
-        [(float(place(mark)), f"{mark:.6g}") for mark in marks], summary, int(top), len(values) - len(whole),
-    )  # fmt: skip
+        metric,
+        bars,
+        outline=f"M0 {HEIGHT}{path}V{HEIGHT}" if len(first) else "",
+        mean_x=place(whole.mean()),
+        ticks=[(place(mark), f"{mark:.6g}") for mark in marks],
+        summary=f"{metric} of {len(whole)} images, {method}: {numbers}",
+        top=int(top),
+        failed=len(values) - len(whole),
+    )
 
 
 def finite(values: Sequence[float]) -> np.ndarray:
@@ -95,7 +104,7 @@ def finite(values: Sequence[float]) -> np.ndarray:
 
 
 def curve(metric: str, sweep: dict[str, dict]) -> Curve | None:
-    """Return a metric over the fidelity knob, from {fidelity: {"mean", "low", "high"}}; None under two numbers."""
+    """Return a metric over the fidelity parameter, from {fidelity: {"mean", "low", "high"}}; None under two numbers."""
     known = sorted((float(f), s) for f, s in sweep.items() if s.get("mean") is not None)
     if len(known) < 2:
         return None

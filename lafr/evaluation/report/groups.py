@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from lafr.errors import InputError
-from lafr.evaluation import mean_and_interval
 from lafr.evaluation.report.scores import Values
+from lafr.evaluation.summary import mean_and_interval
 
 Groups = dict[str, dict[str, str]]  # column -> stem -> group
-FEW = 5  # images under which an interval over them says nothing
+FEW = 5  # fewer images than this get no interval: it would mean nothing
 
 
 def read_groups(source: str | Path | Groups, stems: list[str]) -> Groups:
     """Return column -> stem -> group, from a CSV of which one column names the images, or as given.
 
     A name matches its stem, with or without extension, or the part before the stem's last `_` (`001` for `001_03`).
-    Raises InputError unless some column names at least half of the images; the others' group is not stated.
+    Raises InputError unless some column names at least half of the images; the others count as "not stated".
     """
     if not isinstance(source, str | Path):
         return {str(column): {s: str(v) for s, v in of.items()} for column, of in source.items()}
@@ -28,18 +28,21 @@ def read_groups(source: str | Path | Groups, stems: list[str]) -> Groups:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.DictReader(file) if None not in line and None not in line.values()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"groups {str(path)!r} cannot be read ({error}); give a CSV with a line an image") from None
+        remedy = "give a CSV with a line for each image"
+        raise InputError(f"groups {str(path)!r} cannot be read ({error})", remedy=remedy) from None
     columns = list(lines[0]) if lines else []
-    matched = {column: match({line[column]: line for line in lines}, stems) for column in columns}
-    key = max(columns, key=lambda column: len(matched[column]), default=None)
-    if key is None or 2 * len(matched[key]) < len(stems):
+    by_column = {column: lines_of({line[column]: line for line in lines}, stems) for column in columns}
+    key = max(columns, key=lambda column: len(by_column[column]), default=None)
+    if key is None or 2 * len(by_column[key]) < len(stems):
         raise InputError(
-            f"no column of groups {str(path)!r} names images such as {stems[:1]}; name them, or give no groups"
+            f"no column of groups {str(path)!r} names images such as {stems[:1]}",
+            remedy="name them in one column, or give no groups",
         )
-    return {c: {stem: matched[key].get(stem, {}).get(c, "") for stem in stems} for c in columns if c != key}
+    found = by_column[key]
+    return {c: {stem: found.get(stem, {}).get(c, "") for stem in stems} for c in columns if c != key}
 
 
-def match(by_name: dict[str, dict], stems: list[str]) -> dict[str, dict]:
+def lines_of(by_name: dict[str, dict], stems: list[str]) -> dict[str, dict]:
     """Return stem -> line, for the stems that are named."""
     by_stem = {Path(name).stem if name else name: line for name, line in by_name.items()} | by_name
     found = {stem: by_stem.get(stem) or by_stem.get(stem.rpartition("_")[0]) for stem in stems}
@@ -47,7 +50,7 @@ def match(by_name: dict[str, dict], stems: list[str]) -> dict[str, dict]:
 
 
 def labelled(of: dict[str, str], most: int = 8) -> dict[str, str]:
-    """Return stem -> group; numbers of more than `most` values are cut into thirds, as `18–24`."""
+    """Return stem -> group; numbers of more than `most` distinct values are grouped into thirds, such as `18–24`."""
     numbers = {stem: number(value) for stem, value in of.items()}
     whole = [value for value in numbers.values() if math.isfinite(value)]
     if len(set(whole)) <= most or len(whole) < len(of) / 2:
@@ -62,7 +65,7 @@ def labelled(of: dict[str, str], most: int = 8) -> dict[str, str]:
 
 
 def number(value: str) -> float:
-    """Return a number, NaN of what is none."""
+    """Return a number, NaN if the text is none."""
     try:
         return float(value)
     except ValueError:
@@ -72,7 +75,7 @@ def number(value: str) -> float:
 def by_group(of: dict[str, str], scores: dict[str, Values], seed: int = 0) -> dict[str, dict]:
     """Return group -> {"images": n, "scores": {metric: mean, low, high}}, largest group first, numbers in order.
 
-    Groups of fewer than five images get no interval: their bootstrap would look surer than it is.
+    Groups of fewer than five images get no interval: their bootstrap interval would be too narrow.
     """
     groups = labelled(of)
     found = {}
@@ -87,7 +90,7 @@ def by_group(of: dict[str, str], scores: dict[str, Values], seed: int = 0) -> di
 
 
 def order(item: tuple[str, int], groups: dict[str, str]) -> tuple:
-    """Return what sorts groups: numbers and their thirds by size, others by how many they are."""
+    """Return the sort key of a group: numbers and ranges by size, then others by their number of images."""
     name, count = item
     first = number(name.partition("–")[0])
     return (0, first, name) if math.isfinite(first) else (1, -count, name)
