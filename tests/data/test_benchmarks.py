@@ -159,14 +159,14 @@ def test_a_prepared_set_says_what_of_it_was_checked(noisy):
     ("celeba_test", 26, "severe", "celeba_test_mild"), ("celeba_test_mild", 21, "mild", "celeba_test"),
 ])  # fmt: skip
 def test_each_of_the_two_sets_is_refused_under_the_others_name(noisy, name, decibels, severity, other):
-    with pytest.raises(InputError, match=rf"is not {name}: the mean PSNR .* run with benchmark={other}$"):
+    with pytest.raises(InputError, match=rf"is not {name}: the mean PSNR .* run with benchmark='{other}'$"):
         check_set(noisy(name, decibels)(), severity)
 
 
 def test_the_name_in_the_index_is_believed_before_anything_is_measured(noisy, tmp_path):
     benchmark = noisy("celeba_test_mild", 26)()
     benchmark.name = "celeba_test"
-    with pytest.raises(InputError, match="is celeba_test_mild, not celeba_test; run with benchmark=celeba_test_mild"):
+    with pytest.raises(InputError, match="is celeba_test_mild, not celeba_test; run with benchmark='celeba_test_mild'"):
         check_set(benchmark, "severe")
 
 
