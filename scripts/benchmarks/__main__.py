@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lafr.commands.launch import run
 
-OTHERS = ("__init__", "__main__", "reference", "parameters")
+OTHERS = ("__init__", "__main__", "pages", "parameters", "reference")
 TOPICS = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in OTHERS)
 
 if __name__ == "__main__":
