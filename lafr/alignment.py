@@ -1,4 +1,4 @@
-"""Where a face's points lie in the crops of the field, and the similarity from one crop to another."""
+"""The templates of face alignment (FFHQ, ArcFace), similarity transforms between them, and aligned crops."""
 
 import cv2
 import numpy as np
@@ -24,17 +24,17 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def template_distance(points: np.ndarray, size: tuple[int, int]) -> float:
-    """Return how far five points lie from FFHQ's in a picture of this size: their mean distance over its side."""
+    """Return how far five points lie from FFHQ's in an image of this size: their mean distance over its side."""
     side = min(size)
     template = (FFHQ_512 + 0.5) * side / 512 - 0.5
     return float(np.linalg.norm(points - template, axis=1).mean()) / side
 
 
 def yaw(points: np.ndarray) -> float:
-    """Return about how many degrees a face is turned to the side, by where the nose tip stands between the eyes.
+    """Return about how many degrees a face is turned to the side, from the position of the nose tip between the eyes.
 
-    In a frontal face it stands halfway. It lies about 0.9 of half the eyes' distance before their plane, so turned by
-    the angle a it moves by 0.9 tan(a) of half the distance as seen. Good to 10 degrees or so.
+    In a frontal face it lies halfway. It is about 0.9 of half the eyes' distance in front of their plane, so a turn by
+    the angle a moves it by 0.9 tan(a) of half the projected distance. Accurate to about 10 degrees.
     """
     left, right, nose = points[:3]
     eyes = right - left
@@ -47,9 +47,9 @@ def crop(
 ) -> tuple[Image.Image, float]:
     """Return the FFHQ crop of the face with these five points `[5, 2]`, and its side in the photograph's own pixels.
 
-    The photograph's pixels are warped once, bicubic, the border mirrored. Where that would shrink them, the canvas is
-    k times larger, k the least whole number for which it doesn't, and `resample`, which is antialiased, takes it down
-    to `resolution`: nothing aliases.
+    The photograph's pixels are warped once, bicubic, the border mirrored. Where that would shrink them, they are warped
+    to a canvas k times larger (k the least whole number that does not shrink), and `resample`, which is antialiased,
+    reduces it to `resolution`: nothing aliases.
     """
     matrix = similarity(points, FFHQ_512)
     native_size = 512 / float(np.hypot(*matrix[:, 0]))

@@ -21,7 +21,7 @@ from lafr.storage import atomic_write
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; see `as_images`
 
-# What Pillow's readers raise for a file that is broken.
+# What Pillow's readers raise for a broken file.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)
 SAVING = {  # options of Pillow's writers
     ".jpg": {"quality": 95, "subsampling": 0},
@@ -33,7 +33,7 @@ EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Return the images under `folder`, sorted by path; hidden files are passed over."""
+    """Return the images under `folder`, sorted by path, without hidden files."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} does not exist; give the path of a folder of images")
@@ -45,12 +45,12 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
 
 
 def read_pil(path: str | Path, data: bytes | None = None) -> Image.Image:
-    """Return the picture at `path`, or in `data` (messages still say `path`), as an upright 8-bit RGB image.
+    """Return the image at `path`, or in `data` (errors name `path` all the same), upright, in 8-bit RGB.
 
     EXIF orientation is applied, transparency is blended over white, 16-bit and gray values keep their
     meaning (65535 and 255 are both white), CMYK and palettes are converted.
     """
-    with _said_of(path), warnings.catch_warnings():
+    with _one_line(path), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path if data is None else BytesIO(data)) as image:
             image.load()
@@ -60,38 +60,38 @@ def read_pil(path: str | Path, data: bytes | None = None) -> Image.Image:
 def read_photo(path: str | Path) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the photo at `path`, upright, in its own mode and with its metadata in `info`; and what was lost.
 
-    Up to Pillow's limit of 178 megapixels. Of an animation the first picture is read; 16 bits a colour become 8.
+    Up to Pillow's limit of 178 megapixels. The first frame of an animation is read; 16 bits a colour become 8.
     """
     lost = []
-    with _said_of(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged metadata, and 89 megapixels, are warned of
+    with _one_line(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, and above 89 megapixels
         with Image.open(path) as image:
             if image.mode.startswith("RGB") and any("16" in str(tile[3]) for tile in image.tile):
                 lost.append("its 16 bits a colour were read as 8")
             frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # a camera's: the second picture is a preview
-                lost.append(f"only the first of its {frames} pictures was read")
+            if frames > 1 and image.format != "MPO":  # MPO is a camera's format: its second frame is a preview
+                lost.append(f"only the first of its {frames} frames was read")
             image.load()
             photo = image.copy()
             photo.info = dict(image.info)
             try:
                 photo = ImageOps.exif_transpose(image)
-            except Exception as error:  # Pillow has no one exception for the ways in which EXIF is broken
-                lost.append(f"its EXIF cannot be read ({type(error).__name__}); it may lie on its side")
+            except Exception as error:  # Pillow raises many exceptions for broken EXIF
+                lost.append(f"its EXIF cannot be read ({type(error).__name__}); it may be rotated")
                 photo.info.pop("exif", None)
     return photo, tuple(lost)
 
 
 def upright(photo: Image.Image) -> Image.Image:
-    """Return a copy with its EXIF orientation applied and removed; damaged EXIF is not warned of."""
+    """Return a copy with its EXIF orientation applied and removed; damaged EXIF raises no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ImageOps.exif_transpose(photo)
 
 
 @contextmanager
-def _said_of(path: str | Path) -> Iterator[None]:
-    """Say in one line what is wrong with a picture."""
+def _one_line(path: str | Path) -> Iterator[None]:
+    """Raise what a reader finds wrong with an image as an InputError of one line."""
     try:
         yield
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def from_pil(image: Image.Image) -> Tensor:
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Return the 8-bit picture of `[3, H, W]` in [-1, 1]."""
+    """Return `[3, H, W]` in [-1, 1] as an 8-bit PIL image."""
     return Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())
 
 
@@ -242,7 +242,7 @@ def read_image(path: str | Path, size: int | None = None) -> Tensor:
     >>> read_image(locate("astronaut"), 128).shape
     torch.Size([3, 128, 128])
 
-    Raises InputError for a picture that is not square when `size` is given: it is not an aligned crop.
+    Raises InputError for an image that is not square when `size` is given: it is not an aligned crop.
     """
     image = read_pil(path)
     if size is not None:
@@ -252,7 +252,7 @@ def read_image(path: str | Path, size: int | None = None) -> Tensor:
 
 
 def require_square(image: Image.Image, name: str) -> None:
-    """Raise InputError unless the picture is square (one pixel of rounding is let through)."""
+    """Raise InputError unless the image is square, one pixel of rounding allowed."""
     width, height = image.size
     if abs(width - height) > 1:
         raise InputError(
@@ -307,20 +307,29 @@ def _in_mode_of(extension: str, photo: Image.Image) -> Image.Image:
 
 
 def write_stored_png(image: Tensor, path: str | Path) -> None:
-    """Write `[3, H, W]` in [-1, 1] as a PNG that isn't compressed: its bytes follow from the pixels alone.
+    """Write `[3, H, W]` in [-1, 1] as an uncompressed PNG whose bytes depend on the pixels alone, atomically.
 
-    Compressors differ between versions and builds (zlib, zlib-ng). As `write_image`, all or nothing.
+    Pillow with `compress_level=0` does not serve: it filters the rows, and the length of its stored blocks depends on
+    the zlib that it was built with (33,814 bytes with zlib-ng 2.3, other lengths with zlib 1.2).
     """
-    pixels = to_uint8(image).permute(1, 2, 0).cpu().numpy()
+    pixels = to_uint8(image).permute(1, 2, 0).cpu().numpy()  # [H, W, 3]
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # filter 0: none
-    blocks = [rows[start : start + 65535] for start in range(0, len(rows), 65535)]
-    deflate = b"\x78\x01" + b"".join(  # RFC 1950; RFC 1951, 3.2.4
-        struct.pack("<BHH", block is blocks[-1], len(block), len(block) ^ 0xFFFF) + block for block in blocks
-    )
-    deflate += struct.pack(">I", zlib.adler32(rows))
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", deflate), (b"IEND", b"")]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
-    atomic_write(Path(path), lambda aside: aside.write_bytes(data))
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = [_chunk(b"IHDR", header), _chunk(b"IDAT", _stored(rows)), _chunk(b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    atomic_write(Path(path), lambda temporary: temporary.write_bytes(data))
+
+
+def _stored(data: bytes) -> bytes:
+    """Return a zlib stream (RFC 1950) of stored blocks (RFC 1951, 3.2.4), each as long as a block can be."""
+    blocks = []
+    for start in range(0, len(data), 65535):
+        block = data[start : start + 65535]
+        is_last = start + 65535 >= len(data)
+        blocks.append(struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF) + block)
+    return b"\x78\x01" + b"".join(blocks) + struct.pack(">I", zlib.adler32(data))
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a PNG chunk: length, kind, body, checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

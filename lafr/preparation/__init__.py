@@ -1,1 +1,1 @@
-"""From what a user has to a set on disk: fetched, unpacked, checked, aligned, resized, degraded, indexed."""
+"""From a download to a dataset on disk: fetched, unpacked, checked, aligned, resized, degraded, indexed."""

@@ -1,4 +1,4 @@
-"""Photographs into a set's form: find the face's points, warp once to FFHQ's alignment, resize."""
+"""Convert photographs to the form of a dataset: find the face's points, warp once to FFHQ's alignment, resize."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ import PIL
 from PIL import Image
 
 from lafr.alignment import crop
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import read_pil, require_square
 from lafr.networks.dlib_models import FrontalFaces
 
@@ -18,7 +18,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-DETECTION_SIDE = 1024  # pixels of the longer side in which faces are looked for
+DETECTION_SIDE = 1024  # pixels of the longer side for detection
 
 
 class FaceFinder:
@@ -55,17 +55,19 @@ def face_finder() -> FaceFinder:
 
 
 class Converter:
-    """Brings a picture into a set's form: RGB, square, `resolution` px, aligned.
+    """Converts an image to the form of a dataset: RGB, square, `resolution` px, aligned.
 
     Args:
         resolution: side in pixels.
         filter: lanczos, bicubic or bilinear, antialiased.
-        aligned: leave the face where it is; else find it and align it.
+        aligned: the faces are aligned already; otherwise they are found and aligned.
     """
 
     def __init__(self, resolution: int, filter: str, aligned: bool):
-        if filter not in FILTERS or resolution < 1:
-            raise InputError(f"resolution={resolution} filter={filter}: filter is one of {', '.join(FILTERS)}")
+        if filter not in FILTERS:
+            raise InputError("filter", filter, f"one of {', '.join(FILTERS)}")
+        if resolution < 1:
+            raise InputError("resolution", resolution, "1 or more pixels")
         self.resolution, self.resample = resolution, FILTERS[filter]
         self.finder = None if aligned else face_finder()
         self.versions = {"pillow": PIL.__version__}
@@ -75,7 +77,7 @@ class Converter:
     def __call__(self, path: Path) -> tuple[Image.Image | None, dict]:
         """Return the image, None where no face is found, and facts for the index.
 
-        A picture that has its size already keeps its pixels bit for bit; one that is smaller raises InputError.
+        An image that has the size already keeps its pixels bit for bit; a smaller one raises InputError.
         """
         picture = read_pil(path)
         facts = {"original_size": list(picture.size)}
@@ -88,8 +90,8 @@ class Converter:
         require_square(picture, str(path))
         if min(picture.size) < self.resolution:
             raise InputError(
-                f"{str(path)!r} is {picture.width} x {picture.height}, smaller than resolution={self.resolution}; "
-                f"get it larger, or give resolution={min(picture.size)}"
+                f"{str(path)!r} is {picture.width} x {picture.height}, smaller than {self.resolution} px; "
+                f"get it larger, or give {setting('resolution', min(picture.size))}"
             )
         size = (self.resolution, self.resolution)
         return picture if picture.size == size else picture.resize(size, self.resample), facts

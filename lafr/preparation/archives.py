@@ -1,4 +1,4 @@
-"""Images in a folder, a zip or a tar, one at a time; a damaged or hostile archive is refused.
+"""Images in a folder, a zip or a tar, read one at a time; a damaged or hostile archive is refused.
 
 Every member is checked before anything is written, and no member is ever written under its own name: a path that
 leads out of the folder is refused and would lead nowhere.
@@ -24,7 +24,7 @@ from lafr.images import EXTENSIONS, list_images
 
 CHUNK = 1 << 20
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-DAMAGED = (  # how the standard library says it
+DAMAGED = (  # what the standard library raises
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError,
 )  # fmt: skip
 BY_HAND = "unpack it yourself if you trust it and give the folder"
@@ -32,10 +32,10 @@ BY_HAND = "unpack it yourself if you trust it and give the folder"
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold; one beyond is refused.
+    """Limits of an archive; a larger one is refused.
 
     Args:
-        members: number of members, of whatever kind.
+        members: number of members of any kind.
         member_bytes: size of one member, unpacked.
         total_bytes: size of all members, unpacked (FFHQ at 1024 px: 90 GB).
         ratio: unpacked size over the archive's (that of an archive under 1 MB counts as 1 MB): pictures are
@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Listing:
-    """Name -> bytes of every image, sorted by name, and how many other files were passed over."""
+    """Name -> bytes of every image, sorted by name, and the number of other files."""
 
     images: dict[str, int]
     ignored: int
@@ -75,21 +75,21 @@ def list_source(source: Path, limits: Limits = Limits()) -> Listing:
 
 
 def each_image(
-    source: Path, names: Collection[str], aside: Path, limits: Limits = Limits()
+    source: Path, names: Collection[str], temporary: Path, limits: Limits = Limits()
 ) -> Iterator[tuple[str, Path]]:
-    """Yield (name, file) for each of `names`: in a folder where it lies, from an archive a copy in the folder `aside`.
+    """Yield (name, file) for each of `names`: the file itself in a folder, a copy in `temporary` from an archive.
 
-    The copy is gone at the next step. Raises InputError when a member is damaged or not as long as its header says.
+    The copy is deleted at the next step. Raises InputError when a member is damaged or not as long as its header says.
     """
     if source.is_dir():
         yield from ((name, source / name) for name in names)
         return
-    aside.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir(parents=True, exist_ok=True)
     with _opened(source, limits) as members:
         for given, size, read in members:
             name = _clean(given, source)
             if name in names and size is not None:
-                copy = aside / f"member{PurePosixPath(name).suffix}"
+                copy = temporary / f"member{PurePosixPath(name).suffix}"
                 try:
                     _copy(read(), size, copy, f"{name!r} in {str(source)!r}")
                     yield name, copy
@@ -103,7 +103,7 @@ Members = Iterator[tuple[str, int | None, Callable[[], BinaryIO]]]
 
 @contextmanager
 def _opened(source: Path, limits: Limits) -> Iterator[Members]:
-    """Open an archive and say in one line what the standard library finds wrong with it."""
+    """Open an archive; what the standard library finds wrong with it becomes an InputError of one line."""
     with open(source, "rb") as file:
         start = file.read(512)
     try:
@@ -146,15 +146,15 @@ def _tar_members(stream: "_Guarded", source: Path) -> Members:
             size = None if info.isdir() else info.size
             yield info.name, size, lambda info=info: archive.extractfile(info)
         if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end too
-            raise tarfile.ReadError("it breaks off between two members")
+            raise tarfile.ReadError("it ends between two members")
         while stream.read(CHUNK):  # to the checksum
             pass
 
 
 class _Guarded:
-    """A decompressed stream in which nobody gets past byte `most` or reads more than `CHUNK` at once.
+    """A decompressed stream that refuses to pass byte `most` and to read more than `CHUNK` at once.
 
-    (tarfile reads a long name or a pax header whole, however long it says it is.)
+    (tarfile reads a long name or a pax header at once, whatever length its header states.)
     """
 
     def __init__(self, stream: BinaryIO, source: Path, most: int):
@@ -170,7 +170,7 @@ class _Guarded:
         return self.last
 
     def seek(self, offset: int) -> int:
-        """Go to byte `offset`."""
+        """Move to byte `offset`."""
         self._check(offset)
         return self.stream.seek(offset)
 
@@ -188,7 +188,7 @@ def _most_bytes(source: Path, limits: Limits) -> int:
 
 
 def _checked(members: Iterator[tuple[str, int | None]], source: Path, limits: Limits) -> dict[str, int]:
-    """Return name -> bytes of every file; the sums are held against the limits while they grow."""
+    """Return name -> bytes of every file; the sums are compared with the limits while they grow."""
     files: dict[str, int] = {}
     total, most = 0, _most_bytes(source, limits)
     for number, (given, size) in enumerate(members, 1):

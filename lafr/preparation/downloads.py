@@ -1,7 +1,6 @@
-"""A file from an http(s) address: in one piece, or from where the last try stopped."""
+"""Download a file over http(s), resuming a broken download."""
 
 import http.client
-import json
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -10,34 +9,34 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lafr.errors import InputError
-from lafr.storage import write_json
+from lafr.storage import read_json, write_json
 
 CHUNK = 1 << 20
-BY_HAND = "download it by hand and give source=FILE"
+BY_HAND = "download it by hand and give the file instead of the address"
 
 
 def is_address(source: str) -> bool:
-    """Tell an http(s) address from a path."""
+    """Return whether a source is an http(s) address, not a path."""
     return source.lower().startswith(("http://", "https://"))
 
 
 def download(address: str, target: Path, most_bytes: int = 200_000_000_000, timeout: float = 60) -> Path:
-    """Return `target`, fetched from `address`; what is there already is not fetched again.
+    """Return `target`, downloaded from `address` unless it was downloaded before.
 
-    The beginning of a broken download is kept beside it, and the next call asks for the rest if the server says that
-    its file is still the same (HTTP If-Range).
+    The beginning of a broken download is kept next to it, and the next call requests the rest if the server's file is
+    still the same (HTTP If-Range).
 
     Args:
         address: http or https.
         target: file to write; its folder is made.
         most_bytes: largest file that is accepted.
-        timeout: seconds without an answer.
+        timeout: longest silence of the server, in seconds.
 
     Raises InputError when the server sends a web page or too much, ConnectionError when it can't be reached, refuses
     or breaks off.
     """
     beginning, notes = target.with_name(f"{target.name}.beginning"), target.with_name(f"{target.name}.json")
-    known = json.loads(notes.read_text()) if notes.is_file() else {}
+    known = read_json(notes) if notes.is_file() else {}
     if known.get("address") != address:
         known = {}
     if target.is_file() and known:
@@ -54,14 +53,14 @@ def download(address: str, target: Path, most_bytes: int = 200_000_000_000, time
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         reason = getattr(error, "reason", None) or error
         raise ConnectionError(
-            f"cannot download {address!r} ({reason}); run the same command again to go on, or {BY_HAND}"
+            f"cannot download {address!r} ({reason}); run the same command again to resume, or {BY_HAND}"
         ) from None
     beginning.replace(target)
     return target
 
 
 def _save(answer, address: str, beginning: Path, notes: Path, have: int, most_bytes: int) -> None:
-    """Write an answer: appended to `have` bytes if it is the rest of the file (206), anew if it is the whole (200)."""
+    """Write a response: appended to `have` bytes if it is the rest of the file (206), from the start if whole (200)."""
     if answer.headers.get_content_type() == "text/html":
         raise InputError(f"{address!r} is a web page, not an archive; open it in a browser, {BY_HAND}")
     whole = answer.status != 206
@@ -92,6 +91,6 @@ def _save(answer, address: str, beginning: Path, notes: Path, have: int, most_by
 
 
 def public(address: str) -> str:
-    """Return an address without user, query and fragment, where secrets stand."""
+    """Return an address without user, query and fragment, which may hold secrets."""
     parts = urllib.parse.urlsplit(address)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

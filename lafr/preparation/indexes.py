@@ -1,7 +1,6 @@
-"""What a prepared set says of itself: `index.json`, written last, holds the hash of every image and of its source."""
+"""The index of a prepared dataset, `index.json`: hashes of every image and of its sources; written last."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,20 +8,20 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.provenance import differences
-from lafr.storage import sha256_of_file
+from lafr.storage import read_json, sha256_of_file
 
 INDEX = "index.json"
 
 
 def read_index(folder: Path) -> dict | None:
-    """Return the index of a prepared set, or None where nothing is; raises InputError where something else is."""
+    """Return the index of a prepared dataset, None for an absent or empty folder; InputError for any other folder."""
     path = folder / INDEX
     if path.is_file():
-        return json.loads(path.read_text())
+        return read_json(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{str(folder)!r} holds other things and no {INDEX}; choose output=FOLDER or move them away")
+        raise InputError(f"{str(folder)!r} holds other files and no {INDEX}; choose another {setting('output')}")
     return None
 
 
@@ -31,18 +30,18 @@ def require_same(record: Mapping, job: Mapping, folder: Path) -> None:
     if changed := differences(_compared({key: record.get(key) for key in job}), _compared(job)):
         raise InputError(
             f"{str(folder)!r} was made from another source or with other settings ({'; '.join(changed[:3])}); "
-            "give those, choose output=FOLDER, or delete it"
+            f"give those, choose another {setting('output')}, or delete it"
         )
 
 
 def _compared(job: Mapping) -> dict:
-    """Leave out how a source is called: a renamed archive is the same."""
+    """Return a job without the names of its sources: a renamed archive is the same."""
     hashes = {f"sha256 of {part or 'source'}": source["sha256"] for part, source in job.get("sources", {}).items()}
     return {**job, **({"sources": hashes} if hashes else {})}
 
 
 def verify(folder: Path, record: Mapping) -> None:
-    """Raise InputError unless every file of an index is there with its sha256."""
+    """Raise InputError unless every file of an index exists with its sha256."""
     for file in tqdm(record["files"], desc="verify", unit="image", delay=1):
         path = folder / file["file"]
         if not path.is_file() or sha256_of(path) != file["sha256"]:
@@ -51,17 +50,17 @@ def verify(folder: Path, record: Mapping) -> None:
 
 
 def sha256_of(path: Path, desc: str | None = None) -> str:
-    """Return the hex sha256 of a file as it is now; with `desc` behind a progress bar."""
+    """Return the hex sha256 of a file; with `desc`, show a progress bar."""
     bar = tqdm(desc=desc, total=path.stat().st_size, unit="B", unit_scale=True, delay=1, disable=desc is None)
     with bar:
         return sha256_of_file(path, bar.update)
 
 
 def sha256_of_names(sizes: Mapping[str, int]) -> str:
-    """Return the hex sha256 of the lines `NAME<tab>BYTES`, sorted: what tells one folder from another."""
+    """Return the hex sha256 of the lines `NAME<tab>BYTES`, sorted: it identifies a folder."""
     return hashlib.sha256("".join(f"{name}\t{size}\n" for name, size in sorted(sizes.items())).encode()).hexdigest()
 
 
 def sha256_of_pixels(image: Image.Image) -> str:
-    """Return the hex sha256 of a picture's 8-bit RGB values, row by row: the same whoever compressed it."""
+    """Return the hex sha256 of an image's 8-bit RGB values, row by row: it does not depend on the compression."""
     return hashlib.sha256(np.asarray(image.convert("RGB")).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a set is made from: fetched, listed, hashed, and its members chosen."""
+"""The sources of a dataset: downloaded, listed, hashed, and the members to take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from lafr.data.benchmarks import match_by_stem
 from lafr.data.faces import selection
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import EXTENSIONS
 from lafr.preparation.archives import list_source
 from lafr.preparation.downloads import download, is_address, public
@@ -15,24 +15,24 @@ from lafr.preparation.indexes import sha256_of, sha256_of_names
 
 @dataclass(frozen=True)
 class Source:
-    """Where one part's images come from: a folder or an archive here, its images, and what the index says of it."""
+    """The source of one part's images: a local folder or archive, its images, and its record for the index."""
 
     path: Path
     images: tuple[str, ...]
     record: Mapping
 
 
-def find_source(given: str, pinned: str | None, aside: Path, output: Path) -> Source:
-    """Return the source, downloaded to `aside` if `given` is an address, and hashed.
+def find_source(given: str, pinned: str | None, download_to: Path, output: Path) -> Source:
+    """Return the source, downloaded to `download_to` if `given` is an address, and hashed.
 
-    A folder's hash is that of its images' names and sizes. Raises InputError when it isn't there, holds no image, or
+    A folder's hash is that of its images' names and sizes. Raises InputError when it does not exist, holds no image, or
     its sha256 is not the one `pinned`.
     """
-    path = download(given, aside) if is_address(given) else Path(given)
+    path = download(given, download_to) if is_address(given) else Path(given)
     if not path.exists():
-        raise InputError(f"source={given!r} does not exist; give a folder, a zip or tar archive, or an address")
+        raise InputError("source", given, "an existing folder, zip or tar archive, or an address")
     if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
-        raise InputError(f"output={str(output)!r} lies in its own source {given!r}; choose output=FOLDER elsewhere")
+        raise InputError("output", str(output), f"a folder outside its own source {given!r}")
     listing = list_source(path)
     digest = sha256_of_names(listing.images) if path.is_dir() else sha256_of(path, "sha256")
     if pinned and str(pinned).lower() != digest:
@@ -58,7 +58,7 @@ def read_names(path: Path) -> frozenset[str]:
 
 
 def stem_of(name: str) -> str:
-    """Return an image's name without folders and extension; a dot before anything else belongs to it."""
+    """Return an image's name without folders and extension; other suffixes belong to the name."""
     path = PurePosixPath(name)
     return path.stem if path.suffix.lower() in EXTENSIONS else path.name
 
@@ -70,20 +70,22 @@ def choose(
 
     Args:
         source: to choose from.
-        inside: name of the folder, at any depth, to take alone; all of the source is taken if it has none such.
-        required: it must have one.
+        inside: name of the only folder, at any depth, to take; without such a folder all of the source is taken.
+        required: there must be such a folder.
         wanted: stems to take; all when None.
-        count: number of images that there must be.
-        exact: more are wrong too.
+        count: least number of images.
+        exact: `count` is also the largest number.
 
     Raises InputError for a wrong count, missing names, and two images of one stem.
     """
     where = f"source {source.record['name']!r}"
     within = [name for name in source.images if inside in PurePosixPath(name).parts[:-1]]
     if required and not within:
-        raise InputError(f"{where} has no images in a folder {inside!r}; give one with lq/ and hq/, or source_hq= too")
+        raise InputError(
+            f"{where} has no images in a folder {inside!r}; give one with lq/ and hq/, or {setting('source_hq')} too"
+        )
     members: dict[str, str] = {}
-    seen: dict[str, str] = {}  # without case, as file systems have it
+    seen: dict[str, str] = {}  # folded case: some file systems ignore it
     for name in within or source.images:
         stem = stem_of(name)
         if wanted is not None and stem not in wanted:
@@ -95,14 +97,14 @@ def choose(
         raise InputError(f"{where} lacks {len(missing)} of {len(wanted)} images in the list, first {missing[:3]}")
     if count is not None and (len(members) < count or (exact and len(members) > count)):
         raise InputError(
-            f"{where} holds {len(members)} images, the set has {count}; get the right one, or say count={len(members)} "
-            "if this part is meant, or only=LIST"
+            f"{where} holds {len(members)} images, the set has {count}; get the right one, give "
+            f"{setting('count', len(members))} if this part is meant, or list its images in {setting('only')}"
         )
     return members
 
 
 def pair(members: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return the HQ stem of each LQ stem, where there are both."""
+    """Return the HQ stem of each LQ stem; {} for a set without HQ images."""
     if "hq" not in members:
         return {}
     lq, hq = ([Path(f"{stem}.png") for stem in members[part]] for part in ("lq", "hq"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.data.severity import psnr, require_severity, sharpness
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import read_pil, write_image
 from lafr.preparation.aligning import Converter
 from lafr.preparation.archives import each_image
@@ -21,94 +22,126 @@ from lafr.preparation.unfinished import Unfinished
 from lafr.storage import write_json
 
 
-def prepare(
-    name: str, output: str, source: str | None, made_by: Mapping, *, source_hq: str | None = None,
-    sha256: str | None = None, sha256_hq: str | None = None, parts: Sequence[str] = (), inside: str | None = None,
-    count: int | None = None, only: str | Sequence[str] | None = None, resolution: int = 512, filter: str = "lanczos",
-    aligned: bool = True, allow_missing: int = 0, severity: str | None = None, remedy: str = "",
-) -> str:  # fmt: skip
-    """Make the folder `output` of PNG images from a folder, an archive or an address; return what to tell the user.
-
-    Run again, a stopped run goes on to the same bytes, and a finished set is verified. Until it is finished all lies
-    in `output`.part; a wrong input leaves nothing.
+@dataclass(frozen=True)
+class Preparation:
+    """How a dataset is made: `preparation(output, made_by)` makes it.
 
     Args:
-        name: of the set.
-        output: folder to make.
-        source: of the images; where there are pairs of LQ, or of both in folders lq/ and hq/.
-        made_by: command, date and versions, for the index.
+        name: of the dataset.
+        source: folder, archive or address of the images; of a set of pairs, of the LQ images, or of both in folders
+            lq/ and hq/.
         source_hq: of the HQ images.
-        sha256: that the archive must have (for a folder: that of its names and sizes).
+        sha256: that the archive must have (of a folder: that of its names and sizes).
         sha256_hq: the same of `source_hq`.
         parts: subfolders to make: none, lq, or lq and hq.
         inside: name of the source's subfolder to take, if it has one.
-        count: number of images the set must have.
-        only: text file, or several, of the images to take, one name a line; `count` is then
-            theirs.
+        count: number of images that the set must have.
+        only: text file, or several, of the images to take, one name a line; `count` is then their number.
         resolution: side in pixels.
         filter: lanczos, bicubic or bilinear, antialiased.
-        aligned: the faces are aligned already; else they are found, and aligned to the FFHQ template.
+        aligned: the faces are aligned already; otherwise they are found, and aligned to the FFHQ template.
         allow_missing: number of images that may be left out because no face is found.
-        severity: severe or mild, which the pairs must be.
+        severity: "severe" or "mild", which the pairs must be.
         remedy: how to get the set, for the error when there is no `source`.
     """
-    _require_sense(aligned, parts, {"count": count, "allow_missing": allow_missing, "resolution": resolution})
-    work, done = Unfinished(Path(output)), read_index(Path(output))
-    lists = [Path(only)] if isinstance(only, str) else [Path(file) for file in only or ()]
-    wanted = frozenset[str]().union(*map(read_names, lists)) if lists else None
-    taken = {file.name: sha256_of(file) for file in lists} or None
-    count = count if wanted is None else len(wanted)
-    settings = dict(resolution=resolution, filter=filter, aligned=aligned, count=count, only=taken)
-    job = {"dataset": name, "settings": settings}
-    if source is None and done is None:
-        raise InputError(f"{name} needs source=FOLDER_OR_ARCHIVE: {remedy}; data/README.md says more")
-    if source is None:
-        return _complete(job, done, work)
-    given = _given(parts, (source, sha256), (source_hq, sha256_hq))
-    if done is not None:
-        return _complete(job | {"sources": _as_before(given, work, done)}, done, work)
 
-    convert = Converter(resolution, filter, aligned)
-    with nullcontext() if work.begun else work.discarded():
-        sources = _sources(given, work)
-    job["sources"] = {part: dict(found.record) for part, found in sources.items()}
-    work.begin(job)
-    with work.discarded():
-        together = len(given) == 2 and not source_hq
+    name: str
+    source: str | None
+    source_hq: str | None = None
+    sha256: str | None = None
+    sha256_hq: str | None = None
+    parts: Sequence[str] = ()
+    inside: str | None = None
+    count: int | None = None
+    only: str | Sequence[str] | None = None
+    resolution: int = 512
+    filter: str = "lanczos"
+    aligned: bool = True
+    allow_missing: int = 0
+    severity: str | None = None
+    remedy: str = ""
+
+    def __post_init__(self):
+        for key in ("count", "allow_missing", "resolution"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise InputError(key, value, "a whole number, 0 or more")
+        if not isinstance(self.aligned, bool):
+            raise InputError("aligned", self.aligned, "True or False")
+        if "hq" in self.parts and not self.aligned:
+            raise InputError("aligned", False, "True for pairs: align LQ and HQ alike first")
+        if self.source_hq and "hq" not in self.parts:
+            raise InputError("source_hq", self.source_hq, "None: this set has no ground truth")
+
+    def __call__(self, output: str, made_by: Mapping) -> str:
+        """Make the folder `output` of PNG images and return a summary for the user.
+
+        An interrupted run resumes and makes the same bytes; a finished set is verified. Until it is finished everything
+        is in `output`.part; a wrong input leaves no files.
+
+        Args:
+            output: folder to make.
+            made_by: command, date and versions, for the index.
+        """
+        work, done = Unfinished(Path(output)), read_index(Path(output))
+        lists = [Path(self.only)] if isinstance(self.only, str) else [Path(file) for file in self.only or ()]
+        wanted = frozenset[str]().union(*map(read_names, lists)) if lists else None
+        count = self.count if wanted is None else len(wanted)
+        job = {"dataset": self.name, "settings": self._settings(lists, count)}
+        if self.source is None and done is None:
+            allowed = f"the folder, archive or address of {self.name} ({self.remedy})"
+            raise InputError("source", None, allowed, "data/README.md says more")
+        if self.source is None:
+            return _complete(job, done, work)
+        given = self._given()
+        if done is not None:
+            return _complete(job | {"sources": _as_before(given, work, done)}, done, work)
+
+        convert = Converter(self.resolution, self.filter, self.aligned)
+        with nullcontext() if work.begun else work.discarded():
+            sources = _sources(given, work)
+        job["sources"] = {part: dict(found.record) for part, found in sources.items()}
+        work.begin(job)
+        with work.discarded():
+            self._make_all(sources, wanted, count, work, convert)
+            record = job | _checked(self.name, work, count, self.allow_missing, self.severity)
+            made_by = {**made_by, "versions": {**made_by.get("versions", {}), **convert.versions}}
+            sheet = _finish(record | {"made_by": made_by}, work)
+        return _summary(record, sheet)
+
+    def _settings(self, lists: Sequence[Path], count: int | None) -> dict:
+        """Return what the images depend on besides their sources."""
+        taken = {file.name: sha256_of(file) for file in lists} or None
+        return dict(resolution=self.resolution, filter=self.filter, aligned=self.aligned, count=count, only=taken)
+
+    def _given(self) -> "Given":
+        lq, hq = (self.source, self.sha256), (self.source_hq, self.sha256_hq)
+        return {part: hq if part == "hq" and self.source_hq else lq for part in self.parts or [""]}
+
+    def _make_all(
+        self,
+        sources: Mapping[str, Source],
+        wanted: frozenset[str] | None,
+        count: int | None,
+        work: Unfinished,
+        convert: Converter,
+    ) -> None:
+        """Choose the members of each part and write their images."""
+        together = len(sources) == 2 and not self.source_hq
         members = {
-            part: choose(found, part if together else inside, together, wanted, count, exact=aligned)
+            part: choose(found, part if together else self.inside, together, wanted, count, exact=self.aligned)
             for part, found in sources.items()
         }
         references = pair(members)
         for part in reversed(members):  # HQ first: LQ is measured against it
             _make(part, sources[part], members[part], references, work, convert)
-        record = job | _checked(name, work, count, allow_missing, severity)
-        made_by = {**made_by, "versions": {**made_by.get("versions", {}), **convert.versions}}
-        sheet = _finish(record | {"made_by": made_by}, work)
-    return _summary(record, sheet)
-
-
-def _require_sense(aligned: bool, parts: Sequence[str], numbers: Mapping[str, int | None]) -> None:
-    for key, value in numbers.items():
-        if value is not None and (not isinstance(value, int) or value < 0):
-            raise InputError(f"{key}={value} is no count; give a whole number")
-    if not isinstance(aligned, bool):
-        raise InputError(f"aligned={aligned} is neither true nor false; give one of them")
-    if "hq" in parts and not aligned:
-        raise InputError("aligned=false would align LQ and HQ apart; align both alike, then leave aligned=true")
 
 
 Given = Mapping[str, tuple[str, str | None]]  # part -> its source and the sha256 pinned for it
 
 
-def _given(parts: Sequence[str], lq: tuple[str, str | None], hq: tuple[str | None, str | None]) -> Given:
-    if hq[0] and "hq" not in parts:
-        raise InputError(f"this set has no ground truth; leave out source_hq={hq[0]}")
-    return {part: hq if part == "hq" and hq[0] else lq for part in parts or [""]}
-
-
 def _sources(given: Given, work: Unfinished) -> dict[str, Source]:
-    """Return the source of each part; two parts in one source are looked at once."""
+    """Return the source of each part; two parts with one source share it."""
     found: dict[tuple[str, str | None], Source] = {}
     for part, key in given.items():
         if key not in found:
@@ -117,7 +150,7 @@ def _sources(given: Given, work: Unfinished) -> dict[str, Source]:
 
 
 def _as_before(given: Given, work: Unfinished, done: Mapping) -> dict[str, Mapping]:
-    """Return what the index would say of sources for a set that is finished: no address is downloaded again."""
+    """Return the records of a finished set's sources; no address is downloaded again."""
     records = {}
     for part, (source, pinned) in given.items():
         before = done["sources"].get(part, {})
@@ -136,19 +169,23 @@ def _complete(job: Mapping, done: Mapping, work: Unfinished) -> str:
 
 
 def _make(
-    part: str, source: Source, members: Mapping[str, str], references: Mapping[str, str], work: Unfinished,
+    part: str,
+    source: Source,
+    members: Mapping[str, str],
+    references: Mapping[str, str],
+    work: Unfinished,
     convert: Converter,
-) -> None:  # fmt: skip
-    """Write the images of one part that are not yet written, and note each."""
+) -> None:
+    """Write the images of one part that are not yet written, and record each."""
     todo = {member: stem for stem, member in members.items() if (part, stem) not in work.done}
     bar = tqdm(desc=f"prepare {part}".strip(), initial=len(members) - len(todo), total=len(members), unit="image")
     with bar, closing(each_image(source.path, todo, work.folder / "member")) as images:
         for member, path in images:
             try:
                 image, facts = convert(path)
-            except InputError as error:  # said of the name that the user knows
+            except InputError as error:  # the user knows the member, not its temporary copy
                 what = f"{member!r} in {source.record['name']!r}"
-                raise InputError(str(error).replace(repr(str(path)), what)) from None
+                raise InputError(error.args[0].replace(repr(str(path)), what)) from None
             record = {"part": part, "name": todo[member], "member": member} | facts
             if image is not None:
                 record |= _write(image, work.set, PurePosixPath(part, f"{todo[member]}.png").as_posix())
@@ -161,7 +198,7 @@ def _make(
 def _write(image: Image.Image, folder: Path, file: str) -> dict:
     try:
         write_image(image, folder / file)
-    except InputError as error:  # a full disk is not the input's fault: what is done stays
+    except InputError as error:  # a full disk is no fault of the input: finished images are kept
         raise OSError(str(error)) from None
     return {"file": file, "sha256": sha256_of(folder / file), "pixels_sha256": sha256_of_pixels(image)}
 
@@ -172,7 +209,7 @@ def _measure(image: Image.Image, folder: Path, reference: str) -> dict:
 
 
 def _checked(name: str, work: Unfinished, count: int | None, allow_missing: int, severity: str | None) -> dict:
-    """Return what was made, for the index; raises InputError unless it is as it should be."""
+    """Return the record of the images for the index; InputError for a wrong count or severity."""
     noted = [work.done[key] for key in sorted(work.done)]
     files = [record for record in noted if "file" in record]
     left_out = [record for record in noted if "left_out" in record]
@@ -180,21 +217,21 @@ def _checked(name: str, work: Unfinished, count: int | None, allow_missing: int,
         first = [record["member"] for record in left_out[:3]]
         raise InputError(
             f"no face was found in {len(left_out)} of {len(noted)} images, first {first}; "
-            f"give allow_missing={len(left_out)} to leave them out, or take others"
+            f"give {setting('allow_missing', len(left_out))} to leave them out, or take others"
         )
     pairs = [record for record in files if "reference" in record]
     images = len(pairs or files)
     if count is not None and images != count:
-        raise InputError(f"{name} has {images} images, not {count}; give count={images} if that is right")
+        raise InputError(f"{name} has {images} images, not {count}; give {setting('count', images)} if that is right")
     values, sharper = [p["psnr_rgb"] for p in pairs], [p["sharper"] for p in pairs]
     measured = require_severity(severity, values, sharper) if severity else {}
     return {"images": images, **measured, "left_out": left_out, "files": files}
 
 
 def _finish(record: Mapping, work: Unfinished) -> Path:
-    """Write sheet and index, give the folder its name, and return where the sheet lies."""
+    """Write sheet and index, rename the folder, and return the path of the sheet."""
     flat = "" in record["sources"]
-    sheet = ".sheet.png" if flat else "sheet.png"  # among the faces it would be taken for one, were it not hidden
+    sheet = ".sheet.png" if flat else "sheet.png"  # hidden: readers of a folder of faces must not take it for one
     write_image(set_sheet(record["files"], work.set), work.set / sheet)
     write_json(dict(record), work.set / INDEX)
     work.finish()
@@ -202,7 +239,7 @@ def _finish(record: Mapping, work: Unfinished) -> Path:
 
 
 def _summary(record: Mapping, sheet: Path) -> str:
-    """Return what was made, and which images were left out."""
+    """Return what was made and which images were left out, for the user."""
     what = "pairs" if "hq" in record["sources"] else "images"
     measured = f"; LQ has {record['psnr_rgb_mean']:.2f} dB: {record['severity']}" if "severity" in record else ""
     side = record["settings"]["resolution"]

@@ -1,4 +1,4 @@
-"""Contact sheets: one face under many draws, each with what was drawn; the images of a set."""
+"""Contact sheets: one face under many samples of a degradation, with captions; the images of a dataset."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -44,9 +44,9 @@ def _kernel(kernel: dict) -> str:
 
 
 def caption(record: Record, width: int = 40) -> list[str]:
-    """Return a record's steps in lines of at most `width` characters, numbers beside their units.
+    """Return a record's steps in lines of at most `width` characters; a number and its unit stay on one line.
 
-    The return to the face's own size isn't told.
+    The final resize to the face's own size is left out.
     """
     back = max(place for place, step in enumerate(record) if step["op"] == "resize")
     together = "\N{NO-BREAK SPACE}"

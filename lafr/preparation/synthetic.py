@@ -1,4 +1,4 @@
-"""A test set of LQ images made from any HQ faces: the same bytes on every machine."""
+"""Make a test set of LQ images from any HQ faces, with the same bytes on every machine."""
 
 import hashlib
 import itertools
@@ -6,7 +6,7 @@ import math
 import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +54,14 @@ def difface_grid() -> list[dict]:
 
 
 def grid_draw(images: int, seed: int) -> Draw:
-    """Return how image number i is degraded by DifFace's grid: by its cell i if there are 4,000 images.
+    """Return how image number i is degraded by DifFace's grid: by cell i when there are 4,000 images.
 
-    For fewer the seed chooses as many cells, in the grid's order. The noise field of an image depends on
+    For fewer images the seed chooses as many cells, in the grid's order. The noise field of an image depends on
     (seed, its name).
     """
     cells = difface_grid()
     if images > len(cells):
-        raise InputError(f"DifFace's grid has {len(cells)} settings for {images} images; give count={len(cells)}")
+        raise InputError("count", images, f"at most {len(cells)}, the number of settings of DifFace's grid")
     chosen = sorted(np.random.default_rng(seed).choice(len(cells), images, replace=False))
 
     def draw(number: int, name: str, height: int, width: int) -> Record:
@@ -84,68 +84,89 @@ def recipe_draw(degradation, seed: int, number_of_draw: int = 0) -> Draw:
 
 
 def own_generator(seed: int, name: str, draw: int) -> np.random.Generator:
-    """Return the generator of one draw of one image, whatever else is in the set."""
+    """Return the generator of one draw of one image; it does not depend on the other images."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), draw])
 
 
 def degrade_exactly(hq: Tensor, record: Record) -> Tensor:
-    """Return `lq [3, H, W]`; for a first-order record its pixels hang on no machine's rounding and no JPEG library."""
+    """Return `lq [3, H, W]`; of a first-order record the same on every machine and with every JPEG library."""
     if [step["op"] for step in record[:4]] == CHAIN:
         return apply_batch([record], hq[None].double())[0].float()
     return apply(record, hq)
 
 
-def prepare_synthetic(
-    name: str, output: str, source: str | None, made_by: Mapping, *, grid: bool = True, degradation=None,
-    resolution: int = 512, count: int | None = None, seed: int = 0,
-) -> str:  # fmt: skip
-    """Make `output`/{hq,lq} and an index from the faces in the folder `source`; return what to tell the user.
-
-    PNGs are stored without compression (0.8 MB a face at 512 px): no compressor's version can change a byte. Run
-    again, a stopped run goes on, and a finished set is verified.
+@dataclass(frozen=True)
+class SyntheticPreparation:
+    """How a test set is made from HQ faces: `preparation(output, made_by)` makes it.
 
     Args:
-        name: of the set.
-        output: folder to make.
+        name: of the dataset.
         source: folder of aligned HQ faces.
-        made_by: command, date and versions, for the index.
         grid: degrade by DifFace's grid.
         degradation: the recipe otherwise: a dataclass with `draw(height, width, rng)`.
         resolution: side in pixels; faces are resized to it (Lanczos).
         count: the first so many faces by name; all when None.
-        seed: of the draws.
+        seed: of the degradations.
     """
-    work, done = Unfinished(Path(output)), read_index(Path(output))
-    if source is None or not Path(source).is_dir():
-        raise InputError(f"source={source!r} is no folder; give a folder of aligned HQ faces, source=FOLDER")
-    items = folder(source)[:count]
-    if count is not None and len(items) < count:
-        raise InputError(f"source={source!r} holds {len(items)} images, count={count}; give a smaller count")
-    sizes = {item.path.relative_to(source).as_posix(): item.path.stat().st_size for item in items}
-    recipe = "difface_grid" if grid else asdict(degradation)
-    settings = dict(recipe=recipe, resolution=resolution, count=len(items), seed=seed)
-    job = {"dataset": name, "settings": settings,
-           "sources": {"": {"name": Path(source).resolve().name, "sha256": sha256_of_names(sizes)}}}  # fmt: skip
-    if done is not None:
-        require_same(done, job, work.target)
-        verify(work.target, done)
-        return f"{work.target} is complete: {done['images']} images, every file as it was written"
-    draw = grid_draw(len(items), seed) if grid else recipe_draw(degradation, seed)
-    work.begin(job)
-    with work.discarded():
-        files = _make(items, draw, resolution, work)
-    record = {"images": len(items), "pixels_sha256": sha256_of_pixels_of(files), "files": files, "made_by": made_by}
-    write_image(set_sheet(files, work.set), work.set / "sheet.png")
-    write_json(job | record, work.set / INDEX)
-    work.finish()
-    return (
-        f"made {len(items)} pairs at {resolution} px in {work.target}, pixels {record['pixels_sha256'][:16]} "
-        f"(look at {work.target / 'sheet.png'})"
-    )
+
+    name: str
+    source: str | None
+    grid: bool = True
+    degradation: Callable | None = None
+    resolution: int = 512
+    count: int | None = None
+    seed: int = 0
+
+    def __call__(self, output: str, made_by: Mapping) -> str:
+        """Make `output`/{hq,lq} and an index, and return a summary for the user.
+
+        PNGs are stored without compression (0.8 MB a face at 512 px), so that no compressor's version can change a
+        byte. An interrupted run resumes, and a finished set is verified.
+
+        Args:
+            output: folder to make.
+            made_by: command, date and versions, for the index.
+        """
+        work, done = Unfinished(Path(output)), read_index(Path(output))
+        items = self._items()
+        job = self._job(items)
+        if done is not None:
+            require_same(done, job, work.target)
+            verify(work.target, done)
+            return f"{work.target} is complete: {done['images']} images, every file as it was written"
+        draw = grid_draw(len(items), self.seed) if self.grid else recipe_draw(self.degradation, self.seed)
+        work.begin(job)
+        with work.discarded():
+            files = _make(items, draw, self.resolution, work)
+        record = {"images": len(items), "pixels_sha256": sha256_of_pixels_of(files), "files": files, "made_by": made_by}
+        write_image(set_sheet(files, work.set), work.set / "sheet.png")
+        write_json(job | record, work.set / INDEX)
+        work.finish()
+        return (
+            f"made {len(items)} pairs at {self.resolution} px in {work.target}, "
+            f"pixels {record['pixels_sha256'][:16]} (look at {work.target / 'sheet.png'})"
+        )
+
+    def _items(self) -> list[File]:
+        if self.source is None or not Path(self.source).is_dir():
+            raise InputError("source", self.source, "a folder of aligned HQ faces")
+        items = folder(self.source)[: self.count]
+        if self.count is not None and len(items) < self.count:
+            raise InputError("count", self.count, f"at most {len(items)}, the number of images in {self.source!r}")
+        return items
+
+    def _job(self, items: Sequence[File]) -> dict:
+        """Return what the set depends on: two jobs that are equal make the same bytes."""
+        source = Path(self.source)
+        sizes = {item.path.relative_to(source).as_posix(): item.path.stat().st_size for item in items}
+        recipe = "difface_grid" if self.grid else asdict(self.degradation)
+        settings = dict(recipe=recipe, resolution=self.resolution, count=len(items), seed=self.seed)
+        made_from = {"name": source.resolve().name, "sha256": sha256_of_names(sizes)}
+        return {"dataset": self.name, "settings": settings, "sources": {"": made_from}}
 
 
 def _make(items: Sequence[File], draw: Draw, resolution: int, work: Unfinished) -> list[dict]:
-    """Write the pairs that are not yet written; return the index of all."""
+    """Write the pairs that are not yet written; return the records of all."""
     faces = Faces(items, resolution, memory_gb=0)
     for number, item in enumerate(tqdm(items, desc="synthetic_test", unit="pair")):
         if {("hq", item.name), ("lq", item.name)} <= work.done.keys():
@@ -163,5 +184,5 @@ def _make(items: Sequence[File], draw: Draw, resolution: int, work: Unfinished) 
 
 
 def sha256_of_pixels_of(files: Sequence[Mapping]) -> str:
-    """Return one hash for the pixels of all files, in their order: two machines can compare it at a glance."""
+    """Return one hash of the pixels of all files, in their order, by which two machines compare their sets."""
     return hashlib.sha256("".join(file["pixels_sha256"] for file in files).encode()).hexdigest()

