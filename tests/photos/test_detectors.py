@@ -1,22 +1,17 @@
 """Every detector says where faces are in the photo's own pixels, whatever size it looks at."""
 
-import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from hydra.utils import get_object
 from PIL import Image
 
 from lafr.data.packaged import LANDMARKS, aligned
 from lafr.errors import InputError
 from lafr.images import read_pil
-from lafr.photos.detectors import DETECTORS, Detection, Dlib, YuNet, detector_named, merged
+from lafr.photos.detectors import Detection, Dlib, YuNet, detector_named, merged
 from lafr.weights import EXTERNAL, locate
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "detector"
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +187,7 @@ def test_a_pickle_that_is_not_the_known_one_is_not_opened(monkeypatch, tmp_path)
         detector_named("retinaface")
 
 
-def test_every_detector_has_a_configuration_with_its_own_defaults():
-    written = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS.glob("*.yaml")}
-    assert {name: config.pop("_target_") for name, config in written.items()} == DETECTORS
-    for name, config in written.items():
-        signature = inspect.signature(get_object(DETECTORS[name])).parameters
-        for key, value in config.items():
-            default = signature[key].default
-            assert value == (list(default) if isinstance(default, tuple) else default), (name, key)
+def test_a_detector_is_chosen_by_its_name():
+    assert isinstance(detector_named("yunet"), YuNet) and isinstance(detector_named("dlib"), Dlib)
     with pytest.raises(InputError, match=r"detector .*yunet, dlib, retinaface, scrfd.*haar"):
         detector_named("haar")
