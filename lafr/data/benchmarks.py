@@ -18,6 +18,7 @@ from lafr.storage import read_json
 
 def require_different(benchmark: str, names: Sequence[str]) -> None:
     """Raise InputError where two images share a name, by which results are stored."""
+    # results, restored images and caches are named by stem
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"benchmark {benchmark}: several images are named {repeated[0]!r}; rename them")
 
@@ -62,6 +63,7 @@ class SyntheticBenchmark:
     def __getitem__(self, index: int) -> Pair:
         face, draw = divmod(index, self.draws)
         name, hq = self.faces.name(face), self.faces[face]
+        # crc32, not hash(): Python salts the hash of a string anew in every process
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), draw])
         hq, lq = degraded(hq, self.degradation, rng)
         return Pair(self.stem(index), lq, hq)
@@ -115,6 +117,7 @@ class PairedBenchmark:
     ):
         self.name, self.resolution = name, resolution
         self.root = Path(root or f"data/{name}")
+        # real photos come as one folder of images, without lq/ and hq/
         if not hq and self.root.is_dir() and not (self.root / lq).is_dir():
             lq = "."
         for part in [lq, hq] if hq else [lq]:
@@ -122,6 +125,7 @@ class PairedBenchmark:
                 raise InputError(
                     f"benchmark {name} is missing: {str(self.root / part)!r} does not exist", remedy=remedy
                 )
+        # a set made at another size would be resized silently, and its degradation with it
         side = prepared_side(self.root) or resolution
         if side != resolution:
             raise InputError(
@@ -133,6 +137,7 @@ class PairedBenchmark:
             held = f"{str(self.root / lq)!r} holds {len(self.lq)}"
             raise InputError(f"benchmark {name} has {count} images, {held}", remedy=remedy)
         require_different(name, [path.stem for path in self.lq])
+        # as long as lq: one HQ image may serve several LQ images
         self.hq = match_by_stem(self.lq, list_images(self.root / hq)) if hq else None
 
     def __len__(self) -> int:
@@ -172,9 +177,11 @@ def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Pa
     by_stem = {path.stem: path for path in references}
     found = []
     for image in images:
+        # "face_03" is the fourth degradation of "face", unless a reference is called "face_03" itself
         stem, _, suffix = image.stem.rpartition("_")
         numbered = by_stem.get(stem) if suffix.isdigit() else None
         found.append(by_stem.get(image.stem) or numbered)
+    # both sides are checked: an unused reference is as likely a wrong folder as a missing one
     lost = [image.name for image, reference in zip(images, found, strict=True) if reference is None]
     unused = sorted(set(by_stem.values()) - set(found))
     if lost or unused:

@@ -43,6 +43,7 @@ def cached_latents(
     latents = []
     for i in tqdm(range(len(faces)), desc="latents", unit="face", dynamic_ncols=True, disable=not progress):
         face = faces[i]
+        # of the pixels, not of the file: the same face from a folder or a shard has one latent
         image = sha256_of_tensors({"": to_uint8(face)})
         path = Path(folder) / codec_key / image[:2] / f"{image}.safetensors"  # 256 folders: FFHQ is 70,000 files
         z = read_latents(path, codec_key, image)
@@ -57,6 +58,7 @@ def cached_latents(
 
 def read_latents(path: Path, codec_key: str, image: str) -> Tensor | None:
     """Return `[2, C, h, w]` as `write_latents` wrote it; None if the file is absent, damaged or of another image."""
+    # the hash of the values tells a damaged file, the metadata one that was copied from elsewhere
     try:
         with safe_open(path, "pt") as file:
             z = torch.stack([file.get_tensor(side) for side in SIDES])

@@ -53,7 +53,9 @@ class PackagedFaces:
 def aligned(name: str) -> Image.Image:
     """Return one packaged face as a 512 px crop in FFHQ's alignment, enlarged from 163 to 208 px."""
     source = read_pil(locate("astronaut" if name == "astronaut" else "insightface_t1"))
+    # rotation, uniform scale and shift by least squares: a face's shape is not distorted
     matrix = similarity(np.array(LANDMARKS[name]), FFHQ_512)
+    # the crops are enlarged, so that cubic interpolation needs no antialiasing; FFHQ mirrors at the border too
     crop = cv2.warpAffine(np.asarray(source), matrix, (512, 512), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     return Image.fromarray(crop)
 

@@ -15,6 +15,7 @@ SETS = {"severe": "celeba_test", "mild": "celeba_test_mild"}
 
 def psnr(lq: np.ndarray, hq: np.ndarray) -> float:
     """Return PSNR in dB of 8-bit RGB `[H, W, 3]`; infinite for equal images."""
+    # uint8 differences would wrap around
     mse = np.square(lq.astype(np.float64) - hq).mean()
     return float(10 * np.log10(255**2 / mse)) if mse else float("inf")
 
@@ -43,7 +44,7 @@ def require_severity(expected: str, values: Sequence[float], sharper: Sequence[b
             f"LQ and HQ are swapped: in {sum(sharper)} of {len(values)} pairs the LQ image is the sharper one",
             remedy=f"give the degraded images as {setting('source')}, the ground truth as {setting('source_hq')}",
         )
-    mean = float(np.mean(values))
+    mean = float(np.mean(values))  # of PSNRs, as the papers average, not the PSNR of the mean error
     found = "severe" if mean < BOUNDARY else "mild"
     if found != expected:
         raise InputError(

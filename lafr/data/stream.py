@@ -40,15 +40,17 @@ class PairStream(Dataset):
 
     def face_index(self, n: int) -> int:
         """Return the index of the face of pair `n`."""
+        # a permutation an epoch: every face is seen equally often, and no state has to be saved
         epoch, position = divmod(n, len(self.faces))
         # the second number keeps the streams apart: 0 order, 1 training pairs, 2 validation pairs
         return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.faces))[position])
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
         index, mirrored, rng = self._drawn(n)
-        hq = self.faces[index]
+        hq = self.faces[index]  # [3, R, R] in [-1, 1]
         if mirrored:
             hq = hq.flip(-1)
+        # a recipe may change hq too: a gray photo is restored gray
         hq, lq = degraded(hq, self.degradation, rng)
         pair = {"hq": hq, "lq": lq, "n": torch.tensor(n)}
         return pair if self.latents is None else pair | {"z_hq": self.latents[index, int(mirrored)]}
@@ -95,6 +97,7 @@ class PairStream(Dataset):
             self,
             batch_sampler=_Steps(first_step, max_steps, batch_size, accumulation, rank, world),
             num_workers=num_workers,
+            # workers keep their decoded faces for the whole stage
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # by default DataLoader draws a seed from the global random state
         )
@@ -102,6 +105,7 @@ class PairStream(Dataset):
 
 def rebuilt(record: dict, face: Tensor) -> dict[str, Tensor]:
     """Return the pair {"hq", "lq", "n"} from a `PairStream.record` and the face that it names, `[3, H, W]`."""
+    # the same steps in the same order as `PairStream.__getitem__`
     hq = face.flip(-1) if record["mirrored"] else face
     steps = record["degradation"]
     return {"hq": target(steps, hq), "lq": apply(steps, hq), "n": torch.tensor(record["n"])}
@@ -117,6 +121,7 @@ class HeldOut:
         return len(self.faces)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
+        # a generator of its own for each face: the pairs don't depend on how many are validated
         hq, lq = degraded(self.faces[i], self.degradation, np.random.default_rng([self.seed, 2, i]))
         return {"hq": hq, "lq": lq, "n": torch.tensor(i)}
 
@@ -137,6 +142,7 @@ class _Steps:
     def __iter__(self) -> Iterator[list[int]]:
         micro = self.batch_size // self.accumulation  # pairs of one micro-batch over all processes
         for step in self.steps:
+            # [start, start + micro) are the pairs of one micro-batch, of which this process takes its share
             for start in range(step * self.batch_size, (step + 1) * self.batch_size, micro):
                 first = start + self.rank * self.share
                 yield list(range(first, first + self.share))

@@ -44,6 +44,7 @@ def first_order(
         "sigma_y": float(sigma_y),
         "theta": float(theta),
     }
+    # JPEG comes before the enlargement: its 8 x 8 blocks grow with the image
     return [
         {"op": "blur_down", "kernel": kernel, "factor": float(factor)},
         {"op": "gaussian_noise", "sigma": float(noise_sigma), "generator": generator},
@@ -106,7 +107,8 @@ class Degradation:
 
         The order of the draws decides every published set: it must not change.
         """
-        scale = width / self.reference_resolution
+        scale = width / self.reference_resolution  # 1/4 for a 128 px miniature of a 512 px recipe
+        # both sigmas are drawn even where the kernel is round: every image takes the same number of draws
         sigma_x, sigma_y = rng.uniform(*self.blur_sigma, 2) * scale
         if rng.random() < self.isotropic:
             sigma_y = sigma_x
@@ -114,8 +116,10 @@ class Degradation:
         factor = rng.uniform(*self.down)
         factor = max(min(1.0, factor), factor * scale)  # what shrinks must not enlarge at a smaller resolution
         noise_sigma = rng.uniform(*self.noise_sigma)
+        # noise and JPEG in pixel values: they don't scale
         quality = int(rng.integers(*self.jpeg_quality))
         colour = self._draw_colour(rng)
+        # the kernel shrinks with the image; sigma up to 15 px in 41 px is cut off at 1.4 sigma, as in the papers
         size = odd(self.kernel_size * scale)
         chain = first_order(height, width, size, sigma_x, sigma_y, theta, factor, noise_sigma, quality, as_text(rng))
         return [*chain, *colour]
@@ -128,6 +132,7 @@ class Degradation:
         if self.gray and rng.random() < self.gray:
             steps.append({"op": "gray", "target": self.gray_target})
         if self.colour_jitter and rng.random() < self.colour_jitter_probability:
+            # ColorJitter's random order: contrast after brightness differs from brightness after contrast
             names = list(self.colour_jitter)
             order = [names[i] for i in rng.permutation(len(names))]
             changes = [[name, float(rng.uniform(*self.colour_jitter[name]))] for name in order]
@@ -137,6 +142,7 @@ class Degradation:
     def pair(self, hq: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the training pair (hq, lq); hq is gray where `gray_target` says so."""
         record = self.draw(*hq.shape[-2:], rng)
+        # rng stands where the noise begins, so apply continues with it instead of rebuilding a generator
         return target(record, hq), apply(record, hq, rng)
 
     def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:

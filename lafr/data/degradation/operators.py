@@ -32,6 +32,7 @@ def blur_down(image: np.ndarray, kernel: dict, factor: float) -> np.ndarray:
     A factor under 1 enlarges. The blur is computed only at the pixels that the bilinear resize reads.
     """
     height, width = image.shape[:2]
+    # truncated, not rounded, as int() in BasicSR
     size = max(1, int(height / factor)), max(1, int(width / factor))
     return blur_then_resize(image, make_kernel(**kernel), size)
 
@@ -40,7 +41,8 @@ def resize(image: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
     """Resize: mode "bilinear" (OpenCV), or PyTorch's "area" and "bicubic" (a = -0.75), none antialiased."""
     if mode == "bilinear":
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    # PyTorch's, because BasicSR's second-order chain runs on tensors: OpenCV's bicubic and area differ
+    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # [1, 3, H, W]
     return F.interpolate(planes, (height, width), mode=mode)[0].permute(1, 2, 0).numpy()
 
 
@@ -49,7 +51,7 @@ def gaussian_noise(
 ) -> np.ndarray:
     """Add white Gaussian noise of standard deviation `sigma` in 1/255; `gray`: the same in all channels."""
     shape = (*image.shape[:2], 1) if gray else image.shape
-    noise = as_generator(generator).standard_normal(shape, dtype=np.float32)
+    noise = as_generator(generator).standard_normal(shape, dtype=np.float32)  # [h, w, 3], or [h, w, 1] if gray
     return np.clip(image + noise * np.float32(sigma / 255), 0, 1)
 
 
@@ -83,7 +85,7 @@ def colour_shift(image: np.ndarray, shift: list[float]) -> np.ndarray:
 
 def colour_jitter(image: np.ndarray, changes: list) -> np.ndarray:
     """Apply torchvision's adjustments: `changes` is a list of (brightness | contrast | saturation | hue, factor)."""
-    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # [3, H, W] in [0, 1], as torchvision's
     for name, factor in changes:
         planes = getattr(tv, f"adjust_{name}")(planes, factor)
     return planes.permute(1, 2, 0).numpy()
@@ -107,9 +109,10 @@ def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) ->
         rng: draws the noise in place of the generators that the record stores. For a caller who has just drawn the
             record from it: the numbers are the same, and no generator is rebuilt.
     """
-    image = hq.clamp(-1, 1).add_(1).div_(2).permute(1, 2, 0).numpy()
+    image = hq.clamp(-1, 1).add_(1).div_(2).permute(1, 2, 0).numpy()  # [H, W, 3] in [0, 1]
     for step in record:
         arguments = {name: value for name, value in step.items() if name != "op"}
+        # noise alone is random in a step; every other value stands in the record
         if rng is not None and "generator" in arguments:
             arguments["generator"] = rng
         if step["op"] not in OPERATORS:
@@ -121,6 +124,7 @@ def apply(record: Record, hq: Tensor, rng: np.random.Generator | None = None) ->
 
 def target(record: Record, hq: Tensor) -> Tensor:
     """Return what the restored image should be: `hq`, gray where the record says that the pair lost its colour."""
+    # a gray LQ image with a coloured HQ image teaches colourisation, with a gray one restoration
     is_gray = any(step["op"] == "gray" and step.get("target") for step in record)
     return apply([{"op": "gray"}], hq) if is_gray else hq
 
@@ -132,6 +136,7 @@ def degraded(hq: Tensor, degradation: Callable, rng: np.random.Generator) -> tup
 
 def as_text(rng: np.random.Generator) -> str:
     """Return the state of a PCG64 generator (`numpy.random.default_rng`): four numbers, the first two hexadecimal."""
+    # text, because the state's 128-bit integers are more than JSON readers of other languages hold
     state = rng.bit_generator.state
     if state["bit_generator"] != "PCG64":
         raise InputError(f"a record needs numpy.random.default_rng, not {state['bit_generator']}")
@@ -143,7 +148,7 @@ def as_generator(text: str | np.random.Generator) -> np.random.Generator:
     if isinstance(text, np.random.Generator):
         return text
     state, inc, has_uint32, uinteger = text.split()
-    bits = np.random.PCG64()
+    bits = np.random.PCG64()  # its own seed is overwritten
     bits.state = {
         "bit_generator": "PCG64",
         "state": {"state": int(state, 16), "inc": int(inc, 16)},

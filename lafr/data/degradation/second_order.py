@@ -86,9 +86,12 @@ class SecondOrderDegradation:
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Record:
         """Return the steps for an image of this size."""
         ratio = width / self.reference_resolution
+        # the size between the passes: scale 4 at 512 px is scale 1 at 128 px, which has lost that content already
         small = [max(1, int(side / max(1, self.scale * ratio))) for side in (height, width)]
+        # first pass, on the full image
         steps = self._draw_pass(self.first, (height, width), ratio, rng)
         steps.append({"op": "jpeg", "quality": int(rng.integers(*self.jpeg_quality))})
+        # second pass, on the small image
         steps += self._draw_pass(self.second, small, ratio, rng)
         jpeg = {"op": "jpeg", "quality": int(rng.integers(*self.jpeg_quality))}
         back = [_resize(small, rng)]
@@ -97,12 +100,14 @@ class SecondOrderDegradation:
             back.append({"op": "blur", "kernel": kernel})
         # half of the time JPEG comes last, so that its blocks are aligned with the small image's pixels
         steps += [*back, jpeg] if rng.random() < 0.5 else [jpeg, *back]
+        # back to the input's size, as OSEDiff: restoration here is no super-resolution
         return [*steps, _resize((height, width), rng)]
 
     def _draw_pass(self, ranges: Pass, size, ratio: float, rng: np.random.Generator) -> Record:
         """Return blur, resize and noise of one pass."""
         steps: Record = []
         kernel = self._draw_kernel(ranges, ratio, rng)
+        # the kernel is drawn whether or not it is used, and no number is drawn for a certain blur
         if ranges.blur == 1 or rng.random() < ranges.blur:
             steps.append({"op": "blur", "kernel": kernel})
         low, high = ranges.resize
@@ -122,11 +127,12 @@ class SecondOrderDegradation:
 
     def _draw_kernel(self, ranges: Pass, ratio: float, rng: np.random.Generator) -> dict:
         size = int(rng.choice(self.kernel_size))
+        # small sinc kernels have a higher lowest cutoff: they cannot hold a longer ripple
         if rng.random() < self.sinc:
             return self._draw_sinc(size, np.pi / 3 if size < 13 else np.pi / 5, ratio, rng)
         kind = rng.choice(len(self.kernels), p=list(self.kernels.values()))
         family, _, shape = list(self.kernels)[kind].rpartition("_")  # "plateau_iso"; plain "iso" has no family
-        sigma_x, sigma_y = rng.uniform(*ranges.blur_sigma, 2) * ratio
+        sigma_x, sigma_y = rng.uniform(*ranges.blur_sigma, 2) * ratio  # pixels of this image
         is_round = shape == "iso"
         kernel = {
             "family": family or "gaussian",
@@ -136,6 +142,7 @@ class SecondOrderDegradation:
             "theta": 0.0 if is_round else rng.uniform(-np.pi, np.pi),
         }
         if family:
+            # half of the exponents lie under 1, although 1 is not the middle of the range
             low, high = self.generalized_beta if family == "generalized" else self.plateau_beta
             kernel["beta"] = rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
         return kernel

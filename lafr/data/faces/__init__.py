@@ -36,7 +36,7 @@ class Faces:
     def __getitem__(self, index: int) -> Tensor:
         pixels = self._pixels.get(index)
         if pixels is None:
-            image = self.items[index].picture()
+            image = self.items[index].picture()  # upright, 8-bit RGB, of any size
             require_square(image, str(self.items[index]))
             pixels = to_uint8(from_pil(resize_pil(image, self.resolution)))  # [3, R, R]
             if len(self._pixels) < self._room:
@@ -71,6 +71,7 @@ def train_and_validation(
         memory_gb: as in `Faces`.
         choice: selects among them, as in `training_and_held_out`.
     """
+    # before anything is listed: the remedy says how to get the faces
     if not Path(root).is_dir():
         raise InputError("root", root, "a folder that exists", remedy)
     chosen = training_and_held_out(folder(root, folders), setting("root", root), root, **choice)
@@ -81,6 +82,7 @@ def from_shards(
     shards: str | Sequence[str] | None, resolution: int, memory_gb: float = 2.0, **choice: object
 ) -> tuple[Faces, Faces]:
     """Split the faces in WebDataset shards, named by path, glob or braces; otherwise as `train_and_validation`."""
+    # setting(...) names the source in errors: each command spells the parameter in its own words
     chosen = training_and_held_out(in_shards(shards), setting("shards", shards), **choice)
     return tuple(Faces(items, resolution, memory_gb) for items in chosen)
 

@@ -55,6 +55,7 @@ def rows(
     """
     datasets = need("datasets", "'lafr[data]'")
     dataset = load(datasets, path, split).with_format(None)
+    # a dataset may have several columns of images, such as a photo and its mask
     columns = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
     if image_column not in columns:
         raise InputError("image_column", image_column, f"a column of images of {path!r}: one of {columns}")
@@ -89,12 +90,13 @@ def load(datasets: ModuleType, path: str | None, split: str) -> Any:
 
 def stored_paths(files: list[str | None], root: str) -> list[str]:
     """Return the paths that a dataset stores with its images, or row numbers where one has none."""
-    if None in files:
+    if None in files:  # images that were added as bytes or arrays have no path
         width = len(str(len(files) - 1))
         return [f"{index:0{width}d}" for index in range(len(files))]
     bases, paths = (abspath(root), realpath(root)), []  # `datasets` stores either, by its version and cache
     for file in files:
         inner = PurePath(file.rpartition("zip://")[2].partition("::")[0])  # zip://a/1.png::/archive.zip
+        # relative to the folder, as the same files have it in a folder source
         for base in bases:
             if inner.is_relative_to(base):
                 inner = inner.relative_to(base)

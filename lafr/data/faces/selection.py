@@ -47,25 +47,26 @@ def training_and_held_out(
         seed: of the draws.
     """
     require_scores_used(scores, min_score, rank_by_score, num_images)
+    # 1. a validation list is removed before anything is drawn
     held_out = listed(located(validation_list, root), items, root) if validation_list else None
     pool = without(items, held_out or ())
     if held_out is None and len(pool) < 2:
         raise InputError(f"{where} holds one image; two are needed, to train and to validate on")
+    # 2. a minimal score applies to what trains and what is held out by seed
     score = scored(located(scores, root), pool) if scores else {}
     if min_score is not None:
         pool = [item for item in pool if score[item.name] >= min_score]
 
+    # 3. the training set: a list, or a number of images, or everything
     training = pool
     if file_list:
         chosen = {item.name for item in listed(located(file_list, root), items)}
         training = [item for item in pool if item.name in chosen]
     if num_images is not None:
-        one_stays = held_out is None and len(training) == len(pool)  # one image must be left to validate on
-        most = max(0, len(training) - 1 if one_stays else len(training))
-        if not 0 < num_images <= most:
-            left = " besides one to validate on" if one_stays else ""
-            raise InputError("num_images", num_images, f"from 1 to {most}, the training images of {where}{left}")
+        reserve = held_out is None and len(training) == len(pool)  # one image must be left to validate on
+        require_count(num_images, len(training) - reserve, where, reserve)
         training = drawn(training, num_images, score if rank_by_score else None, seed)
+    # 4. without a validation list, a share of the pool that is not fixed above
     if held_out is None:
         fixed = training if file_list or num_images is not None else ()
         held_out = draw_held_out(pool, fixed, validation_fraction, seed)
@@ -76,6 +77,13 @@ def training_and_held_out(
             remedy=f"choose fewer to train on, a lower {setting('min_score')}, or give a {setting('validation_list')}",
         )
     return training, held_out
+
+
+def require_count(num_images: int, most: int, where: str, reserve: bool) -> None:
+    """Raise InputError unless `most` training images are enough for `num_images`."""
+    if not 0 < num_images <= most:
+        besides = " besides one to validate on" if reserve else ""
+        raise InputError("num_images", num_images, f"from 1 to {max(0, most)}, the training images of {where}{besides}")
 
 
 def require_scores_used(
@@ -101,6 +109,7 @@ def without(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
 def drawn(items: Sequence[Item], count: int, score: dict[str, float] | None, seed: int) -> list[Item]:
     """Return `count` items, in their order: the best by `score`, or without it drawn by `seed`."""
     if score is None:
+        # the published list of 600 is this draw: it must not change
         chosen = np.random.default_rng(seed).choice(len(items), count, replace=False)
     else:
         # sorted() is stable: of equal scores the first by name is taken
@@ -119,6 +128,7 @@ def draw_held_out(pool: Sequence[Item], fixed: Sequence[Item], fraction: float, 
 
 def located(file: str, root: str | None) -> Path:
     """Return the path of a list or score file: in `root`, or as given."""
+    # the folder of the faces first: a list lies next to the images that it names
     for path in [Path(root) / file, Path(file)] if root else [Path(file)]:
         if path.is_file():
             return path
@@ -179,6 +189,7 @@ def items_named(names: Sequence[str], items: Iterable[Item], path: Path) -> list
             raise InputError(
                 f"list {str(path)!r}: {written!r} may be {str(same[0])!r} or {str(same[1])!r}; write the folder too"
             )
+        # `first` remembers how an item was written, to name both in the message
         if same[0] is not None and (other := first.setdefault(same[0].name, written)) is not written:
             raise InputError(f"list {str(path)!r} names {str(same[0])!r} twice, {other!r} and {written!r}; keep one")
         found += same
@@ -212,7 +223,7 @@ def read_scores(path: Path) -> list[tuple[str, float]]:
             continue
         try:
             name, value = read_line(line)
-            if not math.isfinite(value):
+            if not math.isfinite(value):  # "nan" would sort anywhere
                 raise ValueError(f"{value} is no score")
         except (ValueError, TypeError, LookupError, csv.Error) as error:
             raise InputError(f"scores {str(path)!r}, line {number}, {line!r}: {error}; write {example}") from None

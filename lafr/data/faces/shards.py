@@ -57,7 +57,9 @@ def shards(pattern: str | Sequence[str] | None) -> list[Member]:
     if not pattern:
         raise InputError("shards", pattern, EXAMPLE)
     patterns = [pattern] if isinstance(pattern, str) else pattern
+    # a set: patterns may overlap, and no image may come twice
     paths = sorted({path for one in patterns for path in expanded(one)})
+    # webdataset groups files by this key: "1.jpg" and "1.mask.png" would be one sample
     found = [member for path in paths for member in members(path)]
     return in_order(distinct(found, lambda member: member.sample))
 
@@ -73,6 +75,7 @@ def expanded(pattern: str) -> list[Path]:
             names = list(braces.braceexpand(pattern))
         except braces.UnbalancedBracesError as error:
             raise InputError("shards", pattern, EXAMPLE, str(error)) from None
+    # braces name exact files, so that a missing one is noticed; a glob finds what is there
     found = {name: glob.glob(name) for name in names}
     if missing := [name for name, paths in found.items() if not paths]:
         missed = f"{len(missing)} of {len(names)} do not exist, first {missing[0]!r}"
@@ -95,6 +98,7 @@ def members(shard: Path) -> list[Member]:
         raise InputError(
             f"shard {str(shard)!r} is truncated after {len(files)} files, without an end mark; get a whole copy"
         )
+    # labels, captions and macOS's "._" files lie among the images
     found = [
         Member(path, shard, offset, size)
         for path, offset, size in files

@@ -46,6 +46,7 @@ class File:
 
 def folder(root: str, folders: Sequence[str] | None = None) -> list[File]:
     """Return the images under `root`, or under its `folders`, one folder after the other."""
+    # in the order of `folders`, not sorted together: a second folder must not change the faces of the first
     paths = [path for part in folders or ["."] for path in list_images(Path(root) / part)]
     return distinct([File(path, without_extension(PurePath(relpath(path, root)))) for path in paths])
 
@@ -70,6 +71,7 @@ def in_order(items: Iterable[Item]) -> list[Item]:
 
 def distinct(items: list[Item], key: Callable[[Item], str] = attrgetter("name")) -> list[Item]:
     """Return `items`; raises InputError when two have one key."""
+    # names identify images in lists, scores and records: "1.png" and "1.jpg" cannot both be "1"
     known: dict[str, Item] = {}
     for item in items:
         if (other := known.setdefault(key(item), item)) is not item:
