@@ -23,6 +23,7 @@ def save_tensors(state: dict[str, Tensor], path: Path) -> None:
 
 def random_state() -> dict:
     """Return the state of every global generator of this process, in types that a weights-only load reads."""
+    # NumPy's legacy global generator; LAFR itself passes numpy.random.Generator
     numpy_state = np.random.get_state(legacy=False)["state"]
     return {
         "torch": torch.get_rng_state(),
@@ -51,18 +52,20 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, ascending."""
+        # folders under construction are hidden (".step_..."): atomic_folder
         return sorted(int(path.name[5:]) for path in self.folder.glob("step_*") if path.name[5:].isdigit())
 
     def save(self, step: int, trained: dict[str, Tensor], state: dict, random_states: list[dict]) -> None:
         """Write the checkpoint of `step` and remove all but the newest `keep`."""
 
         def fill(path: Path) -> None:
-            save_tensors(trained, path / TRAINED)
+            save_tensors(trained, path / TRAINED)  # separate, so that weights can be read without torch's pickle
             # into memory first: on a full disk torch's own file writer fails with an error that does not say so
             buffer = io.BytesIO()
             torch.save({"step": step, "random": random_states, **state}, buffer)
             (path / "state.pt").write_bytes(buffer.getbuffer())
 
+        # the new one is complete before an old one is removed: a kill at any time leaves a checkpoint
         atomic_folder(self.folder / f"step_{step:08d}", fill, REMEDY)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step_{old:08d}", ignore_errors=True)

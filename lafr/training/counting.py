@@ -39,6 +39,7 @@ class LiveBytes(TorchDispatchMode):
             self._known.add(key)
             self.live += size
             self.peak = max(self.peak, self.live)
+            # autograd frees activations during the backward pass: only the storage itself knows when
             weakref.finalize(storage, self._freed, key, size)
 
     def _freed(self, key: int, size: int) -> None:
@@ -60,6 +61,7 @@ def count(module: nn.Module, work: Callable[[], object]) -> Count:
     Tensors that `work` makes are fake too: it must not depend on their values.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
+        # in place of each parameter and buffer one of the same shape, made under the fake mode
         for part in module.modules():
             for name, value in part._parameters.items():
                 if value is not None:
@@ -68,6 +70,7 @@ def count(module: nn.Module, work: Callable[[], object]) -> Count:
             for name, value in part._buffers.items():
                 if value is not None:
                     part._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
+        # weights are alive from the start, then activations and gradients come and go
         memory = LiveBytes()
         for tensor in (*module.parameters(), *module.buffers()):
             memory.hold(tensor)

@@ -24,6 +24,7 @@ class Log:
         self.started, self.first_step = time.perf_counter(), step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
+            # a killed run may have logged steps after its last checkpoint
             self.lines.rewrite(lambda line: line["step"] <= step)
             self.pair_lines.rewrite(lambda line: line["n"] < step * batch_size)
         hidden = not accelerator.is_main_process
@@ -45,6 +46,7 @@ class Log:
 
         Raises InputError when a loss or the gradient is not finite: the last checkpoint is from before it.
         """
+        # images per second since this start, not over the run's earlier ones
         rate = (step - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in terms.items()} | {"img/s": f"{rate:.3g}"}, refresh=False)
         self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})

@@ -83,6 +83,7 @@ def train(
     """
     require_whole_weights(accelerator)
     checkpoints = Checkpoints(folder, keep_checkpoints)
+    # a finished stage: later stages and the saved model need its weights, and what `finish` derives from them
     if finished := checkpoints.load_final():
         objective.load_trained_state(finished[0])
         objective.eval()
@@ -93,11 +94,13 @@ def train(
         objective.enable_gradient_checkpointing()
     if decode_crop:
         objective.decode_crops(decode_crop, pairs.seed)
+    # the objective's constructor has decided what is trained
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = new_optimizer(optimizer, parameters, learning_rate, weight_decay)
     scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
+    # the schedule is not prepared: Accelerate would advance it once a process, and a step is one global batch here
     model, optimizer = accelerator.prepare(objective.train(), optimizer)
-    # use_ema_warmup: the decay of step s is min(ema_decay, 1 - (1 + s)^-0.75), so that the start is forgotten
+    # use_ema_warmup: the decay at step s is min(ema_decay, 1 - (1 + s)^-0.75), so that the start is forgotten
     ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, power=0.75) if ema_decay else None
     best = BestWeights(require_validation(validate, validate_every, patience), monitor) if patience else None
     state = TrainingState(objective, optimizer, scheduler, accelerator.scaler, ema, best)
@@ -113,15 +116,19 @@ def train(
         num_workers,
     )
     log = Log(accelerator, Path(folder), name, state.step, max_steps, batch_size)
+    # one optimiser step an iteration
     for batches in optimiser_batches(loader, accelerator):
         started = time.perf_counter()
+        # the objective itself, not `model`: DistributedDataParallel wraps forward alone
         objective.before_step(batches, state.step, accelerator.gather)
         all_terms = []
         for batch in batches:
-            with accelerator.accumulate(model):  # divides the loss, and synchronises gradients at the last one only
-                terms = model(batch)
+            # divides the loss by the number of micro-batches, and synchronises gradients at the last one only
+            with accelerator.accumulate(model):
+                terms = model(batch)  # named scalars
                 accelerator.backward(objective.total(terms))
                 if accelerator.sync_gradients:
+                    # of the whole gradient, before it is clipped
                     norm = accelerator.clip_grad_norm_(parameters, clip_norm)
                 optimizer.step()  # a no-op until gradients are synchronised
                 optimizer.zero_grad()
@@ -134,11 +141,13 @@ def train(
         state.seconds += time.perf_counter() - started
 
         step = state.step
+        # at a checkpoint too: a loss that is not finite must end the run before it is saved
         if step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps:
             log.terms(step, mean_terms(all_terms, accelerator), scheduler.get_last_lr()[0], norm)
         log.advance()
         if log_pairs:
             log.pairs(pairs.record(n) for n in range((step - 1) * batch_size, step * batch_size))
+        # the last step is validated below, with the weights that become the result
         if validate and validate_every and step % validate_every == 0 and step < max_steps:
             log.validation(step, validate_on_main(best or validate, state, accelerator))
             if best and best.age(step) >= patience:
@@ -153,6 +162,7 @@ def train(
         validate_on_main(best, state, accelerator)  # the last weights may be the best
         best.copy_to(objective)
     objective.eval()
+    # before validation, which may use what is derived (the latent scale)
     objective.finish(pairs.faces, accelerator.device)
     measured = validate_on_main(validate, state, accelerator) if validate else {}
     log.validation(state.step, measured)
@@ -196,7 +206,7 @@ def new_optimizer(
 
 def optimiser_batches(loader: Iterable, accelerator: Accelerator) -> Iterable[list[dict[str, Tensor]]]:
     """Group the loader's micro-batches by optimiser step, on the device."""
-    stream = iter(loader)
+    stream = iter(loader)  # one iterator: a DataLoader restarts with every `for`
     while batches := list(islice(stream, accelerator.gradient_accumulation_steps)):
         yield [{key: value.to(accelerator.device) for key, value in batch.items()} for batch in batches]
 
@@ -205,5 +215,6 @@ def mean_terms(all_terms: list[dict[str, Tensor]], accelerator: Accelerator) -> 
     """Return each term's mean over micro-batches and processes."""
     by_micro_batch = [torch.stack(list(terms.values())).float() for terms in all_terms]  # [terms] each
     local = torch.stack(by_micro_batch).mean(0)
+    # one reduction for all terms, and one wait for the device
     means = accelerator.reduce(local, "mean").tolist()
     return dict(zip(all_terms[0], means, strict=True))

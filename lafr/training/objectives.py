@@ -38,6 +38,7 @@ class Objective(nn.Module):
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum that is minimised."""
+        # weight 0 means "report, don't train": such a term needs no backward pass
         return sum(weight * terms[name] for name, weight in self.weights.items() if weight)
 
     def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
@@ -59,6 +60,7 @@ class Objective(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return every tensor that training changes, by name: what a checkpoint holds."""
+        # .data: the tensors themselves, so that load_trained_state can copy into them
         parameters = {name: p.data for name, p in self.named_parameters() if p.requires_grad}
         return parameters | self.trained_buffers()
 
@@ -95,6 +97,7 @@ def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
     """
     draws = []
     for number in n.tolist():
+        # 1,000,003 is a prime above the number of pairs of a run: (seed, number) -> one number without collisions
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         draws.append(torch.randn(like.shape[1:], generator=generator))
     return torch.stack(draws).to(like)
@@ -121,94 +124,109 @@ def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[
 class CodebookObjective(Objective):
     """Codebook phase: auto-encode HQ latents through extractor, codebook and mapper.
 
-    Terms: `latent_l1` of the rebuilt latent and `commitment`. Only extractor and mapper have gradients; the codes
-    start from k-means, follow by EMA, and dead ones are reset, once per optimiser step, from the features of the
-    whole global batch: the same on every process, whatever their number and the accumulation.
+    Terms: `latent_l1` of the rebuilt latent and `commitment` (van den Oord et al., 2017, Eq. 3). Only extractor and
+    mapper have gradients. The codes start from k-means, follow by moving average, and dead ones are reset, once per
+    optimiser step, from the features of the whole global batch: the same on every process, whatever their number and
+    the accumulation.
     """
 
     def __init__(self, restorer, weights: dict[str, float], seed: int = 0):
         super().__init__()
         self.codec, self.adapter, self.seed = restorer.codec, restorer.adapter.requires_grad_(True), seed
+        # a code predictor learns in the alignment phase alone
         for part in self.adapter.quantizer.aligned_parts():
             part.requires_grad_(False)
         self.weights = dict(weights)
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []  # features and indices of each micro-batch of a step
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1 and commitment on HQ latents."""
-        z_hq = hq_latents(batch, self.codec)
-        features = self.adapter.extract(z_hq)
-        quantized = self.adapter.quantizer.quantize(features)
-        z_rebuilt = self.adapter.map(quantized.features)
-        if self.adapter.quantizer.has_codes and self.training and torch.is_grad_enabled():
+        quantizer = self.adapter.quantizer
+        z_hq = hq_latents(batch, self.codec)  # [B, C, h, w]
+        features = self.adapter.extract(z_hq)  # [B, d, h, w]
+        quantized = quantizer.quantize(features)  # the nearest codes, [B, d, h, w]
+        z_rebuilt = self.adapter.map(quantized.features)  # [B, C, h, w]
+        # only training steps move the codes, not validation
+        if quantizer.has_codes and self.training and torch.is_grad_enabled():
             self._seen.append((features.detach(), quantized.indices))
         return {"latent_l1": F.l1_loss(z_rebuilt, z_hq), "commitment": quantized.commitment}
 
     @torch.no_grad()
     def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
-        """Start the codes by k-means on the first global batch."""
+        """Start the codes by k-means on the features of the first global batch."""
         self._seen.clear()
         quantizer = self.adapter.quantizer
         if quantizer.has_codes and not quantizer.is_initialised():
-            local = [gather(self.adapter.extract(hq_latents(b, self.codec))) for b in batches]
-            quantizer.initialise(torch.cat(local), torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+            features = [gather(self.adapter.extract(hq_latents(batch, self.codec))) for batch in batches]
+            quantizer.initialise(torch.cat(features), self._generator(step))
 
     @torch.no_grad()
     def after_step(self, step: int, gather: Gather) -> None:
-        """Move the codes by EMA and reset dead ones."""
+        """Move the codes towards the features that chose them, and reset dead ones."""
         if not self.adapter.quantizer.has_codes:
             return
-        features = torch.cat([gather(f) for f, _ in self._seen])
-        indices = torch.cat([gather(i) for _, i in self._seen])
+        # after the step: in between, all micro-batches have to meet the same codes
+        features = torch.cat([gather(seen) for seen, _ in self._seen])  # of the global batch, on every process
+        indices = torch.cat([gather(seen) for _, seen in self._seen])
         self._seen.clear()
-        self.adapter.quantizer.update(features, indices, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
+        self.adapter.quantizer.update(features, indices, self._generator(step))
+
+    def _generator(self, step: int) -> torch.Generator:
+        """Return the generator of k-means and of the replacements of dead codes: a resumed run draws the same."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
     def restore(self, batch: Batch) -> Tensor:
-        """Return the HQ faces rebuilt through the codebook: the best that the hard codes allow."""
+        """Return the HQ faces rebuilt through the codebook: the upper bound of what its codes can restore."""
         features = self.adapter.extract(hq_latents(batch, self.codec))
-        return self.codec.decode(self.adapter.map(self.adapter.quantizer.quantize(features).features))
+        codes = self.adapter.quantizer.quantize(features).features
+        return self.codec.decode(self.adapter.map(codes))
 
     def trained_buffers(self) -> dict[str, Tensor]:
-        """Return codes, their EMA sums and sizes."""
+        """Return codes, their moving averages and cluster sizes."""
         buffers = self.adapter.quantizer.code_buffers()
         return {f"adapter.quantizer.{name}": value for name, value in buffers.items()}
 
 
 class AlignmentObjective(Objective):
-    """Alignment phase: codebook and mapper frozen, the extractor learns to send LQ latents to the HQ codes.
+    """Alignment phase: codebook and mapper are frozen, the extractor learns to map LQ latents to the HQ codes.
 
-    Terms: `latent_l1` of z_aligned to z_hq, `feature_mse` to the HQ code (CodeFormer, DAEFR) and `index_ce`, the
-    cross-entropy of the HQ index given the distances to the codes. The gap before and after is reported.
+    Terms: `latent_l1` of z_aligned to z_hq, `feature_mse` to the HQ code (CodeFormer, DAEFR) and `index_ce`,
+    the cross-entropy of the HQ code's index given the distances to all codes. `latent_gap_before`,
+    the distance of z_lq to z_hq, is reported only.
     """
 
     def __init__(self, restorer, weights: dict[str, float]):
         super().__init__()
         self.codec, self.adapter = restorer.codec, restorer.adapter
         self.adapter.requires_grad_(True)
-        if self.adapter.quantizer.has_codes:  # what was learned from HQ latents stays
+        # without codes there is no first phase, and the mapper learns here
+        if self.adapter.quantizer.has_codes:
             self.adapter.quantizer.requires_grad_(False)
             self.adapter.mapper.requires_grad_(False)
         for part in self.adapter.quantizer.aligned_parts():
             part.requires_grad_(True)
+        # the targets are the codes that the codebook phase's extractor finds in z_hq
         self.hq_extractor = copy.deepcopy(self.adapter.extractor).requires_grad_(False)
         self.weights = dict(weights)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return latent_l1, feature_mse, index_ce and, reported only, latent_gap_before."""
-        z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)
-        features = self.adapter.extract(z_lq)
-        z_aligned = self.adapter.map(self.adapter.quantizer.assign(features).features)
+        """Return latent_l1, feature_mse, index_ce and latent_gap_before."""
+        quantizer = self.adapter.quantizer
+        z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)  # [B, C, h, w] each
+        features = self.adapter.extract(z_lq)  # [B, d, h, w]
+        z_aligned = self.adapter.map(quantizer.assign(features).features)  # [B, C, h, w]
         terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
-        if self.adapter.quantizer.has_codes:
+        if quantizer.has_codes:
             with torch.no_grad():
-                code = self.adapter.quantizer.quantize(self.hq_extractor(z_hq).float())
+                code = quantizer.quantize(self.hq_extractor(z_hq).float())  # features [B, d, h, w]
+            # pull the LQ feature to the HQ code, and away from the other codes
             terms["feature_mse"] = F.mse_loss(features, code.features)
-            terms["index_ce"] = self.adapter.quantizer.index_cross_entropy(features, code.indices)
+            terms["index_ce"] = quantizer.index_cross_entropy(features, code.indices)
         terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum over the terms that this adapter has."""
+        """Return the weighted sum over the terms that this adapter has: without codes, latent_l1 alone."""
         return sum(weight * terms[name] for name, weight in self.weights.items() if weight and name in terms)
 
     def restore(self, batch: Batch) -> Tensor:
@@ -230,6 +248,7 @@ class RestorationObjective(Objective):
         self.restorer, self.loss = restorer, loss
         restorer.trained_with |= loss.origins()  # saved with the model: metrics with these networks are marked
         restorer.requires_grad_(False)
+        # a stage before may have trained the adapter: all is frozen but the LoRA
         for parameter in restorer.denoiser.lora_parameters():
             parameter.requires_grad_(True)
         self.weights = loss.weights
@@ -241,8 +260,8 @@ class RestorationObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss."""
-        with torch.no_grad():
-            z_hq = hq_latents(batch, self.codec)
+        with torch.no_grad():  # a target
+            z_hq = hq_latents(batch, self.codec)  # [B, C, h, w]
         z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]  # [B, C, h, w], [B, 3, H, W]
         z_decoded = z_restored
         if self.crop:

@@ -44,6 +44,7 @@ class TrainingState:
 
     def state_dict(self) -> dict:
         """Return everything but the trained tensors, which a checkpoint keeps in a file of their own."""
+        # None for what this run does not have: the keys of a checkpoint are always the same
         parts = {name: getattr(self, name) for name in ("optimizer", "schedule", "ema", "scaler", "best")}
         states = {name: part.state_dict() if part else None for name, part in parts.items()}
         return {"step": self.step, "seconds": self.seconds, **states}
@@ -61,10 +62,12 @@ class TrainingState:
 
 def save(checkpoints: Checkpoints, state: TrainingState, accelerator: Accelerator) -> None:
     """Write a checkpoint on the main process, with the random state of every process."""
+    # objectives draw from generators of their own; the global state is saved for layers such as dropout
     random_states = [random_state()]
     if accelerator.num_processes > 1:
         random_states = [None] * accelerator.num_processes
         torch.distributed.all_gather_object(random_states, random_state())
+    # weights and optimiser are equal on all processes: one writes them
     if accelerator.is_main_process:
         checkpoints.save(state.step, state.objective.trained_state(), state.state_dict(), random_states)
     accelerator.wait_for_everyone()

@@ -36,6 +36,7 @@ class Validation:
         batch_size: int = 8,
     ):
         self.folder, self.device, self.batch_size = Path(folder), device, batch_size
+        # made once: every validation sees the same images and degradations
         items = [pairs[i] for i in range(min(num_images, len(pairs)))]
         self.items = {key: torch.stack([item[key] for item in items]) for key in items[0]}  # [N, ...] each
 
@@ -78,6 +79,7 @@ class BestWeights:
         measured = self.validate(objective, step)
         if self.monitor not in measured:
             raise InputError("monitor", self.monitor, f"one of {', '.join(measured)}, which validation measures")
+        # strictly: of equal steps the first is kept, and nan never is
         if measured[self.monitor] < self.value:
             self.value, self.step = measured[self.monitor], step
             self.trained = {name: value.detach().cpu().clone() for name, value in objective.trained_state().items()}
@@ -85,6 +87,7 @@ class BestWeights:
 
     def age(self, step: int) -> int:
         """Return how many steps ago the best weights were; the main process sends its answer to the others."""
+        # all processes must leave the loop at the same step, or the next collective operation waits forever
         (self.step,) = broadcast_object_list([self.step])
         return step - self.step
 
@@ -112,6 +115,7 @@ def validate_on_main(validate: Validate, state: "TrainingState", accelerator: Ac
     if accelerator.is_main_process:
         parameters = state.parameters()
         if state.ema:
+            # swap the averaged weights in, and the trained ones back afterwards
             state.ema.store(parameters)
             state.ema.copy_to(parameters)
         training = state.objective.training
