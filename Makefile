@@ -44,7 +44,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 tables: $(READY)
-	$(BIN)/python -m scripts.benchmarks.pages
+	$(BIN)/python -m scripts.benchmarks pages
 
 clean:
 	rm -rf .venv runs dist build *.egg-info

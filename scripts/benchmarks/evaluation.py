@@ -1,54 +1,38 @@
-"""How long eval.py takes to score another method's pictures, and how much memory, as a user starts it."""
+"""How long the evaluation takes to score another method's images, and how much memory, as a user starts it."""
 
 import os
-import shlex
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
-SCRIPT = Path(__file__).resolve().parents[1] / "eval.py"
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from lafr.errors import InputError
+from lafr.evaluation import markdown
+from lafr.images import write_image
 
 
-def evaluation(cfg) -> None:
-    """Seconds and peak memory of each run of `cfg.runs`, and of the same command given again."""
-    import tempfile
-
-    import torch
-
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-
+def evaluation(cfg: DictConfig) -> dict:
+    """Return seconds and peak memory of each run of `cfg.runs`, and of the same command given again."""
     rows = {}
     with tempfile.TemporaryDirectory(dir=cfg.folder) as place:
         for name, run in cfg.runs.items():
             folder = Path(place) / name
-            write_pictures(folder, run.images, cfg.different, cfg.resolution, cfg.seed)
+            write_images(folder, run.images, cfg.different, cfg.resolution, cfg.seed)
             first, again = (scored(folder, list(run.metrics)) for _ in range(2))
-            said = {"images": run.images, "metrics": list(run.metrics)}
-            rows[name] = said | first | {"again_seconds": again["seconds"]}
-    record = {
-        "benchmark": "evaluation",
-        "runs": rows,
-        "resolution": cfg.resolution,
-        "rows_scored": 2,
-        "threads": torch.get_num_threads(),
-        **provenance(COMMAND, cfg.seed),
-    }
-    target = Path(cfg.output) / "evaluation.json"
-    write_json(record, target)
-    print(evaluation_table(record))
-    print(f"numbers  {target}")
+            asked = {"images": run.images, "metrics": list(run.metrics)}
+            rows[name] = asked | first | {"again_seconds": again["seconds"]}
+    return {"runs": rows, "resolution": cfg.resolution, "rows_scored": 2}
 
 
-def write_pictures(folder: Path, images: int, different: int, side: int, seed: int) -> None:
-    """Write `images` of each kind, lq, hq and method: a noise of all sizes, `different` ones and links to them."""
-    import numpy as np
-    import torch
-    from tqdm import tqdm
-
-    from lafr.images import write_image
-
-    for number in tqdm(range(images), desc="pictures", unit="image"):
+def write_images(folder: Path, images: int, different: int, side: int, seed: int) -> None:
+    """Write `images` files of each kind, lq, hq and method: `different` ones of noise at four scales, and links."""
+    for number in tqdm(range(images), desc="images", unit="image"):
         hq = None
         for kind, strength in (("hq", 0), ("lq", 0.2), ("method", 0.1)):
             path = folder / kind / f"{number:05d}.png"
@@ -64,26 +48,19 @@ def write_pictures(folder: Path, images: int, different: int, side: int, seed: i
 
 
 def scored(folder: Path, metrics: list[str]) -> dict[str, float]:
-    """Run eval.py on the pictures; return its seconds and its peak memory in MB."""
-    import subprocess
-    import time
-
-    from lafr.errors import InputError
-
+    """Run `lafr eval` on the images; return its seconds and its peak memory in MB."""
     arguments = [f"data.lq={folder / 'lq'}", f"data.hq={folder / 'hq'}", f"outputs={folder / 'method'}", "device=cpu",
                  f"output={folder / 'run'}", f"+protocol={{name: speed, metrics: [{', '.join(metrics)}]}}"]  # fmt: skip
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(SCRIPT), "benchmark=pair", "report=false", *arguments])
+    process = subprocess.Popen([sys.executable, "-m", "lafr", "eval", "benchmark=pair", "report=false", *arguments])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise InputError("eval.py failed; its own line above says why")
+        raise InputError("the evaluation failed; its own line above says why")
     return {"seconds": time.perf_counter() - started, "peak_mb": usage.ru_maxrss / 1000}
 
 
 def evaluation_table(record: dict) -> str:
     """Return minutes and memory of each run."""
-    from lafr.evaluation import markdown
-
     columns = ["scored", "pairs", "minutes", "images a second", "peak memory, GB", "the same command again, minutes"]
     rows = []
     for run in record["runs"].values():

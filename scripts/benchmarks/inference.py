@@ -1,20 +1,37 @@
-"""How fast one step is, part by part, beside a full UNet with prompt and time: what OSEDiff computes."""
+"""How fast one step is, part by part, compared with a full UNet with prompt and time: what OSEDiff computes."""
 
-import shlex
-import sys
+import copy
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from statistics import median
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.evaluation import markdown
+from lafr.models.base.model import Base
+from lafr.models.denoiser import Denoiser
+from lafr.models.fast import choose_dtype, memory_kept, optimised
+from lafr.models.restorer import Restorer
+from lafr.training.timing import measure
+
 REFERENCE_TIMESTEP = 999  # OSEDiff's
 
 
 @dataclass
 class Row:
-    """One way to restore: its parts in order, each a function of the one before's result, and what was measured."""
+    """One method of restoring: its parts in order, each a function of the previous result, and its measurements."""
 
-    dtype: object
+    dtype: torch.dtype
     parts: dict[str, Callable]
     keeps_memory: bool = False
     psnr: float | None = None
@@ -24,15 +41,8 @@ class Row:
     seconds: list[dict[str, float]] = field(default_factory=list)
 
 
-def inference(cfg) -> None:
-    """Time of each part and of the whole, peak memory, multiplications and quality, for each dtype and batch size."""
-    import torch
-    from tqdm import tqdm
-
-    from lafr.commands.devices import choose_device
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-
+def inference(cfg: DictConfig) -> dict:
+    """Return time of each part, peak memory, multiplications and quality, for each dtype and batch size."""
     device, size = choose_device(cfg.device), cfg[cfg.scale]
     rows = build_rows(cfg, size, device)
     draw = torch.Generator().manual_seed(cfg.seed)
@@ -52,30 +62,19 @@ def inference(cfg) -> None:
                 bar.update()
         found[str(batch_size)] = {name: summary(row, batch_size, rows["reference"]) for name, row in rows.items()}
     bar.close()
-    record = {
-        "benchmark": "inference",
+    return {
+        "file": "inference" if cfg.scale == "full" else f"inference_{cfg.scale}",
         "scale": cfg.scale,
         "batches": found,
         "matmul_gmacs_per_second": {dtype.removeprefix("torch."): max(values) for dtype, values in ceiling.items()},
         "repeats": cfg.repeats,
         "resolution": size.resolution,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        **provenance(COMMAND, cfg.seed),
+        "device": str(device),
     }
-    target = Path(cfg.output) / ("inference.json" if cfg.scale == "full" else f"inference_{cfg.scale}.json")
-    write_json(record, target)
-    print(inference_table(record))
-    print(f"numbers  {target}")
 
 
-def build_rows(cfg, size, device) -> dict[str, Row]:
+def build_rows(cfg: DictConfig, size: DictConfig, device: torch.device) -> dict[str, Row]:
     """Return the reference and each of LAFR's rows, on the same random weights; the last of these know their PSNR."""
-    import torch
-    from hydra.utils import instantiate
-
-    from lafr.models.fast import choose_dtype, memory_kept, optimised
-
     base = instantiate(size.build, _convert_="all")
     draw = torch.Generator().manual_seed(cfg.seed)
     lq = torch.rand(1, 3, size.resolution, size.resolution, generator=draw).mul(2).sub(1)
@@ -99,16 +98,8 @@ def build_rows(cfg, size, device) -> dict[str, Row]:
     return {"reference": reference, **rows}
 
 
-def new_restorer(base, size, lq, seed: int):
+def new_restorer(base: Base, size: DictConfig, lq: Tensor, seed: int) -> Restorer:
     """Return a frozen restorer on a copy of `base`; its codes are fitted to the latents of `lq`, as training would."""
-    import copy
-
-    import torch
-    from hydra.utils import instantiate
-
-    from lafr.models.denoiser import Denoiser
-    from lafr.models.restorer import Restorer
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         adapter = instantiate(size.adapter, _convert_="all")
@@ -123,13 +114,11 @@ def new_restorer(base, size, lq, seed: int):
     return restorer
 
 
-def reference_row(base, size, device) -> Row:
+def reference_row(base: Base, size: DictConfig, device: torch.device) -> Row:
     """Return OSEDiff's pass with the same modules: eager, contiguous, float32 on a CPU and float16 on a GPU.
 
     Its LoRA is merged, as OSEDiff's is; its prompt is given as an embedding, so that no text encoder is timed.
     """
-    import torch
-
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     vae, unet = (torch.nn.Module.to(part, device, dtype).eval() for part in (base.vae, base.unet))
     prompt = torch.randn(
@@ -138,7 +127,7 @@ def reference_row(base, size, device) -> Row:
     signal = float(base.scheduler.alphas_cumprod[REFERENCE_TIMESTEP]) ** 0.5
     noise = (1 - signal**2) ** 0.5
 
-    def step(z):
+    def step(z: Tensor) -> Tensor:
         return (z - noise * unet(z, REFERENCE_TIMESTEP, prompt.expand(len(z), -1, -1)).sample) / signal
 
     scale = vae.config.scaling_factor
@@ -149,33 +138,24 @@ def reference_row(base, size, device) -> Row:
     })  # fmt: skip
 
 
-def run(row: Row, x):
+def run(row: Row, x: Tensor) -> Tensor:
     """Return the row's result for the batch `x`."""
-    import torch
-
     with torch.inference_mode():
         for part in row.parts.values():
             x = part(x)
     return x
 
 
-def warm_up(row: Row, lq, device) -> None:
+def warm_up(row: Row, lq: Tensor, device: torch.device) -> None:
     """Run the row twice, for compilation, caches and peak memory, and count its multiplications."""
-    from lafr.training.timing import measure
-
     with memory_kept_by(row):
         cost = measure(lambda: run(row, lq), device, repeats=1, warm_up=0)
     row.first_seconds, row.peak_mb = cost.seconds, cost.peak_mb
     row.gmacs = counted(row, lq)
 
 
-def counted(row: Row, lq) -> dict[str, float]:
+def counted(row: Row, lq: Tensor) -> dict[str, float]:
     """Return the multiplications of each part in units of 1e9: matrix products, convolutions and attention."""
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
     found, x = {}, lq
     plain_attention = sdpa_kernel(SDPBackend.MATH)  # the counter doesn't know a CPU's fused one
     with torch.no_grad(), plain_attention, torch.compiler.set_stance("force_eager"):
@@ -190,11 +170,8 @@ def counted(row: Row, lq) -> dict[str, float]:
     return found
 
 
-def timed_pass(row: Row, lq, device) -> dict[str, float]:
+def timed_pass(row: Row, lq: Tensor, device: torch.device) -> dict[str, float]:
     """Return the seconds of each part of one pass, and of the whole: their sum."""
-    import time
-
-    import torch
 
     def now() -> float:
         if device.type == "cuda":
@@ -210,26 +187,18 @@ def timed_pass(row: Row, lq, device) -> dict[str, float]:
     return seconds | {"whole": sum(seconds.values())}
 
 
-def memory_kept_by(row: Row):
+def memory_kept_by(row: Row) -> AbstractContextManager:
     """Return the context that the row runs in."""
-    from contextlib import nullcontext
-
-    from lafr.models.fast import memory_kept
-
     return memory_kept() if row.keeps_memory else nullcontext()
 
 
-def matmul_gmacs(side: int, dtype, device) -> float:
+def matmul_gmacs(side: int, dtype: torch.dtype, device: torch.device) -> float:
     """Return the 1e9 multiplications a second of a square matrix product: a ceiling for any network."""
-    import torch
-
-    from lafr.training.timing import measure
-
     a = torch.ones(side, side, dtype=dtype, device=device)
     return side**3 / 1e9 / measure(lambda: a @ a, device, repeats=3).fastest
 
 
-def psnr(restored, exact) -> float:
+def psnr(restored: Tensor, exact: Tensor) -> float:
     """Return the PSNR in dB of a restored batch, relative to the range of the exact one."""
     error = (restored.float() - exact.float()).square().mean()
     return float(10 * ((exact.max() - exact.min()).square() / error).log10())
@@ -237,8 +206,6 @@ def psnr(restored, exact) -> float:
 
 def summary(row: Row, batch_size: int, reference: Row) -> dict:
     """Return one row of the record."""
-    from statistics import median
-
     parts = {}
     for name in row.seconds[0]:
         own = [seconds[name] for seconds in row.seconds]
@@ -263,8 +230,6 @@ def summary(row: Row, batch_size: int, reference: Row) -> dict:
 
 def inference_table(record: dict) -> str:
     """Return speed relative to the reference as a Markdown table, and its bound below; on a GPU milliseconds too."""
-    from lafr.evaluation import markdown
-
     names = ("encoder", "UNet", "decoder", "whole")
     absolute = record["device"] != "cpu"
     speeds, shares = [], []

@@ -1,25 +1,26 @@
 """What a cache of HQ latents saves in each stage, and after how many steps it has paid for its filling."""
 
-import shlex
-import sys
+import time
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.data.latents import cached_latents
+from lafr.data.stream import PairStream
+from lafr.evaluation import markdown
+from lafr.models.restorer import Restorer
+from lafr.training.timing import measure
 
 
-def latents(cfg) -> None:
-    """Seconds of an optimiser step with and without z_hq in the batch, taken in turns; the cost of the cache."""
-    import torch
-    from hydra.utils import instantiate
-    from tqdm import tqdm
-
-    from lafr.commands.devices import choose_device
-    from lafr.data.stream import PairStream
-    from lafr.models.restorer import Restorer
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-    from lafr.training.timing import measure
-
+def latents(cfg: DictConfig) -> dict:
+    """Return seconds of an optimiser step with and without z_hq in the batch, in turn, and the cost of the cache."""
     device = choose_device(cfg.device)
     faces, _ = instantiate(cfg.data, _convert_="all")
     pairs = PairStream(faces, instantiate(cfg.degradation, _convert_="all"), cfg.seed)
@@ -34,34 +35,22 @@ def latents(cfg) -> None:
     for name, settings in tqdm(cfg.stage.items(), desc="latents", unit="stage"):
         objective = instantiate(settings.objective, _convert_="all")(Restorer.from_pretrained(cfg.model.folder))
         stages[name] = compared(objective.to(device).train(), batch, device, cfg.rounds)
-    record = {
-        "benchmark": "latents",
+    return {
         "stages": stages,
         "cache": cache,
-        "encode_seconds": encode.seconds,  # of the HQ faces of a batch: what a step no longer does
+        "encode_seconds": encode.seconds,  # of a batch's HQ faces: what the cache saves
         "pairs_seconds": make.seconds,  # to make a batch in one process: what the cache cannot save
         "pays_after_steps": cache["fill_seconds"] / encode.seconds,
         "largest_difference": difference,  # of a cached latent from one encoded in the batch
         "batch_size": cfg.batch_size,
         "resolution": cfg.model.resolution,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        **provenance(COMMAND, cfg.seed),
+        "device": str(device),
     }
-    target = Path(cfg.output) / "latents.json"
-    write_json(record, target)
-    print(latents_table(record))
-    print(f"numbers  {target}")
 
 
-def filled(faces, codec, device) -> tuple:
-    """Return the latents, and what filling the cache and reading it again took; the faces are decoded before."""
-    import time
-    from tempfile import TemporaryDirectory
-
-    from lafr.data.latents import cached_latents
-
-    for i in range(len(faces)):
+def filled(faces, codec, device: torch.device) -> tuple:
+    """Return the latents, and the seconds to fill the cache and to read it again."""
+    for i in range(len(faces)):  # decoded before the clock starts
         faces[i]
     seconds = []
     with TemporaryDirectory() as folder:
@@ -73,14 +62,8 @@ def filled(faces, codec, device) -> tuple:
     return z, {"faces": len(faces), "fill_seconds": seconds[0], "read_seconds": seconds[1], "megabytes": size / 1e6}
 
 
-def compared(objective, batch: dict, device, rounds: int) -> dict:
-    """Return the median seconds of a step that encodes and of one that looks up, and their ratio in each round."""
-    from statistics import median
-
-    import torch
-
-    from lafr.training.timing import measure
-
+def compared(objective, batch: dict[str, Tensor], device: torch.device, rounds: int) -> dict[str, float]:
+    """Return the median seconds of a step that encodes and of one that reads the cache, and their ratio over rounds."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
@@ -110,8 +93,6 @@ def compared(objective, batch: dict, device, rounds: int) -> dict:
 
 def latents_table(record: dict) -> str:
     """Return what the cache saves in each stage as a Markdown table, and what it costs in a line below."""
-    from lafr.evaluation import markdown
-
     rows = []
     for name, s in record["stages"].items():
         rows.append([name, f"{s['ratio']:.2f}", f"{s['smallest_ratio']:.2f}–{s['largest_ratio']:.2f}"])

@@ -1,30 +1,30 @@
-"""How many training pairs a second the loader makes, beside what a training step eats."""
+"""How many training pairs a second the data loader makes, compared with how many training consumes."""
 
-import shlex
-import sys
+import tempfile
+import time
 from pathlib import Path
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from lafr.data.faces import Faces
+from lafr.data.packaged import PackagedFaces
+from lafr.data.stream import PairStream
+from lafr.evaluation import markdown
+from lafr.images import list_images, write_image
+from lafr.models.restorer import Restorer
+from lafr.training.objectives import RestorationObjective
+from lafr.training.timing import measure
+
 STEP_FLOPS = 14e12  # of a pair in the restoration stage at 512 px: counted, see README; not measured
 PEAKS = {"H100": 989e12, "A100": 312e12, "RTX 4090": 165e12}  # bf16, dense
 USED = 0.4  # of the peak, assumed
 
 
-def loader(cfg) -> None:
-    """Pairs per second for each number of workers, at first visits and later ones, from a folder of PNG."""
-    import tempfile
-
-    import torch
-    from hydra.utils import instantiate
-    from tqdm import tqdm
-
-    from lafr.data.faces import Faces
-    from lafr.data.packaged import PackagedFaces
-    from lafr.data.stream import PairStream
-    from lafr.images import list_images, write_image
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-
+def loader(cfg: DictConfig) -> dict:
+    """Return pairs per second for each number of workers, at first visits and later ones, from a folder of PNG."""
     degradation = instantiate(cfg.degradation, _convert_="all")
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -38,27 +38,18 @@ def loader(cfg) -> None:
             pairs = PairStream(Faces(paths, cfg.resolution), degradation, cfg.seed)
             seconds = timed(pairs.loader(0, 2 * steps, cfg.batch_size, num_workers=workers), steps, workers)
             rows[str(workers)] = {name: steps * cfg.batch_size / value for name, value in seconds.items()}
-    record = {
-        "benchmark": "loader",
+    return {
         "pairs_per_second": rows,
         "eaten": {"miniature, 128 px, here": eaten_by_miniature(cfg)},
         "eaten_estimated": {f"512 px, {name}": USED * peak / STEP_FLOPS for name, peak in PEAKS.items()},
         "resolution": cfg.resolution,
         "images": len(paths),
         "batch_size": cfg.batch_size,
-        "threads": torch.get_num_threads(),
-        **provenance(COMMAND, cfg.seed),
     }
-    target = Path(cfg.output) / "loader.json"
-    write_json(record, target)
-    print(loader_table(record))
-    print(f"numbers  {target}")
 
 
 def timed(batches, steps: int, workers: int) -> dict[str, float]:
     """Return the seconds of the first `steps` batches, in which every face is decoded, and of the next `steps`."""
-    import time
-
     stream = iter(batches)
     if workers:
         next(stream)  # the processes have started
@@ -71,26 +62,20 @@ def timed(batches, steps: int, workers: int) -> dict[str, float]:
     return seconds
 
 
-def eaten_by_miniature(cfg) -> float:
+def eaten_by_miniature(cfg: DictConfig) -> float:
     """Return the pairs per second that the miniature's restoration stage trains on here."""
-    import torch
-    from hydra.utils import instantiate
-
-    from lafr.models.restorer import Restorer
-    from lafr.training.objectives import RestorationObjective
-    from lafr.training.timing import measure
-
     objective = RestorationObjective(Restorer.from_pretrained("mini"), instantiate(cfg.loss, _convert_="all")).train()
     side = objective.restorer.resolution
     lq, hq = torch.rand(2, 4, 3, side, side, generator=torch.Generator().manual_seed(cfg.seed)) * 2 - 1
-    step = lambda: objective.total(objective({"lq": lq, "hq": hq})).backward()  # noqa: E731
+
+    def step() -> None:
+        objective.total(objective({"lq": lq, "hq": hq})).backward()
+
     return 4 / measure(step, torch.device("cpu"), repeats=3).seconds
 
 
 def loader_table(record: dict) -> str:
     """Return pairs a second by workers, as multiples of no worker, and what training needs of that."""
-    from lafr.evaluation import markdown
-
     rows = record["pairs_per_second"]
     unit = next(iter(rows.values()))["later visits"]
     side = record["resolution"]

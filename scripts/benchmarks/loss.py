@@ -1,26 +1,20 @@
-"""What each term of the loss costs, beside the rest of the restoration step."""
+"""What each term of the loss costs, compared with the rest of the restoration step."""
 
-import shlex
-import sys
-from pathlib import Path
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+from lafr.commands.devices import choose_device
+from lafr.evaluation import markdown
+from lafr.losses.multilevel import Restoration
+from lafr.models.restorer import Restorer
+from lafr.training.objectives import RestorationObjective
+from lafr.training.timing import measure
 
 
-def loss(cfg) -> None:
-    """Seconds and peak memory of each term of the loss, beside the rest of the restoration step."""
-    import torch
-    from hydra.utils import instantiate
-    from tqdm import tqdm
-
-    from lafr.commands.devices import choose_device
-    from lafr.losses.multilevel import Restoration
-    from lafr.models.restorer import Restorer
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-    from lafr.training.objectives import RestorationObjective
-    from lafr.training.timing import measure
-
+def loss(cfg: DictConfig) -> dict:
+    """Return seconds and peak memory of each term of the loss, and of the rest of the restoration step."""
     device = choose_device(cfg.device)
     objective = RestorationObjective(Restorer.from_pretrained(cfg.model.folder), instantiate(cfg.loss, _convert_="all"))
     objective.to(device).train()
@@ -51,25 +45,12 @@ def loss(cfg) -> None:
     work |= {f"term: {name}": lambda name=name: term([name]) for name in terms}
     work |= {"all terms together": lambda: term(list(terms)), "whole step": step}
     cost = {name: measure(do, device, cfg.repeats) for name, do in tqdm(work.items(), desc="loss", unit="part")}
-    record = {
-        "benchmark": "loss",
-        "parts": {name: vars(c) | {"share": c.seconds / cost["whole step"].seconds} for name, c in cost.items()},
-        "batch_size": cfg.batch_size,
-        "resolution": restorer.resolution,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        **provenance(COMMAND, cfg.seed),
-    }
-    target = Path(cfg.output) / "loss.json"
-    write_json(record, target)
-    print(loss_table(record))
-    print(f"numbers  {target}")
+    parts = {name: vars(c) | {"share": c.seconds / cost["whole step"].seconds} for name, c in cost.items()}
+    return {"parts": parts, "batch_size": cfg.batch_size, "resolution": restorer.resolution, "device": str(device)}
 
 
 def loss_table(record: dict) -> str:
     """Return the cost of each part as a Markdown table: share of the whole step, spread, peak memory."""
-    from lafr.evaluation import markdown
-
     whole = record["parts"]["whole step"]["seconds"]
     rows = []
     for name, c in record["parts"].items():

@@ -1,12 +1,12 @@
-"""Fill the pages from `results/`, tables and figures: `python -m scripts.benchmarks.pages`."""
+"""Fill the pages from `results/`, tables and figures: `python -m scripts.benchmarks pages`."""
 
-import argparse
 import importlib
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lafr.commands.doors import Parser
 from lafr.evaluation import markdown
 from lafr.storage import read_json, write_text
 
@@ -165,7 +165,14 @@ def fill_pages(figures: bool = True) -> None:
     print(f"up to date: {', '.join(PAGES)}{', results/astronaut.png, results/recipes.jpg' if figures else ''}")
 
 
+def main() -> None:
+    """Run the command line."""
+    top = Parser(
+        "Fill the tables of the pages from results/, and draw the figures.", "python -m scripts.benchmarks pages"
+    )
+    top.add_argument("--text-only", action="store_true", help="leave the figures unchanged")
+    fill_pages(figures=not top.parse_args().text_only)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Fill the tables of the pages from results/, and draw the figures.")
-    parser.add_argument("--text-only", action="store_true", help="leave the figures as they are")
-    fill_pages(figures=not parser.parse_args().text_only)
+    main()

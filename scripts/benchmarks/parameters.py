@@ -1,4 +1,4 @@
-"""How many values the full-size experiment trains: `python -m scripts.benchmarks.parameters`.
+"""How many values the full-size experiment trains: `python -m scripts.benchmarks parameters`.
 
 Counted on tensors that have a shape and no values: no weights are needed.
 """
@@ -11,13 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
+from lafr.evaluation import markdown
 from lafr.models.base.supported import KNOWN
 from lafr.models.denoiser import Denoiser
 from lafr.provenance import provenance
 from lafr.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = "python -m scripts.benchmarks.parameters"
+COMMAND = "python -m scripts.benchmarks parameters"
 EXPERIMENT = "ffhq_0.9pct"
 
 SD21 = KNOWN["sd21_base"]
@@ -58,14 +59,18 @@ def counted() -> dict:
         "mapper": size(adapter.mapper),
         "lora": variants["none"]["lora"],
     }
-    return {"experiment": EXPERIMENT, "unet": whole, "variants": variants, "trained": parts,
-            "adapter": adapter.size(), "trained_in_all": sum(parts.values())}  # fmt: skip
+    return {
+        "experiment": EXPERIMENT,
+        "unet": whole,
+        "variants": variants,
+        "trained": parts,
+        "adapter": adapter.size(),
+        "trained_in_all": sum(parts.values()),
+    }
 
 
 def parameters_table(record: dict) -> str:
     """Return what is trained, part by part, as a Markdown table, and what pruning leaves in a line below."""
-    from lafr.evaluation import markdown
-
     rows = [[name, f"{count:,}"] for name, count in record["trained"].items()]
     table = markdown.table(["part", "trained values"], [*rows, ["in all", f"**{record['trained_in_all']:,}**"]])
     none, prompt = record["variants"]["none"], record["variants"]["empty_prompt"]
@@ -83,7 +88,3 @@ def main() -> None:
     write_json(record, target)
     print(parameters_table(record))
     print(f"numbers  {target.relative_to(ROOT)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,28 +1,23 @@
-"""How near to z_hq the denoiser stands before it is trained: by t*, by what it is fed, with and without its prompt."""
+"""How close to z_hq an untrained denoiser's output is: by t*, input scaling, and with and without a prompt."""
 
-import shlex
-import sys
-from pathlib import Path
+from itertools import product
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.data.packaged import packaged_benchmark
+from lafr.evaluation import markdown, mean_and_interval
+from lafr.models.base.model import Base
+from lafr.models.denoiser import Denoiser
+from lafr.models.restorer import Restorer
 
 
-def timesteps(cfg) -> None:
-    """Latent L1 to z_hq on the packaged faces, of z_lq, of z_aligned, and of z_restored without a LoRA."""
-    from itertools import product
-
-    import torch
-    from hydra.utils import instantiate
-    from tqdm import tqdm
-
-    from lafr.commands.devices import choose_device
-    from lafr.data.packaged import packaged_benchmark
-    from lafr.models.base.model import Base
-    from lafr.models.denoiser import Denoiser
-    from lafr.models.restorer import Restorer
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-
+def timesteps(cfg: DictConfig) -> dict:
+    """Return the latent L1 to z_hq on the packaged faces, of z_lq, of z_aligned, and of z_restored without a LoRA."""
     device = choose_device(cfg.device)
     restorer = Restorer.from_pretrained(cfg.model.folder).to(device)
     degradation = instantiate(cfg.degradation, _convert_="all")
@@ -31,33 +26,26 @@ def timesteps(cfg) -> None:
     rows = []
     cases = list(product(cfg.text, cfg.scale_input, cfg.timesteps))
     for text, scale_input, timestep in tqdm(cases, desc="timesteps", unit="row"):
-        base = Base.from_pretrained(cfg.base, text=True)  # anew: a UNet is pruned in place
+        base = Base.from_pretrained(cfg.base, text=True)  # loaded each time: pruning changes a UNet in place
         denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, base.null_embedding)
         denoiser = denoiser.to(device).eval()
         with torch.no_grad():
             z_restored = torch.cat([denoiser(z) for z in z_aligned.split(cfg.draws)])
         where = {"text": text, "scale_input": scale_input, "timestep": timestep, "alpha_bar": denoiser.alpha_bar}
         rows.append(where | gap(z_restored, z_hq, cfg.draws, cfg.seed))
-    record = {
-        "benchmark": "timesteps",
+    return {
         "z_lq": gap(z_lq, z_hq, cfg.draws, cfg.seed),
         "z_aligned": gap(z_aligned, z_hq, cfg.draws, cfg.seed),
         "z_restored": rows,
         "images": len(pairs),
         "faces": len(pairs.faces),
         "resolution": restorer.resolution,
-        **provenance(COMMAND, cfg.seed),
+        "device": str(device),
     }
-    target = Path(cfg.output) / "timesteps.json"
-    write_json(record, target)
-    print(timesteps_table(record))
-    print(f"numbers  {target}")
 
 
-def encoded(restorer, pairs, device) -> tuple:
+def encoded(restorer: Restorer, pairs, device: torch.device) -> tuple[Tensor, ...]:
     """Return z_lq, z_aligned and z_hq `[N, C, h, w]` of all pairs, in order."""
-    import torch
-
     found = []
     with torch.no_grad():
         for pair in (pairs[n] for n in range(len(pairs))):
@@ -66,17 +54,14 @@ def encoded(restorer, pairs, device) -> tuple:
     return tuple(torch.cat(column) for column in zip(*found, strict=True))
 
 
-def gap(z, z_hq, draws: int, seed: int) -> dict:
+def gap(z: Tensor, z_hq: Tensor, draws: int, seed: int) -> dict:
     """Return the mean absolute difference and its 95 % bootstrap interval over faces, the draws of each averaged."""
-    from lafr.evaluation import mean_and_interval
-
     by_face = (z - z_hq).abs().mean((1, 2, 3)).reshape(-1, draws).mean(1)
     return mean_and_interval(by_face.cpu().double().numpy(), seed)
 
 
 def timesteps_table(record: dict) -> str:
     """Return the gaps as a Markdown table: a row for each way of feeding and pruning, a column for each t*."""
-    from lafr.evaluation import markdown
 
     def shown(found: dict) -> str:
         return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**found)

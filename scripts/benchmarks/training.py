@@ -1,26 +1,41 @@
-"""What a training step costs in LAFR's stages and in the costly ways, and what that makes of a whole recipe."""
+"""The cost of a training step in LAFR's stages and in two baselines, and what it makes of a whole recipe."""
 
-import shlex
-import sys
-from pathlib import Path
+import warnings
+from statistics import median
 
-COMMAND = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.errors import need
+from lafr.evaluation import markdown
+from lafr.losses.appearance import LatentL1, PerceptualLPIPS, PixelMSE
+from lafr.losses.identity import IdentityCosine
+from lafr.losses.multilevel import MultiLevelLoss
+from lafr.losses.structure import LandmarkDistance, ParsingSoftLabel, RegionL1
+from lafr.models.adapter import build_adapter
+from lafr.models.base.model import Base
+from lafr.models.denoiser import Denoiser
+from lafr.models.restorer import Restorer
+from lafr.networks.landmarkers import AWingFAN
+from lafr.networks.parsers import ParseNet
+from lafr.networks.recognisers import ArcFaceIRSE50
+from lafr.training.baselines import EncoderObjective, OSEDiffObjective
+from lafr.training.counting import count
+from lafr.training.objectives import CodebookObjective, RestorationObjective
+from lafr.training.timing import measure
+from lafr.weights import mini_folder
+
 RECIPE = {"codebook": "LAFR", "alignment": "LAFR", "restoration": "LAFR", "encoder": "encoder + LoRA",
           "osediff": "OSEDiff"}  # fmt: skip
 
 
-def training(cfg) -> None:
-    """Seconds, memory and trained values of a step in each stage, and operations and memory at full size."""
-    import torch
-    from hydra.utils import instantiate
-    from tqdm import tqdm
-
-    from lafr.commands.devices import choose_device
-    from lafr.models.base.model import Base
-    from lafr.provenance import provenance
-    from lafr.storage import write_json
-    from lafr.weights import mini_folder
-
+def training(cfg: DictConfig) -> dict:
+    """Return seconds, memory and trained values of a step in each stage, and operations and memory at full size."""
     device = choose_device(cfg.device)
     folder = mini_folder() / "base" if cfg.model.folder == "mini" else cfg.model.folder
     loss = instantiate(cfg.loss, _convert_="all")
@@ -33,7 +48,6 @@ def training(cfg) -> None:
             rounds[-1][stage] = measured(objective, cfg, device)
             del base, adapter, objective
     record = {
-        "benchmark": "training",
         "reference": "encoder",
         "stages": {stage: over_rounds([r[stage] for r in rounds], [r["encoder"] for r in rounds]) for stage in RECIPE},
         "full_size": {stage: counted(stage, cfg) for stage in tqdm(RECIPE, desc="counting", unit="stage")},
@@ -42,30 +56,16 @@ def training(cfg) -> None:
         "resolution": cfg.model.resolution,
         "gradient_checkpointing": cfg.gradient_checkpointing,
         "mixed_precision": cfg.mixed_precision,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        **provenance(COMMAND, cfg.seed),
+        "device": str(device),
     }
     recipes = {name: {"stages": dict(r.stages), "source": r.source} for name, r in cfg.recipes.items()}
     record["recipes"] = whole(recipes, record)
     record["claim"] = {"saved": cfg.claim, "steps_needed": steps_needed(record, cfg.claim)}
-    target = Path(cfg.output) / "training.json"
-    write_json(record, target)
-    print(training_table(record))
-    print(f"numbers  {target}")
+    return record
 
 
 def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
-    """Return the stage's objective, untrained, on a base model; the costly ways see the same `loss`."""
-    import torch
-    from hydra.utils import instantiate
-
-    from lafr.models.adapter import build_adapter
-    from lafr.models.denoiser import Denoiser
-    from lafr.models.restorer import Restorer
-    from lafr.training.baselines import EncoderObjective, OSEDiffObjective
-    from lafr.training.objectives import RestorationObjective
-
+    """Return the stage's untrained objective on a base model; the baselines train on the same `loss`."""
     if stage == "osediff":
         return OSEDiffObjective(base, loss, seed=cfg.seed).train()
     denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep)
@@ -90,8 +90,6 @@ def trained_values(objective) -> int:
 
 def optimiser_step(objective, batch: dict, mixed_precision: str = "no"):
     """Return a function that makes one optimiser step, and the optimiser."""
-    import torch
-
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
@@ -110,10 +108,6 @@ def optimiser_step(objective, batch: dict, mixed_precision: str = "no"):
 
 def measured(objective, cfg, device) -> dict:
     """Return seconds, peak memory in MB (weights and optimiser included) and trained values of a step on `device`."""
-    import torch
-
-    from lafr.training.timing import measure
-
     if cfg.gradient_checkpointing:
         objective.enable_gradient_checkpointing()
     draw = torch.Generator().manual_seed(cfg.seed)
@@ -131,8 +125,6 @@ def measured(objective, cfg, device) -> dict:
 
 def over_rounds(own: list[dict], reference: list[dict]) -> dict:
     """Return medians over rounds, and the ratio of seconds to the reference's in each round."""
-    from statistics import median
-
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(own, reference, strict=True)]
     return {
         "seconds": median(a["seconds"] for a in own),
@@ -154,14 +146,6 @@ def preset(name: str, cfg) -> dict:
 
 def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_precision: str = "no") -> dict:
     """Count a step at full size; nothing is run."""
-    import torch
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from hydra.utils import instantiate
-
-    from lafr.models.base.model import Base
-    from lafr.training.counting import count
-    from lafr.training.objectives import CodebookObjective
-
     full = cfg.full_size
     with torch.device("meta"):
         vae, unet = AutoencoderKL(**full.vae), UNet2DConditionModel(**full.unet)
@@ -170,11 +154,11 @@ def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_p
     base = Base(vae, unet, DDPMScheduler(**full.scheduler), null)
     with torch.device("meta"):
         objective = built(stage, cfg, base, adapter, loss, full.timestep, full.resolution)
-    for layer in adapter.quantizer.layers:  # a question that hollow tensors cannot answer
+    for layer in adapter.quantizer.layers:  # fake tensors hold no value to ask
         del layer._codebook._buffers["initted"]
         layer._codebook.initted = True
     if isinstance(objective, CodebookObjective):
-        objective.after_step = lambda *_: None  # moves codes, without a product to count
+        objective.after_step = lambda *_: None  # moves codes: no product to count
     if checkpointing:
         objective.enable_gradient_checkpointing()
     values = trained_values(objective)
@@ -192,24 +176,12 @@ class Numbers(list):
     """Pair numbers that stay numbers where tensors hold no values."""
 
     def tolist(self) -> list[int]:
-        """Return them."""
+        """Return the numbers, as a tensor's `tolist` would."""
         return list(self)
 
 
 def full_size_loss():
-    """Return the terms of `loss=multilevel` that train, with networks that know nothing: their cost is the same."""
-    import warnings
-
-    from torch import nn
-
-    from lafr.errors import need
-    from lafr.losses.appearance import LatentL1, PerceptualLPIPS, PixelMSE
-    from lafr.losses.identity import IdentityCosine
-    from lafr.losses.multilevel import MultiLevelLoss
-    from lafr.losses.structure import LandmarkDistance, ParsingSoftLabel, RegionL1
-    from lafr.networks.landmarkers import AWingFAN
-    from lafr.networks.parsers import ParseNet
-    from lafr.networks.recognisers import ArcFaceIRSE50
+    """Return the terms of `loss=multilevel` that train, with random networks, whose cost is the same."""
 
     class Untrained(PerceptualLPIPS):
         def __init__(self):
@@ -241,7 +213,7 @@ def whole(recipes: dict, record: dict) -> dict:
 
 
 def steps_needed(record: dict, saved: float) -> dict:
-    """Return how many steps each costly way would have to take for LAFR to save the share `saved`."""
+    """Return how many steps each baseline would have to take for LAFR to save the share `saved`."""
     needed, ours = {}, record["recipes"]["LAFR"]
     for stage in record["stages"]:
         if RECIPE[stage] != "LAFR":
@@ -254,8 +226,6 @@ def steps_needed(record: dict, saved: float) -> dict:
 
 def training_table(record: dict) -> str:
     """Return steps and whole recipes as Markdown tables; time as a multiple of the reference's."""
-    from lafr.evaluation import markdown
-
     presets = [[name, p["micro_batch"], f"{p['peak_gb']:.1f}"] for name, p in record["presets"].items()]
     needed = " and ".join(
         f"`{name}` took {n['by_time']:,.0f} steps by this time, {n['by_operations']:,.0f} by operations"
@@ -276,8 +246,6 @@ def training_table(record: dict) -> str:
 
 def steps_table(record: dict) -> str:
     """Return time, memory and operations of a step of each stage."""
-    from lafr.evaluation import markdown
-
     columns = [
         "a step",
         f"time, {record['resolution']} px, batch {record['batch_size']}, {record['device']}",
@@ -298,8 +266,6 @@ def steps_table(record: dict) -> str:
 
 def recipes_table(record: dict) -> str:
     """Return steps of each recipe and what LAFR saves."""
-    from lafr.evaluation import markdown
-
     rows = []
     for name, recipe in record["recipes"].items():
         steps = " + ".join(f"{n:,}" for n in recipe["stages"].values())

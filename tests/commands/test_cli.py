@@ -5,11 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lafr.commands import restore
 from lafr.commands.cli import main
 from lafr.data.packaged import aligned
+from lafr.images import read_image, write_image
 from lafr.models.fast import DTYPES
 from lafr.models.restorer import Restorer
 from lafr.photos.detectors import DETECTORS
@@ -47,6 +49,19 @@ def test_files_are_restored_as_the_model_does_alone(photos, model_folder, capsys
     said = capsys.readouterr()
     assert "restored 0 of 1 into out (1 were done already)" in said.out
     assert said.err == f"loading {model_folder} ...\n"
+
+
+def test_restoring_is_exact_unless_the_fast_path_is_asked_for(model_folder, tmp_path):
+    lq = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    write_image(lq, tmp_path / "a.png")
+    given = tmp_path / "a.png", "--model", model_folder, "--device", "cpu", "-o"
+    assert code_of(*given, tmp_path / "plain") == 0
+    assert code_of(*given, tmp_path / "fast", "--fast", "--dtype", "bfloat16") == 0
+    with torch.no_grad():
+        restored = Restorer.from_pretrained(model_folder)(read_image(tmp_path / "a.png")[None])[0]
+    write_image(restored, tmp_path / "expected.png")
+    plain, fast, expected = (read_image(tmp_path / name) for name in ("plain/a.png", "fast/a.png", "expected.png"))
+    assert torch.equal(plain, expected) and not torch.equal(fast, expected)
 
 
 class Enlarge:

@@ -112,11 +112,11 @@ def test_a_page_lists_the_groups_choices_and_the_settings_with_their_comments(co
 FAST_HELP = """
 import sys
 from importlib import import_module
+from runpy import run_path
 sys.argv = sys.argv[1:]
 code = 0
 try:
-    import_module("lafr.commands.cli").main() if sys.argv[0] == "lafr" else __import__("runpy").run_path(
-        sys.argv[0], run_name="__main__")
+    import_module("lafr.commands.cli").main() if sys.argv[0] == "lafr" else run_path(sys.argv[0], run_name="__main__")
 except SystemExit as stop:
     code = stop.code or 0
     print(code if isinstance(code, str) else "", file=sys.stderr)
@@ -128,7 +128,13 @@ sys.exit(1 if isinstance(code, str) else code)
 def test_help_and_wrong_options_write_nothing_and_never_import_torch(tmp_path):
     calls = {("lafr", *arguments): 0 for arguments in [("--help",), ("--version",), *((n, "--help") for n in COMMANDS)]}
     calls |= {(str(path), "--help"): 0 for path in sorted((ROOT / "scripts").glob("*.py"))}
+    benchmarks = str(ROOT / "scripts" / "benchmarks" / "__main__.py")
     calls |= {
+        (benchmarks, *arguments): 0
+        for arguments in [(), ("pages", "--help"), ("parameters", "--help"), ("loss", "--help")]
+    }
+    calls |= {
+        (benchmarks, "nothing"): 2,
         ("lafr", "nothing"): 2,
         ("lafr", "restore", "a.png"): 2,
         ("lafr", "restore", "a.png", "-o", "out", "--device", "tpu"): 2,

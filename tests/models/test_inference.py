@@ -7,18 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import scripts.benchmarks.inference as benchmark
-from lafr.commands import restore
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.packaged import PackagedFaces
 from lafr.data.stream import PairStream
 from lafr.errors import InputError
-from lafr.images import read_image, write_image
 from lafr.models.fast import choose_dtype, fold_upsampling, optimised, transposed
 from lafr.models.restorer import Restorer
 
@@ -149,34 +146,6 @@ def test_kept_memory_is_used_again_without_touching_new_pages_and_given_back_at_
     pages = 4 * 64 * MEGABYTE // resource.getpagesize()
     assert first > pages / 2 and again < pages / 100
     assert given_back > 60 * MEGABYTE
-
-
-def restore_settings(model_folder, source, output, **settings):
-    return OmegaConf.create(
-        {"input": str(source), "output": str(output), "model": {"folder": str(model_folder)}, "batch_size": 8,
-         "device": "cpu", "fast": False, "dtype": "auto", "compile": False, "side_by_side": False, **settings}
-    )  # fmt: skip
-
-
-def test_restoring_is_exact_unless_the_fast_path_is_asked_for(model_folder, tmp_path):
-    lq = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    write_image(lq, tmp_path / "a.png")
-    restore.main(restore_settings(model_folder, tmp_path / "a.png", tmp_path / "plain"))
-    restore.main(restore_settings(model_folder, tmp_path / "a.png", tmp_path / "fast", fast=True, dtype="bfloat16"))
-    with torch.no_grad():
-        write_image(
-            Restorer.from_pretrained(model_folder)(read_image(tmp_path / "a.png")[None])[0], tmp_path / "expected.png"
-        )
-    plain, fast, expected = (read_image(tmp_path / name) for name in ("plain/a.png", "fast/a.png", "expected.png"))
-    assert torch.equal(plain, expected)
-    assert not torch.equal(fast, expected)
-
-
-@pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"compile": True}])
-def test_a_setting_of_the_fast_path_without_it_is_an_error(setting, model_folder, face_folder, tmp_path):
-    with pytest.raises(InputError, match="add fast=true"):
-        restore.main(restore_settings(model_folder, face_folder, tmp_path / "out", **setting))
-    assert not (tmp_path / "out").exists()
 
 
 def test_attention_and_convolution_are_counted_as_their_formulas_say():
