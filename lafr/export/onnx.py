@@ -36,7 +36,7 @@ restored = session.run(None, {{"lq": lq}})[0]  # same shape, [-1, 1], not clampe
 
 One graph, opset {opset}: {side} px only, float32, the LoRA merged. Keep {graph}.data, if present, next to it.
 On two random images onnxruntime and PyTorch differ by {difference:.1e} at most, of 2. Where two codes are equally near
-within rounding, another runtime may take the other one, which changes the picture around that position."""
+within rounding, another runtime may take the other one, which changes the image around that position."""
 
 
 class Fused(nn.Module):

@@ -64,7 +64,7 @@ class LAFRPipeline(DiffusionPipeline):
     @classmethod
     def _get_signature_keys(cls, obj) -> tuple[list[str], list[str]]:
         # diffusers reads the parts' names from the constructor, which here takes them in one restorer; the first part
-        # tells the pipeline's dtype
+        # determines the pipeline's dtype
         return ["vae", "unet", "adapter"], []
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A photo's own pixels, in its own mode, into which restored RGB faces are blended; what isn't touched stays exact."""
+"""Blend restored RGB faces into a photo of any mode; all other pixels are unchanged, bit for bit."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from lafr.errors import InputError
 from lafr.images import to_rgb
 
 KEPT = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
-# Modes that cannot hold a restored face, or only by a detour, and the nearest that can.
+# Modes that cannot hold a restored face, and the nearest mode that can.
 INSTEAD = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "LAB": "RGB",
            "HSV": "RGB", "I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16", "I": "I;16"}  # fmt: skip
 TOP_16 = 257  # 65535 / 255
@@ -18,14 +18,14 @@ LUMA = np.array([299, 587, 114], np.float32) / 1000  # ITU-R BT.601, as Pillow
 
 
 class Canvas:
-    """A photo and the same photo drawn `scale` times as large.
+    """A photo rendered `scale` times as large, with its own mode and metadata.
 
     Args:
         photo: upright, of any mode; 32-bit float raises InputError.
         scale: a whole number.
-        upscaler: enlarges RGB: maps (picture, scale) to the larger picture; Lanczos when None.
+        upscaler: enlarges RGB: maps (image, scale) to the larger image; Lanczos when None.
 
-    `rgb [H, W, 3]` is the photo as seen, over white where it is transparent, in its own size; `size` is the drawn one.
+    `rgb [H, W, 3]` is the photo in its own size, over white where it is transparent; `size` is the rendered size.
     """
 
     def __init__(self, photo: Image.Image, scale: int = 1, upscaler: Callable | None = None):
@@ -39,13 +39,13 @@ class Canvas:
         self.after = self.before.copy()
 
     def blend(self, box: tuple[int, int, int, int], face: np.ndarray, share: np.ndarray) -> None:
-        """Blend `face [h, w, 3]`, RGB 0..255, into `box` of the drawn photo by `share [h, w]` in 0..1.
+        """Blend `face [h, w, 3]`, RGB 0..255, into `box` of the rendered photo by `share [h, w]` in 0..1.
 
-        Shares of overlapping faces add up: each moves the pixels from what they were at first.
+        Shares of overlapping faces add up: each moves the pixels from their original values.
         """
         window = np.s_[box[1] : box[3], box[0] : box[2]]
         before = np.float32(self.before[window])
-        if self.mode in ("LA", "RGBA"):  # what shines through was never seen: it keeps its colour
+        if self.mode in ("LA", "RGBA"):  # transparent pixels were not seen by the model: they keep their colour
             share = share * (before[..., -1] / 255)
         if self.gray:
             face = np.repeat((face @ LUMA)[..., None], 3, 2)
@@ -55,7 +55,7 @@ class Canvas:
         self.after[window] = np.clip(np.round(self.after[window] + moved), 0, top).astype(self.after.dtype)
 
     def _as_stored(self, face: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Return RGB in the photo's mode; alpha and black, the K of CMYK, stay what they were."""
+        """Return RGB in the photo's mode; alpha and black, the K of CMYK, are unchanged."""
         face = np.clip(face, 0, 255)
         if self.mode == "I;16":
             return face[..., 0] * TOP_16
@@ -70,8 +70,8 @@ class Canvas:
             return np.concatenate([255 - np.minimum(face * 255 / light, 255), before[..., 3:]], 2)
         return face
 
-    def picture(self) -> Image.Image:
-        """Return the drawn photo with the faces in it, in its mode and with its metadata."""
+    def image(self) -> Image.Image:
+        """Return the rendered photo with the faces, in its mode and with its metadata."""
         image = Image.fromarray(self.after, self.mode) if self.mode == "CMYK" else Image.fromarray(self.after)
         image.info = self.info
         return image

@@ -1,8 +1,8 @@
-"""Where the faces of a photo are: boxes and five points. The default needs no download.
+"""Face detection: boxes and five points. The default detector needs no download.
 
-A detector is called with an upright RGB picture and returns `Detection`s from left to right. YuNet is the default: on
-faces of known place in scenes it finds more of the small ones than dlib does, is faster, and is shipped in
-`data/yunet` (see `tests/photos/test_detectors.py`). The published networks behind a download are in
+A detector is called with an upright RGB image and returns `Detection`s from left to right. YuNet is the default: in
+scenes with faces at known positions it finds more of the small ones than dlib, is faster, and is shipped in
+`data/yunet` (see `tests/photos/test_detectors.py`). Detectors that need a download are in
 `lafr.photos.downloaded_detectors`.
 """
 
@@ -32,7 +32,7 @@ DETECTORS = {
 class Detection:
     """A face: box (x0, y0, x1, y1), points `[5, 2]` (eyes, nose tip, mouth corners; left and right as seen), score.
 
-    In pixels of the upright picture; whole numbers are pixel centres.
+    In pixels of the upright image; whole numbers are pixel centres.
     """
 
     box: tuple[float, float, float, float]
@@ -51,16 +51,16 @@ class Detection:
 
 
 class YuNet:
-    """OpenCV's YuNet, looked through at several sizes, as it knows faces of about 10 to 300 px. Offline.
+    """OpenCV's YuNet at several sizes of the image, as it detects faces of about 10 to 300 px. Offline.
 
     Args:
         threshold: least score of a face.
-        sides: longer side in pixels of the copies that it sees; a picture is never enlarged beyond the least.
+        sides: longer side in pixels of the copies that it searches; an image is never enlarged beyond the least.
     """
 
     def __init__(self, threshold: float = 0.7, sides: tuple[int, ...] = (320, 960, 2048)):
         self.threshold, self.sides = threshold, tuple(sides)
-        self._network = None  # opened on first use: aligned faces can be restored without it
+        self._network = None  # loaded on first use: aligned faces can be restored without it
 
     def __call__(self, image: Image.Image) -> list[Detection]:
         """Return the faces; raises InputError when the network's file is missing."""
@@ -72,9 +72,9 @@ class YuNet:
             logging.setLogLevel(before)
         longest = max(image.size)
         sides = sorted({min(side, max(longest, self.sides[0])) for side in self.sides})
-        return merged([found for side in sides for found in self._look(image, side)])
+        return merged([found for side in sides for found in self._search(image, side)])
 
-    def _look(self, image: Image.Image, side: int) -> list[Detection]:
+    def _search(self, image: Image.Image, side: int) -> list[Detection]:
         small, per_pixel = resized(image, side)
         self._network.setInputSize(small.size)
         rows = self._network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))[1]  # BGR; None without faces
@@ -88,14 +88,14 @@ class Dlib:
     Raises InputError without dlib or its file. The 68 points' licence excludes commercial use.
 
     Args:
-        side: longer side in pixels in which faces are looked for.
+        side: longer side in pixels of the copy that is searched.
     """
 
     def __init__(self, side: int = 2048):
         self.side, self._faces = side, FrontalFaces()
 
     def __call__(self, image: Image.Image) -> list[Detection]:
-        """Return the faces; the picture is doubled once for it, as it knows faces of 80 px and more."""
+        """Return the faces; the image is doubled once, as it detects faces of 80 px and more."""
         small, per_pixel = resized(image, min(self.side, max(image.size)))
         pixels = np.asarray(small)
         found = []
@@ -106,7 +106,7 @@ class Dlib:
 
 
 def resized(image: Image.Image, side: float) -> tuple[Image.Image, np.ndarray]:
-    """Return an RGB copy whose longer side has `side` px, and the picture's pixels per pixel of it, `[2]`."""
+    """Return an RGB copy whose longer side has `side` px, and the image's pixels per pixel of the copy, `[2]`."""
     scale = side / max(image.size)
     size = tuple(max(8, round(one * scale)) for one in image.size)
     small = image.convert("RGB")
@@ -115,7 +115,7 @@ def resized(image: Image.Image, side: float) -> tuple[Image.Image, np.ndarray]:
 
 
 def seen_in(low, high, points, score, per_pixel: np.ndarray) -> Detection:
-    """Return a detection made in a resized copy (box corners, points, score) in the picture's own pixels."""
+    """Return a detection made in a resized copy (box corners, points, score) in the image's own pixels."""
     low, high, points = ((np.asarray(p, float).reshape(-1, 2) + 0.5) * per_pixel - 0.5 for p in (low, high, points))
     return Detection((*low[0].tolist(), *high[0].tolist()), points, float(score))
 

@@ -1,4 +1,4 @@
-"""Published face detectors whose weights are downloads: facexlib's RetinaFace and insightface's SCRFD.
+"""Face detectors whose weights must be downloaded: facexlib's RetinaFace and insightface's SCRFD.
 
 Architectures and post-processing are the packages' own; their downloads and unchecked pickles are not used.
 """
@@ -19,7 +19,7 @@ class RetinaFace:
 
     Args:
         threshold: least score of a face.
-        side: longer side in pixels in which faces are looked for.
+        side: longer side in pixels of the copy that is searched.
         device: where it runs.
     """
 
@@ -33,7 +33,7 @@ class RetinaFace:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> list[Detection]:
-        """Return the faces of an upright picture."""
+        """Return the faces of an upright image."""
         small, per_pixel = resized(image, self.side)
         rows = self.network.detect_faces(small, self.threshold)  # box, score, points
         return merged([seen_in(row[:2], row[2:4], row[5:15], row[4], per_pixel) for row in rows])
@@ -46,7 +46,7 @@ class SCRFD:
 
     Args:
         threshold: least score of a face.
-        sides: of the square in which the picture is seen, in pixels; large faces need a small one.
+        sides: of the squares that the image is resized to, in pixels; large faces need a small one.
     """
 
     def __init__(self, threshold: float = 0.5, sides: tuple[int, ...] = (640, 1280)):
@@ -60,7 +60,7 @@ class SCRFD:
         self.threshold, self.sides = threshold, [(side, side) for side in sides]
 
     def __call__(self, image: Image.Image) -> list[Detection]:
-        """Return the faces of an upright picture."""
+        """Return the faces of an upright image."""
         pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])  # BGR
         boxes, points = self.network.detect(pixels, self.sides, det_thresh=self.threshold)
         one = np.ones(2)

@@ -17,7 +17,7 @@ SMALLEST = 24  # pixels of a face's box: below, there is nothing to restore from
 LARGEST = 1.5  # native crop over the model's side: above, restoring would remove detail
 PROFILE = 65  # degrees to the side: the training faces end about there
 OUTSIDE = 0.3  # share of the face that the photo's border cuts off
-# Mean distance of the five points from FFHQ's, in sides of the picture, up to which it is aligned. Of 80 aligned faces
+# Mean distance of the five points from FFHQ's, in sides of the image, up to which it is aligned. Of 80 aligned faces
 # that were not used in training all lie within 0.046; degraded, 95 % within 0.073 and all within 0.16, as blur moves
 # the points.
 ALIGNED = 0.08

@@ -1,4 +1,4 @@
-"""What a command is given to restore: files, folders and patterns; and a place of its own for each output."""
+"""The inputs of a restoration (files, folders, patterns), and a distinct path for each output."""
 
 import glob
 import os
@@ -19,10 +19,10 @@ LONGEST_NAME = 235  # bytes of an output's name: file systems end at 255, and it
 def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path, Path]]:
     """Return each file that `sources` name, once, and the relative name that its output gets.
 
-    A source is a file, a folder (its images, recursive; what lies in `output` is left out) or a pattern such as
+    A source is a file, a folder (its images, recursive; files in `output` are left out) or a pattern such as
     `photos/*.jpg`. A file that exists is never read as a pattern. One folder's files keep their place in it; among
-    several sources a folder's name comes first. Raises InputError when nothing is named; one missing file among
-    several sources is returned, and reported where it is read.
+    several sources a folder's name comes first. Raises InputError when no file is found; one missing file
+    among several sources is returned, and reported when it is read.
     """
     found: dict[Path, Path] = {}
     for source in map(Path, sources):
@@ -51,7 +51,7 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path,
 
 
 def _inside(path: Path, output: Path, source: Path) -> bool:
-    """Tell whether a file is an earlier run's output: `output` lies inside `source`, and the file in it."""
+    """Return whether a file is an earlier run's output: `output` is inside `source`, and the file inside `output`."""
     output = Path(os.path.realpath(output))
     return output != Path(os.path.realpath(source)) and Path(os.path.realpath(path.parent)).is_relative_to(output)
 
@@ -62,10 +62,11 @@ class Outputs:
 
     Args:
         folder: of all outputs.
-        extension: of restored images: "png", "jpg" or "webp". Videos become MP4.
+        extension: of restored images: "png", "jpg" or "webp"; see `write_photo` for what each holds. Videos become MP4.
         suffix: added to each name with an underscore: `photo_SUFFIX.png`.
-        side_by_side: whether before | after images are written.
-        save_faces: whether crops are written.
+        side_by_side: whether before | after images are written into `side_by_side`.
+        save_faces: whether each restored face is written, before and after, as `NAME_00.png` (the number is the face's
+            index in the journal) into `cropped_faces` and `restored_faces`.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""What a restoring command has done, a JSON line a file; the same command reads it to go on."""
+"""A log of what was restored, one JSON line a file, from which the same command resumes."""
 
 import json
 from dataclasses import asdict
@@ -17,7 +17,7 @@ class Journal:
 
     Args:
         output: the folder that is restored into.
-        settings: what the outputs depend on besides the inputs; a line under other settings counts as not done.
+        settings: what the outputs depend on besides the inputs; a line with other settings counts as not done.
     """
 
     def __init__(self, output: Path, settings: dict):
@@ -60,6 +60,6 @@ def _state(path: Path) -> dict | None:
 
 
 def folder_state(folder: str | Path) -> list:
-    """Return what tells a model's folder from a retrained one: its files' names, sizes and times."""
+    """Return what changes when the model in a folder is trained again: its files' names, sizes and times."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
     return [str(folder), *([path.name, *_state(path).values()] for path in files)]

@@ -1,4 +1,4 @@
-"""Put a restored crop back where it came from: the inverse warp, the mask, the colours, and who owns a shared pixel."""
+"""Paste a restored crop back into the photo: inverse warp, mask, colours, and the shares of overlapping faces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from lafr.errors import InputError
 
 CENTRE, RADII = (0.5, 0.5), (0.43, 0.47)  # of the ellipse, in sides of the crop
 FEATHER = 0.25  # share of the radius over which the mask falls to zero
-COLOUR_SIGMA = 1 / 16  # of the Gaussian that tells colour from detail, in sides of the crop
+COLOUR_SIGMA = 1 / 16  # of the Gaussian that separates colour from detail, in sides of the crop
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a face's crop lies in a photo that is drawn `scale` times as large.
+    """The position of a face's crop in a photo that is rendered `scale` times as large.
 
     `matrix [2, 3]` maps the photo's own pixels to those of the 512 px crop; whole numbers are pixel centres.
     """
@@ -38,7 +38,7 @@ class Place:
         return 512 / float(np.hypot(*self.matrix[:, 0]))
 
     def to_crop(self, side: int, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """Return `[2, 3]` from pixels of the drawn photo, counted from `origin`, to those of a crop of `side` px."""
+        """Return `[2, 3]` from pixels of the rendered photo, counted from `origin`, to those of a crop of `side` px."""
         drawn = np.array([[1, 0, origin[0] + 0.5], [0, 1, origin[1] + 0.5], [0, 0, self.scale]]) / self.scale
         drawn[:2, 2] -= 0.5
         crop = np.vstack([self.matrix, [0, 0, 1]]) * (side / 512)
@@ -46,7 +46,7 @@ class Place:
         return crop[:2] @ drawn
 
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return the least box (x0, y0, x1, y1; ends excluded) of the drawn photo of this size that holds the crop."""
+        """Return the least box (x0, y0, x1, y1; ends excluded) around the crop in a rendered photo of this size."""
         linear, shift = self.matrix[:, :2], self.matrix[:, 2]
         corners = np.array([(-0.5, -0.5), (511.5, -0.5), (511.5, 511.5), (-0.5, 511.5)])
         drawn = ((corners - shift) @ np.linalg.inv(linear).T + 0.5) * self.scale - 0.5
@@ -55,9 +55,9 @@ class Place:
         return (*low.tolist(), *high.tolist())
 
     def warp(self, crop: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-        """Return `crop [S, S, ...]` in float32 as it lies in `box` of the drawn photo: antialiased, edge repeated."""
+        """Return `crop [S, S, ...]` in float32 warped to `box` of the rendered photo: antialiased, edge repeated."""
         shrink = crop.shape[0] / (self.side * self.scale)
-        fine = int(np.ceil(shrink)) if shrink > 1.25 else 1  # drawn that much larger first, so that nothing aliases
+        fine = int(np.ceil(shrink)) if shrink > 1.25 else 1  # rendered that much larger first, against aliasing
         place, size = Place(self.matrix, self.scale * fine), (box[2] - box[0], box[3] - box[1])
         matrix = place.to_crop(crop.shape[0], (box[0] * fine, box[1] * fine))
         flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
@@ -66,7 +66,7 @@ class Place:
         return drawn if fine == 1 else smaller(drawn, size)
 
     def radius(self, box: tuple[int, int, int, int]) -> np.ndarray:
-        """Return how far out each pixel of `box` lies in the face's ellipse: 0 in the middle, 1 on its border."""
+        """Return the relative radius of each pixel of `box` in the face's ellipse: 0 in the middle, 1 on its border."""
         to_crop = self.to_crop(512, box[:2])
         x, y = np.meshgrid(np.arange(box[2] - box[0]), np.arange(box[3] - box[1]))
         u, v = (row[0] * x + row[1] * y + row[2] for row in to_crop)
@@ -94,19 +94,19 @@ def smaller(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def ellipse(face: Tensor) -> np.ndarray:
-    """Return the share `[S, S]` of a crop `[3, S, S]` that goes back: an ellipse, feathered to zero at its border."""
+    """Return the mask `[S, S]` of a crop `[3, S, S]`: an ellipse, feathered to zero at its border."""
     axis = (np.arange(face.shape[-1]) + 0.5) / face.shape[-1]
     return feathered(_radius(*np.meshgrid(axis, axis)))
 
 
 def feathered(radius: np.ndarray) -> np.ndarray:
-    """Map a radius to 1 inside and to 0 from 1 on: a smooth step, whose slope is zero at both ends."""
+    """Map a radius to 1 inside and 0 outside by a smooth step, whose slope is zero at both ends."""
     t = np.clip((1 - radius) / FEATHER, 0, 1)
     return np.float32(t * t * (3 - 2 * t))
 
 
 class ParsedMask:
-    """The parts of a head that a face parser sees, instead of the whole ellipse.
+    """A mask of the head as a face parser segments it, within the ellipse.
 
     Args:
         network: a parser's name in `lafr.networks.NETWORKS`; class 0 is the background.
@@ -120,7 +120,7 @@ class ParsedMask:
 
     @torch.no_grad()
     def __call__(self, face: Tensor) -> np.ndarray:
-        """Return the share `[S, S]` of a crop `[3, S, S]` that goes back."""
+        """Return the mask `[S, S]` of a crop `[3, S, S]`."""
         side = face.shape[-1]
         head = 1 - self.network(face[None].float()).softmax(1)[:, :1]
         head = F.interpolate(head, (side, side), mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
@@ -133,7 +133,7 @@ class ParsedMask:
 def match_colours(face: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Give a restored crop `[S, S, 3]` the local colours of the crop that it was restored from; both 0..255.
 
-    Everything coarser than `COLOUR_SIGMA` comes from `before`, so that neither light nor tint steps at the mask.
+    Everything coarser than `COLOUR_SIGMA` comes from `before`, so that brightness and hue do not step at the mask.
     """
     sigma = COLOUR_SIGMA * face.shape[0]
     low = [cv2.GaussianBlur(np.float32(i), (0, 0), sigma, borderType=cv2.BORDER_REFLECT) for i in (face, before)]
@@ -141,13 +141,13 @@ def match_colours(face: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def rivalry(own: Place, others: list[Place], box: tuple[int, int, int, int]) -> np.ndarray:
-    """Return each pixel's share `[h, w]` that is this face's where faces overlap: it goes to whose middle is nearer."""
+    """Return the share `[h, w]` of each pixel that this face gets where faces overlap: more near its own middle."""
     depth, *rivals = (np.clip(1 - place.radius(box), 0, 1) ** 2 for place in [own, *others])
     return np.float32(depth / np.maximum(depth + sum(rivals), 1e-12)) if rivals else np.ones_like(depth, np.float32)
 
 
 def share_of(place: Place, mask: np.ndarray, others: list[Place], box: tuple[int, int, int, int]) -> np.ndarray:
-    """Return what share `[h, w]` of each pixel of `box` a crop's `mask [S, S]` gives to its face; 0 off its ellipse."""
+    """Return the weight `[h, w]` of the restored face in `box`: mask times `rivalry`, 0 outside its ellipse."""
     share = np.clip(place.warp(mask, box), 0, 1) * rivalry(place, others, box)
     share[place.radius(box) >= 1] = 0
     return share

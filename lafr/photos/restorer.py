@@ -184,7 +184,7 @@ class PhotoRestorer:
         if aligned not in (True, False, "auto"):
             raise InputError("aligned", aligned, 'True, False or "auto"')
         if aligned is True:
-            require_square(photo, "the picture")
+            require_square(photo, "the image")
             return True, list(detections or ()), ()
         may_be_aligned = aligned == "auto" and abs(photo.width - photo.height) <= 1
         try:
@@ -201,7 +201,7 @@ class PhotoRestorer:
 
     def crop_of(self, photo: Image.Image) -> Tensor:
         """Return an aligned face as the model reads it: `[3, S, S]` in [-1, 1]; InputError when it isn't square."""
-        return aligned_input(photo, self.resolution, "the picture")
+        return aligned_input(photo, self.resolution, "the image")
 
     @torch.no_grad()
     def restore_crops(self, crops: Tensor, fidelity: float = 0.0) -> Tensor:
@@ -235,7 +235,7 @@ class PhotoRestorer:
         canvas = Canvas(photo, upscale, self.upscaler)
         chosen = [index for index, report in enumerate(reports) if report.status == "restored"]
         if not chosen:
-            return canvas.picture(), reports, ()
+            return canvas.image(), reports, ()
         whole = Image.fromarray(canvas.rgb)
         befores = [crop(whole, reports[index].points, self.resolution)[0] for index in chosen]
         afters = self.restore_crops(torch.stack([from_pil(before) for before in befores]), fidelity)  # [N, 3, S, S]
@@ -249,7 +249,7 @@ class PhotoRestorer:
             ]
             self._paste(canvas, places[index], others, before, after)
             crops.append(FaceCrops(index, before, to_pil(after)))
-        return canvas.picture(), reports, tuple(crops)
+        return canvas.image(), reports, tuple(crops)
 
     def _paste(self, canvas: Canvas, place: Place, others: list[Place], before: Image.Image, face: Tensor) -> None:
         box = place.box(canvas.size)

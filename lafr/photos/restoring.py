@@ -64,58 +64,29 @@ def restore_files(
     settings is not restored again.
 
     >>> import tempfile
-    >>> from pathlib import Path
-    >>> from lafr import PhotoRestorer, Restorer, restore_files, write_image
-    >>> from lafr.data.packaged import aligned
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> write_image(aligned("astronaut"), folder / "in" / "face.jpg")
+    >>> from lafr import PhotoRestorer, Restorer, restore_files
+    >>> from lafr.weights import locate
     >>> photos = PhotoRestorer(Restorer.from_pretrained("mini"))
-    >>> outcome = restore_files(photos, [folder / "in"], folder / "out", suffix="restored", save_faces=True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     outcome = restore_files(photos, [locate("astronaut")], Path(folder), suffix="restored", save_faces=True)
     >>> [path.name for path in outcome.done]
-    ['face_restored.png']
+    ['astronaut_restored.png']
 
     Args:
         photos: restores them; its `batch_size` counts faces.
         sources: see `find_inputs`.
         output: folder of the results; made as needed.
         fidelity, upscale, force, aligned, only_center_face: see `PhotoRestorer.__call__`.
-        side_by_side: also write before | after images into `output/side_by_side`.
-        again: also restore what is done already.
+        again: restore also what is done already.
         settings: what else the outputs depend on, such as the model.
-        extension: "png", "jpg" or "webp", of the images; see `write_photo` for what a format cannot hold.
-        suffix: `photo.jpg` becomes `photo_SUFFIX.png`.
-        save_faces: also write each restored face, before and after, as `NAME_00.png` (the number is the face's index
-            in the journal) into `output/cropped_faces` and `output/restored_faces`.
+        extension, suffix, side_by_side, save_faces: see `Outputs`.
         progress: show a progress bar.
     """
     outputs = Outputs(output, extension, suffix, side_by_side, save_faces)
-    found = find_inputs(sources, output)
-    targets = outputs.targets([name for _, name in found])
-    jobs = [Job(path, str(name), target) for (path, name), target in zip(found, targets, strict=True)]
-    inputs = outputs.require_new([path for path, _ in found], targets)
-
     how = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only_center_face=only_center_face)
     written_as = dict(side_by_side=side_by_side, extension=extension, suffix=suffix, save_faces=save_faces)
     journal = Journal(output, {**how, **written_as, **(settings or {})})
-    run = _Run(photos, how, outputs, journal, inputs, progress)
-    hidden = not progress or len(jobs) == 1
-    bar = tqdm(total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=hidden, bar_format=BAR)
-    for job in jobs:
-        finished = None if again else journal.output_of(job.name, job.path)
-        if finished:
-            run.outcome.kept.append(finished)
-            bar.update()
-            continue
-        try:
-            bar.update(run.add(job))
-        except InputError as error:
-            if len(jobs) == 1:
-                raise
-            run.skip(job, error)
-            bar.update()
-    bar.update(run.flush())
-    bar.close()
-    return run.outcome
+    return _Run(photos, how, outputs, journal, progress).restore(find_inputs(sources, output), again)
 
 
 @dataclass(frozen=True)
@@ -130,13 +101,35 @@ class _Waiting:
 class _Run:
     """Restores one job after another; aligned faces wait until a batch is full."""
 
-    def __init__(
-        self, photos: PhotoRestorer, how: dict, outputs: Outputs, journal: Journal, inputs: set[str], progress: bool
-    ):
-        self.photos, self.how, self.outputs, self.journal = photos, how, outputs, journal
-        self.inputs, self.progress = inputs, progress
+    def __init__(self, photos: PhotoRestorer, how: dict, outputs: Outputs, journal: Journal, progress: bool):
+        self.photos, self.how, self.outputs, self.journal, self.progress = photos, how, outputs, journal, progress
+        self.inputs: set[str] = set()  # real paths, which nothing may overwrite
         self.outcome = Outcome()
         self.waiting: list[_Waiting] = []
+
+    def restore(self, found: Sequence[tuple[Path, Path]], again: bool) -> Outcome:
+        """Restore the files that `find_inputs` found; `again` also what is done."""
+        targets = self.outputs.targets([name for _, name in found])
+        jobs = [Job(path, str(name), target) for (path, name), target in zip(found, targets, strict=True)]
+        self.inputs = self.outputs.require_new([path for path, _ in found], targets)
+        hidden = not self.progress or len(jobs) == 1
+        bar = tqdm(total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=hidden, bar_format=BAR)
+        for job in jobs:
+            finished = None if again else self.journal.output_of(job.name, job.path)
+            if finished:
+                self.outcome.kept.append(finished)
+                bar.update()
+                continue
+            try:
+                bar.update(self.add(job))
+            except InputError as error:
+                if len(jobs) == 1:
+                    raise
+                self.skip(job, error)
+                bar.update()
+        bar.update(self.flush())
+        bar.close()
+        return self.outcome
 
     def add(self, job: Job) -> int:
         """Restore a job, or let it wait; returns how many were finished. InputError when it cannot be read."""

@@ -222,7 +222,7 @@ def _is_image(name: str) -> bool:
 
 
 def _copy(stream: BinaryIO, size: int, target: Path, what: str) -> None:
-    """Write a member of `size` bytes; a header may lie, so no more is read than it says, and no less accepted."""
+    """Write a member of `size` bytes; a header may be wrong, so exactly its length must be read."""
     left = size
     with stream, open(target, "wb") as file:
         while left and (data := stream.read(min(CHUNK, left))):

@@ -118,9 +118,9 @@ def test_a_gray_photo_gets_the_lightness_that_pillow_makes_of_the_face(astronaut
         "LA": gray.convert("LA"),
         "I;16": Image.fromarray(np.asarray(gray).astype(np.uint16) * 257),
     }[mode]
-    shown = put_back(photo, POINTS, RESTORED).picture()
+    shown = put_back(photo, POINTS, RESTORED).image()
     assert shown.mode == mode
-    expected = put_back(astronaut.convert("L").convert("RGB"), POINTS, RESTORED).picture()
+    expected = put_back(astronaut.convert("L").convert("RGB"), POINTS, RESTORED).image()
     assert (np.ptp(np.asarray(expected), axis=2) == 0).all()  # RGB without colour stays without
     values = np.asarray(shown)[..., 0] if mode == "LA" else np.asarray(shown) / (257 if mode == "I;16" else 1)
     assert abs(values - np.asarray(expected)[..., 0]).max() <= 1
@@ -130,8 +130,8 @@ def test_sixteen_bits_are_not_rounded_to_eight():
     values = np.random.default_rng(0).integers(0, 65536, (512, 512), dtype=np.uint16)
     canvas = put_back(Image.fromarray(values), POINTS, RESTORED)
     far = Place.of(POINTS).radius((0, 0, 512, 512)) >= 1
-    assert np.array_equal(np.asarray(canvas.picture())[far], values[far])
-    assert (np.asarray(canvas.picture()) % 257 != 0).mean() > 0.9
+    assert np.array_equal(np.asarray(canvas.image())[far], values[far])
+    assert (np.asarray(canvas.image()) % 257 != 0).mean() > 0.9
 
 
 def test_alpha_is_kept_and_what_is_transparent_keeps_its_colour(astronaut):
@@ -139,10 +139,10 @@ def test_alpha_is_kept_and_what_is_transparent_keeps_its_colour(astronaut):
     alpha = Image.new("L", photo.size, 255)
     alpha.paste(0, (0, 0, 225, 512))  # the left half of the face
     photo.putalpha(alpha)
-    shown = np.asarray(put_back(photo, POINTS, RESTORED).picture())
+    shown = np.asarray(put_back(photo, POINTS, RESTORED).image())
     assert np.array_equal(shown[..., 3], np.asarray(alpha))
     assert np.array_equal(shown[:, :225], np.asarray(photo)[:, :225])
-    opaque = np.asarray(put_back(astronaut, POINTS, RESTORED).picture())
+    opaque = np.asarray(put_back(astronaut, POINTS, RESTORED).image())
     assert np.array_equal(shown[:, 225:, :3], opaque[:, 225:])
 
 
@@ -155,17 +155,17 @@ def test_cmyk_keeps_its_black_and_shows_the_same_face(astronaut):
     face = np.asarray(crop(astronaut, POINTS, 128)[0])[:, ::-1]  # mirrored: colours that these blacks can show
     face = np.minimum(face, 140)
     canvas = put_back(photo, POINTS, face)
-    shown = canvas.picture()
+    shown = canvas.image()
     assert shown.mode == "CMYK" and np.array_equal(np.asarray(shown)[..., 3], black)
     inside = (Place.of(POINTS).radius((0, 0, 512, 512)) < 0.7) & (black < 100)
-    expected = np.asarray(put_back(photo.convert("RGB"), POINTS, face).picture())
+    expected = np.asarray(put_back(photo.convert("RGB"), POINTS, face).image())
     assert abs(np.asarray(shown.convert("RGB"), int) - expected)[inside].max() <= 2
 
 
 @pytest.mark.parametrize(("mode", "becomes"), [("P", "RGB"), ("1", "L"), ("I", "I;16"), ("PA", "RGBA"), ("HSV", "RGB")])
 def test_a_mode_that_cannot_hold_a_face_becomes_the_nearest_that_can(mode, becomes):
     photo = Image.radial_gradient("L").convert("RGB").convert("RGBA" if mode == "PA" else "RGB").convert(mode)
-    assert Canvas(photo).picture().mode == becomes
+    assert Canvas(photo).image().mode == becomes
 
 
 def test_floats_of_unknown_range_are_an_error():

@@ -148,8 +148,8 @@ def test_faces_go_through_the_model_in_batches_and_fidelity_only_when_asked_for(
     assert photos.restorer.batches[3:] == [2, 2, 2] and photos.restorer.asked[3:] == [{"fidelity": 0.5}] * 3
 
 
-@pytest.mark.parametrize("upscale", [2, 4])
-def test_an_enlarged_photo_is_lanczos_but_for_the_faces(upscale):
+@pytest.mark.parametrize("upscale", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_an_enlarged_photo_is_lanczos_except_for_the_faces(upscale):
     found = face(30, 20, 100)
     result = restore(NOISE, [found], upscale=upscale)
     size = (400 * upscale, 300 * upscale)

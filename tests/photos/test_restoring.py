@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SIZE
 from PIL import Image
 
 from lafr.alignment import FFHQ_512
 from lafr.errors import InputError
 from lafr.images import as_saved, read_image
+from lafr.models.adapter import no_adapter
+from lafr.models.restorer import Restorer
 from lafr.photos import restoring
 from lafr.photos.detectors import Detection
 from lafr.photos.files import Outputs, find_inputs
@@ -30,9 +33,12 @@ WEIRD = (
 )
 
 
-@pytest.fixture
-def restorer(restorer):
-    return restorer.eval()
+@pytest.fixture(scope="module")
+def restorer(base_folder):
+    """One small model for the file."""
+    torch.manual_seed(0)
+    restorer = Restorer.from_base(base_folder, no_adapter(), SIZE, timestep=200)
+    return restorer.requires_grad_(False).eval()
 
 
 def restore_files(restorer, source, output, batch_size=8, equal_batches=False, **settings):
@@ -144,10 +150,10 @@ def test_a_single_input_that_cannot_be_read_is_an_error(tmp_path, restorer):
 @pytest.mark.parametrize(
     ("inputs", "output"),
     [
-        (["a.png"], "."),  # straight onto the input
-        (["x.png", "side_by_side/a.png"], "other/.."),  # the same folder, said another way
-        (["a.jpg", "side_by_side/a.png"], "."),  # the picture beside a.jpg would be the other input
-        (["a.jpg", "side_by_side/a.jpg"], "out"),  # a.jpg's picture beside is where the other is restored to
+        (["a.png"], "."),  # onto the input
+        (["x.png", "side_by_side/a.png"], "other/.."),  # the same folder by another path
+        (["a.jpg", "side_by_side/a.png"], "."),  # the comparison of a.jpg would be the other input
+        (["a.jpg", "side_by_side/a.jpg"], "out"),  # the comparison of a.jpg is the output of the other
     ],
 )
 def test_no_input_and_no_other_output_is_ever_overwritten(tmp_path, restorer, inputs, output):
@@ -164,7 +170,7 @@ def lines(folder: Path) -> dict[str, dict]:
     return {r["file"]: r for r in map(json.loads, (folder / "restored.jsonl").read_text().splitlines())}
 
 
-def test_a_stopped_run_goes_on_where_it_stopped_and_not_under_other_settings(tmp_path, restorer):
+def test_a_stopped_run_resumes_and_not_under_other_settings(tmp_path, restorer):
     save(tmp_path / "in", "a.png", "b.png", "c.png")
     first = [tmp_path / "in" / name for name in ("a.png", "b.png")]
     photos = PhotoRestorer(restorer, lambda image: [])

@@ -1,6 +1,6 @@
-"""A web page that restores the faces of a visitor's photo: `python scripts/demo.py`.
+"""A web page that restores the faces of a visitor's photo: `lafr demo`.
 
-Gradio (`pip install 'lafr[demo]'`) serves it. Nothing leaves the machine, and no file of a visitor stays on it.
+Gradio (`pip install 'lafr[demo]'`) serves it. Nothing leaves the machine, and no file of a visitor is kept on it.
 """
 
 import ipaddress
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-from lafr.errors import InputError, need
+from lafr.errors import InputError, need, setting
 from lafr.photos.demo.limits import Limits
 from lafr.photos.demo.visits import kept_for
 
 __all__ = ["Limits", "is_loopback", "running"]
 
-# Read by Gradio and huggingface_hub when they are imported: no analytics, no look for a newer version.
+# Read by Gradio and huggingface_hub when they are imported: no analytics, no check for a newer version.
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -56,7 +56,9 @@ def running(
                 mcp_server=False, ssr_mode=False, **LOOK,
             )  # fmt: skip
         except OSError as error:
-            raise InputError(f"cannot listen on host={host} port={port} ({error}); give another port=N") from None
+            raise InputError(
+                f"cannot listen on {host}, port {port} ({error}); give another {setting('port')}"
+            ) from None
         try:
             yield address
         finally:
@@ -64,7 +66,7 @@ def running(
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach `host`."""
+    """Return whether only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

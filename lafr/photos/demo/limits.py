@@ -1,4 +1,4 @@
-"""What a visitor may ask for, and the words in which more is refused."""
+"""Limits of what a visitor may ask for, and the errors beyond them."""
 
 import time
 import warnings
@@ -21,8 +21,8 @@ class Limits:
 
     Args:
         megabytes: of an upload.
-        megapixels: of the photo in it, told by its header before it is decoded.
-        seconds: of a request's work, without its wait; looked at before each batch of faces.
+        megapixels: of the photo in it, read from its header before it is decoded.
+        seconds: of a request's work, without its wait; checked before each batch of faces.
         waiting: requests in the queue; one is worked on at a time.
         keep_seconds: after which a visitor's files are removed from the disk.
     """
@@ -35,7 +35,7 @@ class Limits:
 
 
 def read_upload(path: str | Path, limits: Limits) -> Image.Image:
-    """Return the photo in an upload, upright and RGB; raises InputError in a visitor's words."""
+    """Return the photo in an upload, upright and RGB; raises InputError that names only the upload."""
     name = Path(path).name
     try:
         data = Path(path).read_bytes()
@@ -54,7 +54,7 @@ def read_upload(path: str | Path, limits: Limits) -> Image.Image:
 
 
 def _megapixels(data: bytes) -> float:
-    """Return what a picture's header says; 0 where it can't be read: `read_pil` tells what is wrong."""
+    """Return the megapixels stated by an image's header; 0 where it cannot be read: `read_pil` reports the reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

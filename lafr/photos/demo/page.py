@@ -1,4 +1,4 @@
-"""The page itself: what stands on it, and what happens on a press of its button."""
+"""The page: its layout, and the functions behind its buttons."""
 
 import logging
 import tempfile
@@ -29,10 +29,18 @@ CSS = """
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
     block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
 )
-# On a phone the result stands below the controls. Gradio lays it out after this is called, which would end a scroll.
+# On a phone the result is below the controls. Gradio lays it out after this call, which would interrupt a scroll.
 TO_RESULT = """() => { if (matchMedia("(max-width: 640px)").matches)
   setTimeout(() => document.querySelector("#status").scrollIntoView({ behavior: "smooth" }), 400); }"""
 LOOK = dict(theme=THEME, css=CSS)
+# parameter -> its label on the page: errors name what a visitor sees
+LABELS = {"fidelity": "Fidelity", "force": "All faces", "photo": "Photo"}
+
+
+def spell(parameter: str, value: str | None = None) -> str:
+    """Spell a parameter as the page labels it: “Fidelity”; a switch that is on is “All faces” alone."""
+    label = f"“{LABELS.get(parameter, parameter)}”"
+    return label if value in (None, "True") else f"{label} {value}"
 
 
 def build_page(
@@ -50,17 +58,19 @@ def build_page(
         gr.Markdown(f"# Restore the faces of a photo\n{note}")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                upload = gr.File(label=f"Photo. {rules}", file_types=["image"], height=150, elem_id="upload")
+                upload = gr.File(
+                    label=f"{LABELS['photo']}. {rules}", file_types=["image"], height=150, elem_id="upload"
+                )
                 fidelity = gr.Slider(
-                    0, 1, 0, step=0.05, label="Fidelity", elem_id="fidelity",
+                    0, 1, 0, step=0.05, label=LABELS["fidelity"], elem_id="fidelity",
                     info="0: as sharp as the model can. 1: stays nearest the photo, invents least.",
                 )  # fmt: skip
                 force = gr.Checkbox(
-                    False, label="All faces", elem_id="force",
+                    False, label=LABELS["force"], elem_id="force",
                     info="Also those that are larger than the model can make sharper, or in profile.",
                 )  # fmt: skip
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
-                gr.Markdown(f"Your photo stays on this server for at most {minutes} min, and goes nowhere else.")
+                gr.Markdown(f"Your photo stays on this server for at most {minutes} min, and is sent nowhere else.")
                 if examples:
                     gr.Markdown("Or try one of these, degraded on purpose:")
                     with gr.Row():
@@ -102,7 +112,7 @@ def restore(
         with time_limit(photo_restorer.restorer, limits.seconds):
             result = photo_restorer(photo, fidelity=fidelity, force=force)
     except InputError as error:
-        return f"**Not restored:** {_literal(str(error))}", None, "", gr.DownloadButton(visible=False)
+        return f"**Not restored:** {_literal(error.told(spell))}", None, "", gr.DownloadButton(visible=False)
     except Exception:
         logging.getLogger(__name__).exception("a request failed")
         return "**Not restored:** something went wrong here.", None, "", gr.DownloadButton(visible=False)

@@ -1,4 +1,4 @@
-"""What a visitor is shown of a result: before and after at one size, and every face with what was done and why."""
+"""The result as a visitor sees it: before and after at one size, and a report of every face."""
 
 import base64
 from html import escape
@@ -8,7 +8,7 @@ from PIL import Image
 
 from lafr.images import to_rgb
 
-LONGEST = 1600  # pixels of the pictures under the slider; the download has them all
+LONGEST = 1600  # pixels of the images under the slider; the download has full size
 FACE = 192  # pixels of a face in the list
 AROUND = 0.35  # share of its box shown around a face
 
@@ -34,7 +34,7 @@ def face_list(photo: Image.Image, result) -> str:
         if restored:
             pictures.append((_crop(after, [value * scale for value in face.box]), f"Face {number} after"))
         shown = "".join(f'<img src="{_data_uri(image)}" alt="{alt}">' for image, alt in pictures)
-        done = "restored" if restored else f"left as it is: {face.reason.replace('force=true', '“All faces”')}"
+        done = "restored" if restored else f"left as it is: {face.reason}"
         notes = "".join(f"<br><small>{escape(warning)}</small>" for warning in face.warnings)
         what = f"<b>Face {number}</b>, {face.side:.0f} px: {escape(done)}{notes}"
         items.append(f'<li class="face {escape(face.status)}"><span>{shown}</span><p>{what}</p></li>')
@@ -44,7 +44,7 @@ def face_list(photo: Image.Image, result) -> str:
 def summary(result) -> str:
     """Return one sentence on what became of the photo."""
     if not result.faces:
-        return "No face was found, so the photo is as it was. Faces in profile and very small ones are missed."
+        return "No face was found, so the photo is unchanged. Faces in profile and very small ones are missed."
     count = len(result.faces)
     restored = sum(face.status == "restored" for face in result.faces)
     left = f", {count - restored} left as it was" if restored < count else ""

@@ -77,11 +77,11 @@ def restore_video(
         result = photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections, **how)
         return result.image, sum(face.status == "restored" for face in result.faces)
 
-    def write(aside: Path) -> None:
-        frames, faces, warnings = _transcode(source, aside, target, restore, progress)
+    def write(temporary: Path) -> None:
+        frames, faces, warnings = _transcode(source, temporary, target, restore, progress)
         copied = faces == 0 and source.suffix.lower() == target.suffix.lower()
         if copied:
-            shutil.copyfile(source, aside)
+            shutil.copyfile(source, temporary)
         reports.append(VideoReport(frames, faces, tracker.started, copied, time.monotonic() - started, warnings))
 
     atomic_write(target, write)
@@ -89,7 +89,7 @@ def restore_video(
 
 
 def _transcode(
-    source: Path, aside: Path, target: Path, restore: Callable, progress: bool
+    source: Path, temporary: Path, target: Path, restore: Callable, progress: bool
 ) -> tuple[int, int, tuple[str, ...]]:
     """Write `source` with every frame passed through `restore`; return frames, restored faces and warnings."""
     import av
@@ -97,9 +97,9 @@ def _transcode(
     frames = faces = 0
     with _opened(source) as reading:
         video = _video(reading, source)
-        first = _first_frame(source)  # tells what the header needs, before anything is written
+        first = _first_frame(source)  # the header needs its format before anything is written
         try:
-            with av.open(str(aside), "w") as writing, _bar(video, progress) as bar:
+            with av.open(str(temporary), "w") as writing, _bar(video, progress) as bar:
                 writing.metadata.update(reading.metadata)
                 kept = [stream for stream in reading.streams if stream is video or stream.type in COPIED]
                 copies = {s: _copy(s, writing) if s is not video else stream_like(s, first, writing) for s in kept}
@@ -146,10 +146,10 @@ def _video(reading, source: Path):
     from av.stream import Disposition
 
     for stream in reading.streams.video:
-        if not stream.disposition & Disposition.attached_pic:  # a cover picture is a stream too
+        if not stream.disposition & Disposition.attached_pic:  # a cover image is a stream too
             stream.thread_type = "AUTO"
             return stream
-    raise InputError(f"{str(source)!r} holds no video; give a video file, or a picture to restore as a photo")
+    raise InputError(f"{str(source)!r} holds no video; give a video file, or an image to restore as a photo")
 
 
 def _first_frame(source: Path):
@@ -209,7 +209,7 @@ def _require_whole(reading, end: float, source: Path) -> None:
 
 
 def _restored(frame, pix_fmt: str, restore: Callable):
-    """Return the frame to encode and the number of restored faces; without one its pixels stay as they were decoded."""
+    """Return the frame to encode and the number of restored faces; without one its pixels are those decoded."""
     shown = upright(rgb(frame), turn(frame))
     photo, count = restore(Image.fromarray(shown), float(frame.pts * frame.time_base))
     changed = as_stored(np.asarray(photo), turn(frame)) if count else None

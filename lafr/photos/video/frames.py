@@ -1,4 +1,4 @@
-"""One frame: as it is shown, as it is stored, and the stream that it goes to."""
+"""One frame as it is shown and as it is stored, and the output stream."""
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def rgb(frame) -> np.ndarray:
 
 
 def display_matrix(frame) -> np.ndarray | None:
-    """Return the nine numbers by which a player turns the picture, if it does."""
+    """Return the display matrix (nine numbers), by which a player turns the frame; None without one."""
     data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     return None if data is None else np.frombuffer(bytes(data), np.int32)
 

@@ -1,4 +1,4 @@
-"""Faces followed from frame to frame, and their points smoothed over time: a restored face must not tremble."""
+"""Faces followed from frame to frame, and their points smoothed over time: a restored face must not flicker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ class OneEuro:
             return points
         elapsed = 0.0 if self.time is None else time - self.time
         jump = np.inf if self.time is None else np.abs((points - self.points).mean(0)).max() / side
-        if elapsed <= 0 or jump > 0.2:  # a start, or a cut to another picture: nothing to remember
+        if elapsed <= 0 or jump > 0.2:  # the first frame, or a cut to another scene: no history
             self.points, self.velocity = points.astype(float), np.zeros_like(points, float)
         else:
             share = _share(1.0, elapsed)
