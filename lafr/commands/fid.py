@@ -4,7 +4,7 @@ from lafr.commands.launch import run
 
 
 def main(cfg) -> None:
-    """Look at a folder of sharp faces through Inception and write the mean and covariance of its features."""
+    """Write the mean and covariance of Inception's features of a folder of sharp faces."""
     import numpy as np
 
     from lafr.commands.devices import choose_device
@@ -17,9 +17,7 @@ def main(cfg) -> None:
     images = list_images(cfg.input)
     if cfg.count is not None:
         if not 2 <= cfg.count <= len(images):
-            raise InputError(
-                f"count={cfg.count}, but {cfg.input!r} holds {len(images)} images; give 2 to {len(images)}"
-            )
+            raise InputError("count", cfg.count, f"from 2 to {len(images)}, the images in {cfg.input!r}")
         chosen = np.random.default_rng(cfg.seed).choice(len(images), cfg.count, replace=False)
         images = [images[i] for i in sorted(chosen)]
     made = build_statistics(images, cfg.output, Inception(), cfg.name, cfg.resolution, cfg.batch_size, device)

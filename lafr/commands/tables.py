@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lafr.commands.doors import as_option
+from lafr.commands.doors import Parser, as_option, one_line_errors
 from lafr.errors import InputError
 from lafr.storage import read_json
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the table that was asked for."""
+    """Print the table that was asked for; return the exit code."""
     from lafr.evaluation.tables import table
 
     record = read_result(given.result)
@@ -56,12 +56,11 @@ def run(given: argparse.Namespace) -> int:
 
 def command() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser("lafr tables", description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     add_arguments(parser)
-    try:
-        run(parser.parse_args())
-    except InputError as error:
-        sys.exit(f"error: {error.told(as_option(parser))}")
+    given = parser.parse_args()
+    with one_line_errors(as_option(parser)):
+        sys.exit(run(given))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from evaluation_script import COLOUR, FAST, run_eval
+from evaluation_script import COLOUR, FAST, run_eval, run_here
 
 import lafr.evaluation.progress
 import lafr.storage
@@ -53,21 +53,40 @@ def evaluate(arguments, folder, output, point=None, count=0):
 
 
 @pytest.fixture
-def run(workers, model_folder, face_folder, tmp_path):
-    """Run the script in a folder, perhaps to be killed; return its exit code, what it printed and its result."""
-    (tmp_path / "list.txt").write_text("\n".join(f"{i:02d}.png" for i in range(10)))
+def arguments(model_folder, face_folder, tmp_path):
+    """Score ten images by three methods."""
+    (tmp_path / "list.txt").write_text("\n".join(f"{i:02d}.png" for i in range(10)), encoding="utf-8")
+    given = ["benchmark=val", f"data.root={face_folder}", f"benchmark.build.file_list={tmp_path / 'list.txt'}"]
+    return [*given, f"model.folder={model_folder}", METHODS]
 
-    def once(name, *arguments, kill=()):
+
+@pytest.fixture
+def run(workers, arguments, tmp_path):
+    """Run the script in a process that is perhaps killed; return its exit code, what it printed and its result."""
+
+    def once(name, *more, kill=()):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        given = ["benchmark=val", f"data.root={face_folder}", f"benchmark.build.file_list={tmp_path / 'list.txt'}",
-                 f"model.folder={model_folder}", METHODS, *FAST, *arguments]  # fmt: skip
+        given = [*arguments, *FAST, *more]
         child = workers.Process(target=evaluate, args=(given, folder, tmp_path / "output.txt", *kill))
         child.start()
-        child.join(120)
-        said = (tmp_path / "output.txt").read_text()
+        child.join(240)
+        said = (tmp_path / "output.txt").read_text(encoding="utf-8")
         path = folder / "runs/eval/tiny/val/result.json"
         return child.exitcode, said, path.read_bytes() if path.is_file() else None
+
+    return once
+
+
+@pytest.fixture
+def here(arguments, tmp_path, monkeypatch, capfd):
+    """Run the script in this process; return its exit code, its error and output, and its result."""
+    monkeypatch.chdir(tmp_path)
+
+    def once(*more):
+        code, said, out = run_here(monkeypatch, capfd, *arguments, *more)
+        path = tmp_path / "runs/eval/tiny/val/result.json"
+        return code, said + out, path.read_bytes() if path.is_file() else None
 
     return once
 
@@ -96,39 +115,34 @@ def test_a_run_killed_at_four_points_ends_with_the_same_bytes_as_one_that_was_no
     assert not list((tmp_path / "killed").rglob(".*"))
 
 
-def test_a_finished_run_restores_and_scores_nothing_again_but_what_changed(run, tmp_path):
-    first = run("a")
+def test_a_finished_run_restores_and_scores_again_only_what_changed(here, restorer, model_folder, tmp_path):
+    first = here()
     assert first[0] == 0, first[1]
-    again = run("a")
+    again = here()
     assert "kept      40 of 40 images" in again[1]
     assert "kept      60 of 60 scores" in again[1]
     assert undated(again[2]) == undated(first[2])
-    image = tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/04.png"
-    intact = image.read_bytes()
-    image.write_bytes((tmp_path / "a/runs/eval/tiny/val/pictures/LAFR/05.png").read_bytes())
-    mended = run("a")
-    assert "kept      37 of 40 images" in mended[1]  # its batch of three is made again
-    assert image.read_bytes() == intact
-    other_draws = run("a", "seed=1")
-    assert "kept      10 of 40 images" in other_draws[1]  # those of the ground truth
-    assert other_draws[2] != first[2]
 
+    images = tmp_path / "runs/eval/tiny/val/pictures/LAFR"
+    intact = (images / "04.png").read_bytes()
+    (images / "04.png").write_bytes((images / "05.png").read_bytes())
+    assert "kept      37 of 40 images" in here()[1]  # its batch of three is made again
+    assert (images / "04.png").read_bytes() == intact
 
-def test_the_same_model_under_changed_code_is_restored_again(run, tmp_path):
-    assert run("a")[0] == 0
-    log = tmp_path / "a/runs/eval/tiny/val/work/process_0.jsonl"
-    maker = json.loads(next(line for line in log.read_text().splitlines() if '"LAFR"' in line))["key"]
-    log.write_text(log.read_text().replace(maker, "0" * 64))  # as the code before the change had it
-    code, said, _ = run("a")
+    log = tmp_path / "runs/eval/tiny/val/work/process_0.jsonl"
+    lines = log.read_text(encoding="utf-8")
+    key = json.loads(next(line for line in lines.splitlines() if '"LAFR"' in line))["key"]
+    log.write_text(lines.replace(key, "0" * 64), encoding="utf-8")  # as other code with the same model had it
+    code, said, _ = here()
     assert code == 0, said
     assert "kept      30 of 40 images" in said
 
+    other_samples = here("seed=1")
+    assert "kept      10 of 40 images" in other_samples[1]  # those of the ground truth
+    assert other_samples[2] != first[2]
 
-def test_the_folder_of_another_model_is_refused(run, model_folder):
-    assert run("a")[0] == 0
-    config = json.loads((model_folder / "denoiser" / "config.json").read_text())
-    config["scale_input"] = False
-    (model_folder / "denoiser" / "config.json").write_text(json.dumps(config))
-    code, said, _ = run("a")
+    restorer.denoiser.timestep += 1
+    restorer.save_pretrained(model_folder, full=True)
+    code, said, _ = here("seed=1")
     assert code == 1
     assert all(words in said for words in ("error: 'runs/eval/tiny/val'", "another model", "output", "run_name")), said

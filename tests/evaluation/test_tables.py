@@ -192,16 +192,13 @@ def test_the_terminal_shows_a_name_in_brackets_as_it_is(capsys):
 
 @pytest.fixture
 def make_tables(monkeypatch, capsys):
-    """Run `lafr tables`; return its error, None without any, and what it printed."""
+    """Run `lafr tables`; return its exit code or error, and what it printed."""
 
     def run(*arguments: str) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["lafr tables", *arguments])
-        stopped = None
-        try:
+        with pytest.raises(SystemExit) as stop:
             lafr.commands.tables.command()
-        except SystemExit as stop:
-            stopped = stop.code
-        return stopped, capsys.readouterr().out
+        return stop.value.code, capsys.readouterr().out
 
     return run
 
@@ -209,7 +206,7 @@ def make_tables(monkeypatch, capsys):
 def test_the_command_prints_the_chosen_columns_in_order(make_tables):
     stopped, out = make_tables(str(ROOT / "results/mini/mini.json"), "--metrics", "lmd_68,psnr_rgb")
     held = json.loads((ROOT / "results/mini/mini.json").read_text(encoding="utf-8"))
-    assert stopped is None
+    assert stopped == 0
     assert out.splitlines()[2] == "| method | lmd_68 ↓ | psnr_rgb ↑ |"
     assert len([line for line in out.splitlines() if line.startswith("| ")]) == 1 + len(held["rows"])
 
