@@ -265,7 +265,7 @@ def locate(name: str) -> Path:
     """Return the path of an external file whose sha256 matches.
 
     Looked for at the top of the folder named by the environment variable LAFR_WEIGHTS, then in the package that
-    carries it (which is found, not imported). Where EXTERNAL knows no sha256, the line of the file SHA256SUMS beside
+    carries it (which is found, not imported). Where EXTERNAL knows no sha256, the line of the file SHA256SUMS next to
     it counts. Raises InputError with the remedy when it is absent, altered or has no sha256 to compare with.
     """
     file = EXTERNAL[name]
@@ -278,7 +278,8 @@ def locate(name: str) -> Path:
         pin = f"cd {shlex.quote(str(found.parent))} && sha256sum {found.name} >> {PINS}"
         raise InputError(f"the sha256 of {name} isn't known to LAFR; if you trust {str(found)!r}, pin it: {pin}")
     if sha256(found) != known:
-        remedy = file.remedy if file.sha256 else f"mend {PINS} beside it if you trust the file, or {file.remedy} again"
+        again = f"correct {PINS} next to it if you trust the file, or {file.remedy} again"
+        remedy = file.remedy if file.sha256 else again
         raise InputError(f"{str(found)!r} is not the known {name}: its sha256 differs; {remedy}")
     return found
 

@@ -1,1 +1,1 @@
-"""The multi-level loss and each stage's objective."""
+"""Terms of the multi-level loss: appearance, identity and structure, each a scalar of a `Restoration`."""

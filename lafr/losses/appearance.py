@@ -13,6 +13,7 @@ class PixelMSE(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return a scalar; 4 is the square of the whole range [-1, 1]."""
+        # `restored` may be in half precision; the square of a small error would underflow there
         return F.mse_loss(r.restored.float(), r.hq)
 
 
@@ -29,11 +30,16 @@ class LatentL1(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return a scalar in units of the scaled latent (standard deviation about 1)."""
+        # the only term whose gradient does not pass through the decoder: cheap, and exact where pixels are ambiguous
         return F.l1_loss(r.z_restored.float(), r.z_hq)
 
 
 class PerceptualSTLPIPS(nn.Module):
-    """ST-LPIPS distance; the miniature's perceptual term, from weights that an installed wheel carries."""
+    """ST-LPIPS distance: the miniature's perceptual term, whose weights a package carries.
+
+    Args:
+        trunk: "alex" or "vgg". Train on one and score on the other.
+    """
 
     def __init__(self, trunk: str = "alex"):
         super().__init__()
@@ -41,7 +47,7 @@ class PerceptualSTLPIPS(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean."""
-        return self.network(r.restored, r.hq).mean()
+        return self.network(r.restored, r.hq).mean()  # no gradient to `hq`; convolutions follow autocast
 
 
 class PerceptualLPIPS(nn.Module):
@@ -57,12 +63,17 @@ class PerceptualLPIPS(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean."""
+        # Distances of nearly equal features cancel: bfloat16's 8 bits of mantissa are too few.
         with torch.autocast(r.hq.device.type, enabled=False):
             return self.network(r.restored.float(), r.hq.detach().float()).mean()
 
 
 class PerceptualDISTS(nn.Module):
-    """DISTS (Ding et al., TPAMI 2022): texture and structure of VGG16's features. `network` is `dists`."""
+    """DISTS (Ding et al., TPAMI 2022): texture and structure of VGG16's features.
+
+    Args:
+        network: a `lafr.networks.perceptual.DISTS`.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -70,7 +81,8 @@ class PerceptualDISTS(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean, 0 to about 1."""
-        return self.network.distance(*r.through(self.network)).mean()
+        restored, hq = r.through(self.network)  # six maps [B, C, h, w] each
+        return self.network.distance(restored, hq).mean()
 
 
 class PerceptualEdgeDISTS(PerceptualDISTS):
@@ -78,5 +90,7 @@ class PerceptualEdgeDISTS(PerceptualDISTS):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean, 0 to about 2."""
+        # OSDFace, EA-DISTS: D(x, y) + D(S(x), S(y)), S the Sobel gradient's length in three equal channels.
+        # A Restoration of its own, since `through` caches one output a network.
         edges = Restoration(edge_image(r.restored), edge_image(r.hq), r.z_restored, r.z_hq)
         return super().forward(r) + super().forward(edges)

@@ -1,4 +1,4 @@
-"""Identity: the angle between two faces, as a recogniser sees it."""
+"""Identity: the angle between the embeddings of two faces by a recogniser."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +7,11 @@ from lafr.losses.multilevel import Restoration
 
 
 class IdentityCosine(nn.Module):
-    """1 - cos of a recogniser's embeddings (ArcFace, Deng et al., CVPR 2019; the paper's identity level)."""
+    """1 - cos of a recogniser's embeddings (ArcFace, Deng et al., CVPR 2019; the paper's identity level).
+
+    Args:
+        network: maps images to embeddings `[B, D]`; it crops and resizes them itself.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -16,4 +20,5 @@ class IdentityCosine(nn.Module):
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean, 0 (same direction) to 2."""
         restored, hq = r.through(self.network)  # [B, D] each
+        # cosine_similarity normalises, so an embedding's length, which tells of image quality, is not trained on
         return (1 - F.cosine_similarity(restored, hq, dim=1)).mean()

@@ -13,12 +13,13 @@ from lafr.networks import origins
 
 @dataclass(frozen=True)
 class Restoration:
-    """What a term may look at: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale."""
+    """Input of every term: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale."""
 
     restored: Tensor
     hq: Tensor
     z_restored: Tensor
     z_hq: Tensor
+    # (side, network) -> output: identity, landmarks and parsing are shared by several terms
     _seen: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def through(self, network: nn.Module) -> tuple[Any, Any]:
@@ -26,6 +27,7 @@ class Restoration:
 
         Each is computed once, however many terms ask.
         """
+        # A term that is reported only (no gradient) takes the trained terms' output where there is one.
         trained = torch.is_grad_enabled() or ("trained", network) in self._seen
         side = "trained" if trained else "reported"
         return self._see(side, network, self.restored, gradient=trained), self.hq_through(network)
@@ -36,6 +38,7 @@ class Restoration:
 
     def _see(self, side: str, network: nn.Module, image: Tensor, gradient: bool) -> Any:
         if (side, network) not in self._seen:
+            # float32: these networks were trained in it, and heatmaps and cosines are small differences
             with torch.autocast(image.device.type, enabled=False), torch.set_grad_enabled(gradient):
                 self._seen[side, network] = network(image.float())
         return self._seen[side, network]
@@ -52,7 +55,8 @@ class MultiLevelLoss(nn.Module):
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
         super().__init__()
         if set(terms) != set(weights):
-            raise InputError(f"loss terms {sorted(terms)} and weights {sorted(weights)} must have the same names")
+            raise InputError("weights", sorted(weights), f"weights of exactly the terms {', '.join(sorted(terms))}")
+        # Frozen weights still pass the gradient to the image; only theirs is never computed.
         self.terms = nn.ModuleDict(terms).requires_grad_(False).eval()
         self.weights = dict(weights)
 
@@ -61,13 +65,18 @@ class MultiLevelLoss(nn.Module):
         return super().train(False)
 
     def origins(self) -> frozenset[str]:
-        """Return the names of the networks that the weighted terms look through, teachers included."""
+        """Return the names of the networks behind the weighted terms, those they were distilled from included."""
         return frozenset().union(*(origins(term) for name, term in self.terms.items() if self.weights[name]))
 
     def forward(self, restoration: Restoration) -> dict[str, Tensor]:
         """Return each term's unweighted value; those of weight 0 carry no gradient."""
+        # L = sum_k w_k L_k is formed by the objective, so that each L_k can be logged.
         values = {}
-        for name in sorted(self.terms, key=lambda name: self.weights[name] == 0):  # trained first: reports reuse theirs
+        trained_first = sorted(
+            self.terms, key=lambda name: self.weights[name] == 0
+        )  # reported terms reuse their outputs
+        for name in trained_first:
+            # a term of weight 0 keeps no graph: it costs a forward pass and no memory for a backward pass
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights[name] != 0):
                 values[name] = self.terms[name](restoration).float()
         return {name: values[name] for name in self.terms}

@@ -1,4 +1,4 @@
-"""Structure: the shape and place of eyes, nose and mouth, as a landmarker and a parser see them."""
+"""Structure: the shape and place of eyes, nose and mouth, by a landmarker and a parser."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ class LandmarkHeatmap(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the mean over images, points and positions; heatmaps peak near 1 and are 0 nearly everywhere."""
-        restored, hq = r.through(self.network)
+        restored, hq = r.through(self.network)  # heatmaps [B, K, h, w]
         return F.mse_loss(restored.heatmaps, hq.heatmaps)
 
 
@@ -44,7 +44,7 @@ class LandmarkDistance(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the mean L2 over images and points, in pixels of the 512 crop."""
-        restored, hq = r.through(self.network)
+        restored, hq = r.through(self.network)  # points [B, K, 2]
         # unlike a root of a sum, torch's norm has gradient 0 where points agree, not NaN
         return (restored.points - hq.points).norm(dim=-1).mean()
 
@@ -63,6 +63,7 @@ class ParsingSoftLabel(nn.Module):
     def forward(self, r: Restoration) -> Tensor:
         """Return KL(HQ || restored), cross-entropy less the labels' own entropy, in nats a pixel."""
         restored, hq = (logits.log_softmax(1) for logits in r.through(self.network))  # [B, C, h, w]
+        # KL(p || q) = sum_c p (log p - log q). Soft labels, as a hard argmax is noise at the borders of regions.
         return F.kl_div(restored, hq, reduction="none", log_target=True).sum(1).mean()
 
 
@@ -77,15 +78,16 @@ class RegionL1(nn.Module):
     def __init__(self, network: nn.Module, weights: Mapping[str, float] = REGION_WEIGHTS):
         super().__init__()
         if unknown := set(weights) - set(network.regions):
-            raise InputError(f"regions {sorted(unknown)} are not the parser's; it has {', '.join(network.regions)}")
+            raise InputError("weights", sorted(unknown), f"weights of the parser's parts, {', '.join(network.regions)}")
         self.network, self.weights = network, dict(weights)
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the weighted mean over parts; 2 is the whole range [-1, 1]. Parts are the HQ face's, soft-edged."""
-        hq = r.hq_through(self.network)
+        hq = r.hq_through(self.network)  # the parts of the restored face would move with the errors they weigh
         error = (r.restored.float() - r.hq).abs().mean(1, keepdim=True)  # [B, 1, H, H]
         total = 0.0
         for name, weight in self.weights.items():
+            # sum(error * mask) / sum(mask), so that eyes count as much as a mouth of thrice their area
             mask = resize(region_mask(hq, self.network.regions[name]), error.shape[-1])  # [B, 1, H, H]
             inside = (error * mask).mean((1, 2, 3)) / mask.mean((1, 2, 3)).clamp_min(SMALLEST_REGION)  # [B]
             total = total + weight * inside.mean()

@@ -1,4 +1,4 @@
-"""A metric's card: everything that has to stand beside its numbers before they can be compared."""
+"""A metric's card: everything that must be equal before two numbers of it can be compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lafr import __version__
 from lafr.metrics.registry import describe
 from lafr.weights import EXTERNAL, locate, mini_folder, sha256
 
-# Network of `lafr.networks` -> its entries in `lafr.weights.EXTERNAL`, where they aren't one of its own name.
+# Network of `lafr.networks` -> its entries in `lafr.weights.EXTERNAL`, where those are not one entry of its name.
 FILES = {
     "dlib": ("dlib_resnet", "dlib_5_points"),
     "dlib_68": ("dlib_68_points",),
@@ -20,7 +20,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """What a set of images is compared with: its name, number of images and the sha256 of its statistics."""
+    """The set that a set metric compares with: its name, number of images and the sha256 of its statistics."""
 
     name: str
     images: int | None = None  # None: as many as the set has
@@ -29,7 +29,7 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class Card:
-    """What makes a metric's numbers: definition, implementation and version, weights as (file, sha256)."""
+    """Definition, implementation and version of a metric, and its networks' weights as (file, sha256)."""
 
     name: str
     label: str

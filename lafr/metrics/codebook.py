@@ -1,7 +1,7 @@
-"""How much of the codebook is used."""
+"""Use of the codebook: perplexity and dead codes."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class CodeUse:
@@ -11,7 +11,7 @@ class CodeUse:
     several quantisers the numbers are means over them.
     """
 
-    def __init__(self, adapter):
+    def __init__(self, adapter: nn.Module):
         self.adapter = adapter
         layers = adapter.quantizer.layers
         self.counts = {side: [torch.zeros(layer.codebook_size) for layer in layers] for side in ("lq", "hq")}
@@ -19,8 +19,10 @@ class CodeUse:
     @torch.no_grad()
     def add(self, z_lq: Tensor, z_hq: Tensor) -> None:
         """Count the codes of two batches of latents."""
-        for side, z in (("lq", z_lq), ("hq", z_hq)) if self.counts["lq"] else ():
-            quantizer = self.adapter.quantizer
+        if not self.counts["lq"]:  # an adapter without codes
+            return
+        quantizer = self.adapter.quantizer
+        for side, z in (("lq", z_lq), ("hq", z_hq)):
             match = quantizer.assign if side == "lq" else quantizer.quantize
             indices = match(self.adapter.extract(z)).indices
             for counts, chosen in zip(self.counts[side], indices.flatten(0, 2).unbind(-1), strict=True):
@@ -31,12 +33,15 @@ class CodeUse:
         summary = {}
         for side, layers in self.counts.items():
             if layers:
-                summary[f"codebook_perplexity_{side}"] = sum(map(perplexity, layers)) / len(layers)
-                summary[f"dead_codes_{side}"] = sum(int((c == 0).sum()) for c in layers) / len(layers)
+                perplexities = [perplexity(counts) for counts in layers]
+                dead = [int((counts == 0).sum()) for counts in layers]
+                summary[f"codebook_perplexity_{side}"] = sum(perplexities) / len(layers)
+                summary[f"dead_codes_{side}"] = sum(dead) / len(layers)
         return summary
 
 
 def perplexity(counts: Tensor) -> float:
     """Return exp of the entropy of `counts [N]` as a distribution: 1 to N."""
     p = counts / counts.sum().clamp_min(1)
+    # exp(-sum p log p); entr takes 0 log 0 as 0
     return float(torch.special.entr(p).sum().exp())

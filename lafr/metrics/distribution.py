@@ -1,4 +1,4 @@
-"""How far a set of restored images is from a set of sharp ones: FID and KID, by torch-fidelity.
+"""Distances of a set of restored images from a set of sharp ones: FID and KID, by torch-fidelity.
 
 A set metric has two steps: `features(image) -> [B, D]` batch by batch, then `score(features, reference_features, seed)`
 once. One that `needs_reference` gets the features of the set's HQ images; else it has read stored statistics.
@@ -37,7 +37,7 @@ class Inception(nn.Module):
         extractor = need("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity")
         self.weights = hashes("inception_2015") if state is None else ()
         state = load_pickle("inception_2015") if state is None else state
-        # the constructor downloads: hand it ours instead
+        # its constructor downloads weights: give it ours instead
         with patch.object(extractor, "load_state_dict_from_url", lambda *_, **__: state), torch.random.fork_rng([]):
             self.network = extractor.FeatureExtractorInceptionV3(self.name, ["2048"])
 
@@ -67,13 +67,13 @@ class SetMetric:
 class FID(SetMetric):
     """Fréchet distance of two sets' features, each taken for Gaussian (Heusel et al., NeurIPS 2017).
 
-    It falls with the number of images: compare sets of one size only. Resampling repeats images, which raises it, so
-    the interval is mean ± 1.96 standard deviations over resampled sets.
+    FID falls as the number of images grows: compare sets of equal size only. Resampling repeats images, which raises
+    FID, so the 95 % confidence interval is the value ± 1.96 standard deviations over resampled sets.
 
     Args:
         statistics: file of `build_statistics` to compare with; None for the set's own HQ images.
-        sha256: of that file, where another one is to be refused.
-        draws: resampled sets of the interval; each costs an eigenvalue problem of the features' size.
+        sha256: of that file; another file is refused.
+        resamples: resampled sets for the interval; each costs an eigenvalue problem of the features' size.
         network: maps `[B, 3, H, W]` in [-1, 1] to `[B, D]`, with a `name`; Inception when None.
     """
 
@@ -81,20 +81,20 @@ class FID(SetMetric):
         self,
         statistics: str | None = None,
         sha256: str | None = None,
-        draws: int = 20,
+        resamples: int = 20,
         network: nn.Module | None = None,
     ):
         if statistics is None:
             super().__init__(network)
             self.statistics = None
-        else:  # read first: a missing file is said before a large network is built
+        else:  # read first: a missing file is reported before a large network is built
             name = Inception.name if network is None else network.name
             self.statistics = load_statistics(statistics, name, sha256)
             super().__init__(network)
             self.statistics.require(self.weights)
             self.needs_reference = False
             self.compared_with = ReferenceSet(self.statistics.name, self.statistics.images, self.statistics.sha256)
-        self.draws = draws
+        self.resamples = resamples
 
     def score(self, features: Tensor, reference_features: Tensor | None = None, seed: int = 0) -> dict[str, float]:
         """Return FID of `features [N, D]` as mean, low and high."""
@@ -103,11 +103,11 @@ class FID(SetMetric):
         reference = self.statistics or Statistics.of(_at_least(2, reference_features))
         theirs = {"mu": reference.mean, "sigma": reference.covariance}
         found = fid.fid_statistics_to_metric(fid.fid_features_to_statistics(features), theirs, verbose=False)
-        value = found[fid.KEY_METRIC_FID]
+        value = found[fid.KEY_METRIC_FID]  # ||m1 - m2||^2 + tr(S1 + S2 - 2 (S1 S2)^1/2)
         root, rng = _root(reference.covariance), np.random.default_rng(seed)
-        picks = rng.integers(0, len(features), (self.draws, len(features)))
+        picks = rng.integers(0, len(features), (self.resamples, len(features)))
         again = [_frechet(features[chosen].numpy(), reference.mean, root) for chosen in picks]
-        spread = 1.96 * float(np.std(again, ddof=1)) if self.draws > 1 else float("nan")
+        spread = 1.96 * float(np.std(again, ddof=1)) if self.resamples > 1 else float("nan")
         return {"mean": value, "low": max(0.0, value - spread), "high": value + spread}
 
 
@@ -120,15 +120,15 @@ class KID(SetMetric):
     Args:
         subsets: how many subsets are averaged over.
         subset_size: images in each; all of them where the set has fewer.
-        draws: resampled sets of the interval.
-        network: as of `FID`.
+        resamples: resampled sets for the interval.
+        network: as for `FID`.
     """
 
     def __init__(
-        self, subsets: int = 100, subset_size: int = 1000, draws: int = 1000, network: nn.Module | None = None
+        self, subsets: int = 100, subset_size: int = 1000, resamples: int = 1000, network: nn.Module | None = None
     ):
         super().__init__(network)
-        self.subsets, self.subset_size, self.draws = subsets, subset_size, draws
+        self.subsets, self.subset_size, self.resamples = subsets, subset_size, resamples
 
     def score(self, features: Tensor, reference_features: Tensor, seed: int = 0) -> dict[str, float]:
         """Return KID of `features [N, D]` to `reference_features [M, D]` as mean, low and high."""
@@ -145,7 +145,8 @@ class KID(SetMetric):
         own, cross, theirs = kernel(x, x), kernel(x, y).mean(1), kernel(y, y)
         within = (theirs.sum() - np.trace(theirs)) / (m * (m - 1))
         rng = np.random.default_rng(seed)
-        counts = rng.multinomial(n, np.full(n, 1 / n), self.draws).astype(np.float64)  # [draws, N]
+        counts = rng.multinomial(n, np.full(n, 1 / n), self.resamples).astype(np.float64)  # [resamples, N]
+        # image i occurs counts[i] times: of n^2 pairs, the counts[i]^2 of an image with its copies are left out
         pairs = ((counts @ own) * counts).sum(1) - counts**2 @ np.diag(own)
         return pairs / (n**2 - (counts**2).sum(1)) + within - 2 * counts @ cross / n
 
@@ -163,7 +164,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def _frechet(x: np.ndarray, mean: np.ndarray, root: np.ndarray) -> float:
-    # tr (S1 S2)^1/2 is that of the symmetric R S1 R, R R = S2: ten times faster than torch-fidelity's at 2048
+    # tr (S1 S2)^1/2 = tr (R S1 R)^1/2 with R R = S2, which is symmetric: ten times as fast as torch-fidelity's at 2048
     centred = (x - x.mean(0)) @ root
     values = np.linalg.eigvalsh(centred.T @ centred / (len(x) - 1)).clip(0)
     difference = x.mean(0) - mean

@@ -1,4 +1,4 @@
-"""Fidelity to the ground truth, pixel by pixel: one number an image, on the 8-bit pixels that a PNG would hold."""
+"""Pixel-wise fidelity to the ground truth: one number an image, on the 8-bit pixels that a PNG would hold."""
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def ssim_y(image: Tensor, hq: Tensor) -> Tensor:
 def luma(image: Tensor) -> Tensor:
     """Return Y of BT.601 `[B, 1, H, W]`, 16 to 235 in float64, of the 8-bit pixels of `[B, 3, H, W]` in [-1, 1].
 
-    MATLAB's `rgb2ycbcr`, as BasicSR takes it for `test_y_channel`; not rounded.
+    MATLAB's `rgb2ycbcr`, which BasicSR's `test_y_channel` uses; not rounded.
     """
     weights = torch.tensor(BT601, dtype=torch.float64, device=image.device)[:, None, None]
     return 16 + (to_uint8(image).double() / 255 * weights).sum(1, keepdim=True)

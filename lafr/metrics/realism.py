@@ -46,7 +46,7 @@ class PyIQA:
 
     def __init__(self, name: str, state: dict[str, Tensor] | None = None):
         if name not in NETWORKS:
-            raise InputError(f"pyiqa metric {name!r} is not offered; offered are {', '.join(NETWORKS)}")
+            raise InputError("name", name, f"one of {', '.join(NETWORKS)}")
         theirs, file, settings = NETWORKS[name]
         pyiqa = need("pyiqa", INSTALL)
         self.weights = hashes(file) if state is None else ()

@@ -1,4 +1,4 @@
-"""How well a recogniser, a landmarker or a parser does its work: one number for a set of faces."""
+"""Quality of a recogniser, a landmarker or a parser: one number for a set of faces."""
 
 import torch
 from torch import Tensor

@@ -16,7 +16,7 @@ from lafr.errors import InputError
 from lafr.images import read_image
 from lafr.storage import atomic_write, sha256_of_file
 
-BUILD = "build it: lafr fid input=FOLDER output={path}"
+BUILD = "build it by `lafr fid`, output {path}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build_statistics(
     batch_size: int = 16,
     device: torch.device | str = "cpu",
 ) -> Statistics:
-    """Look at every image of a set and write its statistics to `path`.
+    """Compute the features of every image of a set and write their statistics to `path`.
 
     Args:
         images: files of square faces; each is brought to `size` pixels a side by Pillow's Lanczos where it differs.
@@ -79,6 +79,7 @@ def build_statistics(
     if len(images) < 2:
         raise InputError(f"statistics need at least 2 images, {len(images)} given")
     network = network.to(device)
+    # sums of x and x x^T in float64: [N, 2048] features of 70,000 images need not be held
     sums = products = 0.0
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc=f"statistics of {name}", unit="batch", dynamic_ncols=True):
@@ -119,7 +120,7 @@ def load_statistics(path: str | Path, features: str, sha256: str | None = None) 
         raise InputError(f"{str(path)!r} holds no FID statistics ({reason}); {BUILD.format(path=path)}") from None
     if made_by != features:
         raise InputError(
-            f"{str(path)!r} was made from features {made_by!r}, the metric looks through {features!r}: "
+            f"{str(path)!r} was made from features {made_by!r}, the metric has {features!r}: "
             f"their distance is no FID; {BUILD.format(path=path)}"
         )
     return Statistics(mean, covariance, images, name, made_by, weights, found)
@@ -129,8 +130,8 @@ def _save(made: Statistics, path: Path, size: int) -> None:
     tensors = {"mean": made.mean, "covariance": made.covariance}
     facts = {"name": made.name, "images": made.images, "features": made.features, "weights": made.weights}
     facts["resized"] = f"Pillow Lanczos to {size} px"
-    one = {"statistics": json.dumps(facts, sort_keys=True)}  # several keys are stored in an order of chance
-    atomic_write(path, lambda aside: save_file(tensors, aside, one))
+    one = {"statistics": json.dumps(facts, sort_keys=True)}  # safetensors stores several keys in random order
+    atomic_write(path, lambda partial: save_file(tensors, partial, one))
 
 
 def _lines(weights: Sequence[tuple[str, str]]) -> str:

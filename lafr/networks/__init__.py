@@ -1,4 +1,4 @@
-"""Frozen networks that losses and metrics look through.
+"""Frozen pretrained networks used by losses, metrics and detectors.
 
 Each takes images `[B, 3, H, W]` in [-1, 1], aligned to the FFHQ template, at any square size, and does its own crop,
 resize, colour order and range. `origins` names it and every network it was distilled from: a score by a network that
@@ -40,10 +40,10 @@ NETWORKS = {
 def load(name: str) -> nn.Module:
     """Return the published or shipped network called `name`, frozen and in eval mode: one copy a process.
 
-    Terms and metrics that name the same network share it, and what it says of a batch is computed once.
+    Terms and metrics that name the same network share it, and its output for a batch is computed once.
     """
     if name not in NETWORKS:
-        raise InputError(f"network {name!r} is not known; known are {', '.join(NETWORKS)}")
+        raise InputError("name", name, f"one of {', '.join(NETWORKS)}")
     module, _, kind = NETWORKS[name].rpartition(".")
     network = getattr(importlib.import_module(module), kind).from_pretrained()
     return network.requires_grad_(False).eval()

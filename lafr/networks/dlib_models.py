@@ -31,7 +31,7 @@ class FrontalFaces:
     def detect(self, pixels: np.ndarray, doublings: int) -> list[tuple]:
         """Return (dlib rectangle, score) of each face in RGB `[H, W, 3]`.
 
-        The detector knows faces of 80 px and more; each of `doublings` doubles the picture's size first.
+        The detector knows faces of 80 px and more; the image is doubled in size `doublings` times first.
         """
         boxes, scores, _ = self._detector.run(pixels, doublings, 0.0)
         return list(zip(boxes, scores, strict=True))
@@ -65,11 +65,11 @@ class DlibResNet(Recogniser):
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
         """Return `[B, 128]` of `[B, 3, H, W]` in [-1, 1], rounded to 8 bits."""
-        rows = []
+        descriptors = []
         for pixels in as_arrays(image):
             shape = self.predictor(pixels, aligned_box(len(pixels)))
-            rows.append(torch.tensor(list(self.network.compute_face_descriptor(pixels, shape))))
-        return torch.stack(rows).to(image.device)
+            descriptors.append(torch.tensor(list(self.network.compute_face_descriptor(pixels, shape))))
+        return torch.stack(descriptors).to(image.device)
 
 
 class Dlib68(nn.Module):

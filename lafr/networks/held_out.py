@@ -40,8 +40,8 @@ class OnnxRecogniser(Recogniser):
     def embed(self, pixels: Tensor) -> Tensor:
         """Return the network's own output `[B, D]`."""
         name = self.session.get_inputs()[0].name
-        rows = [self.session.run(None, {name: crop[None]})[0] for crop in pixels.cpu().numpy()]
-        return torch.from_numpy(np.concatenate(rows)).to(pixels.device)
+        outputs = [self.session.run(None, {name: crop[None]})[0] for crop in pixels.cpu().numpy()]
+        return torch.from_numpy(np.concatenate(outputs)).to(pixels.device)
 
 
 class SFace(OnnxRecogniser):

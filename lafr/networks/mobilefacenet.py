@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lafr.errors import InputError
+from lafr.errors import need
 from lafr.networks.crops import SimilarityCrop
 from lafr.weights import locate
 
@@ -73,10 +73,7 @@ class FacePluginFeature(MobileFaceNet):
 @torch.no_grad()
 def load_onnx(network: MobileFaceNet, path: str) -> None:
     """Copy the weights of an ONNX MobileFaceNet, in the order of its nodes; a shape that differs is an error."""
-    try:
-        import onnx
-    except ImportError:
-        raise InputError("reading the teacher needs onnx: pip install onnx") from None
+    onnx = need("onnx", "onnx")
     graph = onnx.load(path).graph
     stored = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     values = [stored[name] for node in graph.node if node.op_type in ("Conv", "PRelu") for name in node.input[1:]]

@@ -5,6 +5,8 @@ missing are an InputError, never a download.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -100,6 +102,18 @@ def _unit_length(x: Tensor) -> Tensor:
     return x / ((x.square().sum(1, keepdim=True) + 1e-20).sqrt() + 1e-10)
 
 
+@contextmanager
+def without_initialisation() -> Iterator[None]:
+    """Build layers without drawing initial weights, which are loaded afterwards.
+
+    VGG16 with its classifier has 138 million: seconds, and the global random state would move.
+    """
+    with ExitStack() as stack:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_"):
+            stack.enter_context(patch.object(nn.init, name, lambda tensor, *_, **__: tensor))
+        yield
+
+
 def trunk_file(trunk: str) -> str:
     """Return the name, in `lafr.weights`, of a trunk's published weights; raises InputError for an unknown trunk."""
     if trunk not in TRUNKS:
@@ -120,9 +134,9 @@ def lpips_network(trunk: str, state: dict[str, Tensor] | None = None) -> nn.Modu
     file = trunk_file(trunk)
     package = need("lpips", "lpips")
     state = load_pickle(file) if state is None else state
-    with warnings.catch_warnings(action="ignore", category=UserWarning), torch.random.fork_rng(devices=[]):
-        # Random weights first: asked for trained ones, the package would download them. It calls torchvision by a
-        # deprecated keyword, hence the warnings.
+    # `pnet_rand`: asked for a trained trunk, the package would download it. It calls torchvision by an old keyword,
+    # hence the warnings.
+    with warnings.catch_warnings(action="ignore", category=UserWarning), without_initialisation():
         network = package.LPIPS(net=trunk, pnet_rand=True, verbose=False)
     # "slice2.5.weight" of lpips is torchvision's "features.5.weight"
     network.net.load_state_dict({n: state[f"features.{n.split('.', 1)[1]}"] for n in network.net.state_dict()})
@@ -179,8 +193,8 @@ class DISTS(nn.Module):
 def edge_image(image: Tensor) -> Tensor:
     """Return the edges of `[B, 3, H, W]` in [-1, 1] as an image of the same shape and convention, black where flat.
 
-    The edge map of edge-aware DISTS (D3SR, Li et al., 2024) as OSDFace's `edge_aware_dists_demo.py` draws it: `sobel`
-    of the channels' mean in [0, 1], in three equal channels. It can reach 4.5 on that scale.
+    The edge map of edge-aware DISTS (D3SR, Li et al., 2024) as OSDFace's `edge_aware_dists_demo.py` has it:
+    `sobel` of the channels' mean in [0, 1], in three equal channels. It can reach 4.5 on that scale.
     """
     return 2 * sobel((image.float().mean(1, keepdim=True) + 1) / 2).expand_as(image) - 1
 
@@ -205,7 +219,7 @@ def _ratio(product: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _dists_network(trunk: dict[str, Tensor] | None) -> nn.Module:
-    # torchmetrics' constructor asks torchvision for the trained trunk, which downloads it: hand it ours instead
+    # torchmetrics' constructor has torchvision download the trained trunk: give it ours instead
     from torchmetrics.functional.image import dists
     from torchvision.models.vgg import cfgs, make_layers
 

@@ -1,4 +1,4 @@
-"""Recognisers that a loss may look through: differentiable, float32, weights from `lafr.weights`.
+"""Differentiable recognisers, for losses and metrics: float32, weights from `lafr.weights`.
 
 Each maps `[B, 3, H, W]` in [-1, 1], FFHQ-aligned, to unit embeddings `[B, D]`: `prepare` crops and orders the pixels
 as the network was trained on, `embed` is its forward pass. Built without a state dict it has random weights.
@@ -145,7 +145,7 @@ def shrink(image: Tensor, weights: tuple[float, float, float], size: int = 128) 
 
 
 class CLIPImage(Recogniser):
-    """CLIP's image embedding (Radford et al., ICML 2021) of the whole crop: one account of the paper names it.
+    """CLIP's image embedding (Radford et al., ICML 2021) of the whole crop, which one account of the paper names.
 
     RGB at the model's own size (224 px for ViT-B/32): bicubic, antialiased, CLIP's mean and standard deviation. Unlike
     CLIP's processor it does not round or clamp the resized pixels: a clamp would stop the gradient.
@@ -172,7 +172,7 @@ class CLIPImage(Recogniser):
         try:
             return cls(CLIPVisionModelWithProjection.from_pretrained(folder))
         except OSError:
-            raise InputError(f"CLIP's weights {folder!r} are missing: give the path of a downloaded copy") from None
+            raise InputError("folder", folder, "a folder or repository that holds CLIP's weights") from None
 
     def prepare(self, image: Tensor) -> Tensor:
         """Return `[B, 3, size, size]`, normalised."""

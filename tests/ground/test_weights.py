@@ -97,7 +97,7 @@ def test_a_file_other_than_the_pinned_one_is_refused(folder, unpinned, mark):
     other, pinned = (hashlib.sha256(content).hexdigest() for content in (b"other", b"pinned"))
     (folder / "SHA256SUMS").write_text(f"{other}{mark}other.pth\n\n{pinned}{mark}net.pth\n")
     (folder / "net.pth").write_bytes(b"other")
-    assert "its sha256 differs; mend SHA256SUMS" in error_of(weights.locate, "net")
+    assert "its sha256 differs; correct SHA256SUMS" in error_of(weights.locate, "net")
 
 
 def test_only_the_top_of_the_folder_is_searched(folder, monkeypatch, unpinned):

@@ -51,7 +51,7 @@ def test_pixel_and_latent_terms_are_the_mean_distances_they_are_named_after():
 
 
 def test_terms_and_weights_must_have_the_same_names():
-    with pytest.raises(InputError, match=r"\['a'\] and weights \['b'\]"):
+    with pytest.raises(InputError, match=r"terms a, got \['b'\]"):
         MultiLevelLoss({"a": PixelMSE()}, {"b": 1.0})
 
 

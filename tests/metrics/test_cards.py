@@ -1,4 +1,4 @@
-"""A metric's card: what has to stand beside a number, and that it is the truth about the metric that made it."""
+"""A metric's card: what makes two numbers comparable, true of the metric that computed them."""
 
 import dataclasses
 import importlib.metadata
@@ -176,9 +176,9 @@ def test_what_cannot_be_measured_here_says_why_in_one_line_and_asks_no_network(m
             metric = instantiate(config, _convert_="all")
         except InstantiationException as error:
             assert isinstance(error.__cause__, InputError), error
-            told = str(error.__cause__)
-            assert "\n" not in told
-            assert any(word in told for word in ("download https://", "pip install", "build it: ")), told
+            message = str(error.__cause__)
+            assert "\n" not in message
+            assert any(word in message for word in ("download https://", "pip install", "build it")), message
         else:
             measured.add(name)
             assert callable(getattr(metric, "features", metric))

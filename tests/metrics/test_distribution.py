@@ -94,7 +94,7 @@ def test_fids_interval_is_that_of_fresh_sets_of_the_same_size(features):
     cloud = features[0]
     mean, factor = cloud.mean(0), torch.linalg.cholesky(cloud.T.cov())
     fresh = [by_definition(torch.randn(200, 12, generator=draw) @ factor.T + mean, features[1]) for _ in range(60)]
-    found = FID(draws=60, network=Quarters()).score(*features)
+    found = FID(resamples=60, network=Quarters()).score(*features)
     half = (found["high"] - found["low"]) / 2
     assert half == pytest.approx(1.96 * np.std(fresh), rel=0.4)
     assert found["low"] < found["mean"] < found["high"]  # resampling alone raises FID: its quantiles would not hold it
@@ -105,7 +105,7 @@ def test_the_seed_alone_decides_the_interval_and_no_global_state_is_moved(metric
     np.random.seed(4)
     torch.manual_seed(4)
     before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
-    measure = metric(draws=5, network=Quarters())
+    measure = metric(resamples=5, network=Quarters())
     one, two, other = (measure.score(*features, seed) for seed in (1, 1, 2))
     assert one == two and one["high"] != other["high"]
     assert np.array_equal(np.random.get_state()[1], before[0]) and torch.equal(torch.random.get_rng_state(), before[1])
@@ -240,7 +240,7 @@ def test_fid_and_kid_of_two_folders_are_torch_fidelitys_own_run(inception_state,
         feature_extractor_weights_path=str(tmp_path / "inception.pth"),
     )  # fmt: skip
     network = Inception(inception_state)
-    fid, kid = FID(draws=2, network=network), KID(subsets=2, draws=2, network=network)
+    fid, kid = FID(resamples=2, network=network), KID(subsets=2, resamples=2, network=network)
     restored, hq = fid.features(blurred), fid.features(images)
     found = fid.score(restored, hq)["mean"], kid.score(restored, hq)["mean"]
     assert found[0] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
@@ -282,7 +282,7 @@ def test_the_command_builds_statistics_of_a_seeded_part_and_prints_their_sha256(
     [(["input=nowhere"], "nowhere"), (["input={folder}", "count=8"], "count=8.*holds 7"), (["count=3"], "input")],
 )
 def test_wrong_input_to_the_command_is_one_line_and_writes_nothing(script, folder, arguments, word):
-    told = script(*(each.format(folder=folder) for each in arguments), "output=s.safetensors")
-    assert told.startswith("error: ") and "\n" not in told
-    assert re.search(word, told)
+    message = script(*(each.format(folder=folder) for each in arguments), "output=s.safetensors")
+    assert message.startswith("error: ") and "\n" not in message
+    assert re.search(word, message)
     assert list(Path().iterdir()) == []

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from trunks import untrained
 
 from lafr.data.packaged import aligned
 from lafr.errors import InputError
@@ -37,22 +38,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trunks():
-    """torchvision's trunks with random weights: the published ones are not at hand, the comparison's are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return {
-            "vgg": _untrained(torchvision.models.vgg16, init_weights=False),
-            "alex": _untrained(torchvision.models.alexnet),
-        }
-
-
-def _untrained(build, **settings) -> nn.Module:
-    trunk = build(weights=None, **settings)
-    for layer in trunk.features:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)  # keeps the activations' size through the layers
-            nn.init.normal_(layer.bias, std=0.1)
-    return trunk.eval()
+    return {name: untrained(name) for name in ("vgg", "alex")}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""ST-LPIPS, written anew: the numbers of the package it replaces, and gradients that stay finite."""
+"""ST-LPIPS, written from the paper: the numbers of the package it replaces, and gradients that stay finite."""
 
 import sys
 import types
