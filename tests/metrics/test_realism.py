@@ -150,7 +150,7 @@ def test_without_pyiqa_its_metrics_say_that_it_is_non_commercial_and_how_to_get_
 
 
 def test_an_unknown_metric_of_pyiqa_is_named_with_the_offered_ones():
-    with pytest.raises(InputError, match=r"'qalign'.*musiq, maniqa, topiq_face, clipiqa"):
+    with pytest.raises(InputError, match=r"musiq, maniqa, topiq_face, clipiqa.*'qalign'"):
         PyIQA("qalign")
 
 
