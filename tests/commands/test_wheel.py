@@ -1,4 +1,4 @@
-"""A wheel carries the miniature: installed outside the checkout, it restores a photo."""
+"""The commands of an installed wheel run in an empty folder: it carries configurations, lists and the miniature."""
 
 import os
 import re
@@ -16,14 +16,6 @@ from lafr.storage import sha256_of_file
 from lafr.weights import EXTERNAL
 
 ROOT = Path(__file__).resolve().parents[2]
-RESTORE = """
-import sys
-from PIL import Image
-import lafr
-restored = lafr.Restorer.from_pretrained()(Image.open(sys.argv[1]))
-restored.save(sys.argv[2])
-print(lafr.__file__)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +24,53 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
     subprocess.run(build, check=True, capture_output=True)
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        folder / "site",
-    ]
+    pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    install = [sys.executable, *pip, folder / "site"]
     subprocess.run([*install, next(folder.glob("*.whl"))], check=True, capture_output=True)
     return folder / "site"
 
 
-def test_an_installed_wheel_restores_a_photo_as_the_checkout_does(site, tmp_path):
+@pytest.fixture
+def lafr(site, tmp_path):
+    """Run `lafr ARGUMENTS` of the wheel in an empty folder; return what it prints."""
+
+    def run(*arguments: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "lafr", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_an_installed_wheel_restores_a_photo_as_the_checkout_does(lafr, tmp_path):
     photo = aligned("astronaut").resize((64, 64))
     photo.save(tmp_path / "photo.png")
-    command = [sys.executable, "-c", RESTORE, tmp_path / "photo.png", tmp_path / "restored.png"]
-    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert Path(done.stdout.strip()).is_relative_to(site)
-
-    restored = np.asarray(Image.open(tmp_path / "restored.png"), int)
+    lafr("restore", "photo.png", "-o", "out")
+    restored = np.asarray(Image.open(tmp_path / "out" / "photo.png"), int)
     expected = np.asarray(Restorer.from_pretrained("mini")(photo), int)
     assert restored.shape == (128, 128, 3) and abs(restored - expected).max() <= 1
+
+
+def test_the_wheel_carries_every_configuration_and_the_lists_of_names(site):
+    data = site / "lafr" / "_data"
+    for path in [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "data").glob("ffhq_*.txt")]:
+        place = path.relative_to(ROOT / "data") if path.suffix == ".txt" else path.relative_to(ROOT)
+        assert (data / place).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_every_command_of_the_wheel_runs_in_an_empty_folder(lafr, tmp_path):
+    assert "torch" in lafr("check")
+    lafr("train", "+experiment=smoke")
+    assert (tmp_path / "runs" / "smoke" / "model" / "lafr.json").is_file()
+    lafr("eval", "benchmark=mini", "model.folder=runs/smoke/model", "methods=['LQ input', LAFR]", "run_name=smoke")
+    assert "LAFR" in lafr("tables", "runs/eval/smoke/mini/result.json", "--format", "latex")
+    lafr("export", "model.folder=runs/smoke/model", "output=exported")
+    lafr("prepare", "output=sheet", "draws=2")
+    with pytest.raises(AssertionError, match="data/ffhq512"):  # its lists are found, its images are not there
+        lafr("train", "+experiment=ffhq_0.9pct")
 
 
 def test_the_wheel_carries_the_reports_page_and_the_published_values(site):
