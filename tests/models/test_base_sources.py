@@ -267,8 +267,8 @@ WRONG = {  # (unet, scheduler, expected model, what the message says)
     "inpainting 1.5": (SD15 | {"in_channels": 9}, SCHEDULER, None, "is an inpainting model"),
     "depth": (SD21 | {"in_channels": 5}, SCHEDULER, "sd21_base", "is a depth-to-image model"),
     "editing": (SD15 | {"in_channels": 8}, SCHEDULER, "sd15", "InstructPix2Pix"),
-    "1.5 for 2.1": (SD15, SCHEDULER, "sd21_base", "is Stable Diffusion 1.5, not .* 2.1-base .* choose model=sd15"),
-    "2.1 for 1.5": (SD21, SCHEDULER, "sd15", "is Stable Diffusion 2.1-base, not .* 1.5 .* choose model=sd21_base"),
+    "1.5 for 2.1": (SD15, SCHEDULER, "sd21_base", "is Stable Diffusion 1.5, not .* 2.1-base .* choose model='sd15'"),
+    "2.1 for 1.5": (SD21, SCHEDULER, "sd15", "is Stable Diffusion 2.1-base, not .* 1.5 .* choose model='sd21_base'"),
     "other heads": (SD21 | {"attention_head_dim": 8}, SCHEDULER, "sd21_base", r"attention_head_dim 8, not \[5, 10"),
     "linear betas": (SD21, SCHEDULER | {"beta_schedule": "linear"}, "sd21_base", "scheduler beta_schedule linear"),
     "other betas": (SD21, SCHEDULER | {"beta_end": 0.02}, "sd_turbo", "scheduler beta_end 0.02, not 0.012"),
@@ -299,8 +299,8 @@ def test_another_autoencoder_is_refused():
     [
         (XL, "sd21_base", "is Stable Diffusion XL .cross-attention 2048"),
         (SD21 | {"in_channels": 9}, "sd21_base", "is an inpainting model"),
-        (SD15, "sd21_base", "is Stable Diffusion 1.5, not .* choose model=sd15"),
-        (SD21, "sd15", "is Stable Diffusion 2.1-base, not .* choose model=sd21_base"),
+        (SD15, "sd21_base", "is Stable Diffusion 1.5, not .* choose model='sd15'"),
+        (SD21, "sd15", "is Stable Diffusion 2.1-base, not .* choose model='sd21_base'"),
         (SD15 | {"block_out_channels": [320, 640]}, None, "is no model that LAFR knows"),
     ],
 )

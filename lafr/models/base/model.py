@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.models.base.single_file import load_single_file
 from lafr.models.base.sources import TEXT, Found, find, require_pinned, weights
 from lafr.models.base.supported import known, require_known
@@ -86,7 +86,7 @@ class Base:
         if text and base.null_embedding is None:
             raise InputError(
                 f"the empty prompt's embedding is needed, but {str(found.path)!r} has no {NULL}, text_encoder/ and "
-                "tokenizer/; choose a folder that has them, or model.build.text=none"
+                f"tokenizer/; choose a folder that has them, or {setting('text', 'none')}"
             )
         return base
 

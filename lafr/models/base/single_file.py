@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.models.base.supported import KNOWN, differences, known, require_known
 
 UNET, VAE = "model.diffusion_model.", ("first_stage_model.", "vae.")
@@ -156,5 +156,6 @@ def require_noise_predictor(unet: UNet2DConditionModel, path: Path) -> None:
     if not cosine > 0.5:
         raise InputError(
             f"{str(path)!r} does not predict the noise: shown it at the last step, it answers with a cosine of "
-            f"{cosine:.2f} to it; Stable Diffusion 2.x at 768 px predicts v, choose the 512 px base (model=sd21_base)"
+            f"{cosine:.2f} to it; Stable Diffusion 2.x at 768 px predicts v, choose the 512 px base, "
+            f"{setting('model', 'sd21_base')}"
         )

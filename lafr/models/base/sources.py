@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.storage import sha256_of_file
 from lafr.weights import mini_folder
 
@@ -149,9 +149,9 @@ def require_pinned(root: Path, files: Sequence[Path], pins: Mapping[str, str] | 
             continue
         found = sha256_of_file(path)
         if name not in pins:
-            raise InputError(f"model.build.sha256 has no line for {str(path)!r}; if you trust it, add {name}: {found}")
+            raise InputError(f"{setting('sha256')} has no line for {str(path)!r}; if you trust it, add {name}: {found}")
         if found != (pinned := pins[name].lower()):
             raise InputError(
                 f"{str(path)!r} is not the pinned file: its sha256 is {found[:12]}..., not {pinned[:12]}...; "
-                "fetch it again, or mend model.build.sha256 if you trust it"
+                f"fetch it again, or correct {setting('sha256')} if you trust it"
             )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 
 VAE = dict(
     in_channels=3, out_channels=3, latent_channels=4, block_out_channels=[128, 256, 512, 512], layers_per_block=2,
@@ -49,7 +49,7 @@ INPUTS = {
 def known(name: str) -> Known:
     """Return the entry of `name`; raises InputError with the names there are."""
     if name not in KNOWN:
-        raise InputError(f"model.build.expect={name} is no base model that LAFR knows; known are {', '.join(KNOWN)}")
+        raise InputError("expect", name, f"one of {', '.join(KNOWN)}, the base models that LAFR knows")
     return KNOWN[name]
 
 
@@ -87,7 +87,7 @@ def require_known(vae: Mapping, unet: Mapping, scheduler: Mapping, where: str, e
     wanted = known(expect) if expect else None
     name = wanted.title if wanted else "a base for LAFR"
     if other := unsuitable(unet, scheduler):
-        raise InputError(f"{where!r} is {other}, not {name}; choose Stable Diffusion 2.1-base (model=sd21_base)")
+        raise InputError(f"{where!r} is {other}, not {name}; choose {setting('model', 'sd21_base')}")
     if wanted is None:
         return
     wrong = [
@@ -101,5 +101,6 @@ def require_known(vae: Mapping, unet: Mapping, scheduler: Mapping, where: str, e
         return
     fits = [key for key, entry in KNOWN.items() if not differences(unet, entry.unet)]
     if differences(unet, wanted.unet) and fits:
-        raise InputError(f"{where!r} is {KNOWN[fits[0]].title}, not {name} ({wrong[0]}); choose model={fits[0]}")
+        found = KNOWN[fits[0]].title
+        raise InputError(f"{where!r} is {found}, not {name} ({wrong[0]}); choose {setting('model', fits[0])}")
     raise InputError(f"{where!r} is not {name}: {'; '.join(wrong[:2])}; choose a folder or file that holds {name}")
