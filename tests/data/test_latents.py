@@ -258,8 +258,8 @@ def test_a_codec_that_is_still_learning_is_not_cached_and_the_next_stage_caches_
     cache = tmp_path / "cache"
     steps = [f"stage.{name}.{key}" for name in ("codec", "prior") for key in ("max_steps=1", "batch_size=2")]
     script(base=[
-        *["run_name=test", "data=faces", f"data.root={face_folder}", "stages=[codec,prior]", *steps],
-        *["model=mini_base", "model.resolution=32", "model.build.vae.block_out_channels=[8,16,16]"],
+        *["+experiment=mini_base", "data=faces", f"data.root={face_folder}", *steps],
+        *["model.resolution=32", "model.build.vae.block_out_channels=[8,16,16]"],
         *["model.build.unet.block_out_channels=[16,16,32]", "trainer.trackers=[]"],
         *["trainer.cache_latents=true", f"trainer.latent_cache={cache}"],
     ])  # fmt: skip

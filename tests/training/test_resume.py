@@ -106,8 +106,8 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(train, base_folder
 def test_the_base_models_two_stages_resume_too_with_the_latent_scale_of_the_first(train, face_folder, tmp_path):
     steps = [f"stage.{name}.{key}" for name in ("codec", "prior") for key in ("max_steps=3", "batch_size=2")]
     arguments = [
-        *["run_name=test", "data=faces", f"data.root={face_folder}", "stages=[codec,prior]", *steps],
-        *["model=mini_base", "model.resolution=32", "model.build.vae.block_out_channels=[8,16,16]"],
+        *["+experiment=mini_base", "data=faces", f"data.root={face_folder}", *steps],
+        *["model.resolution=32", "model.build.vae.block_out_channels=[8,16,16]"],
         *["model.build.unet.block_out_channels=[16,16,32]", "stage.codec.warmup_steps=0", "stage.prior.warmup_steps=0"],
         *["trainer.trackers=[]", "trainer.log_every=1", "trainer.checkpoint_every=2"],
     ]
