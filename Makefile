@@ -13,7 +13,7 @@ $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r data/requirements-no-deps.txt
-	@# Compared with in tests and benchmarks, never installed; both say so and go on where it cannot be had.
+	@# Compared with in tests and benchmarks, never installed; both report it and continue where it is missing.
 	@-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--no-binary :all: basicsr==1.4.2 -d .venv/reference
 	@touch $@
@@ -23,7 +23,7 @@ quickstart: $(READY)
 	@$(BIN)/python scripts/prepare_data.py output=runs/quickstart
 	@echo "2/4  restore it with the shipped miniature"
 	@$(BIN)/python scripts/restore.py runs/quickstart/lq -o runs/quickstart/restored
-	@echo "3/4  evaluate on seven packaged faces, eight draws each"
+	@echo "3/4  evaluate on seven packaged faces, eight degraded samples each"
 	@$(BIN)/python scripts/eval.py benchmark=mini
 	@echo "4/4  train the three stages for a few steps (it learns nothing: it shows that every part runs)"
 	@$(BIN)/python scripts/train.py +experiment=smoke
@@ -31,7 +31,7 @@ quickstart: $(READY)
 	@echo "look at   runs/quickstart/astronaut_sheet.png          the face and its degraded copies"
 	@echo "          runs/quickstart/restored/side_by_side/       LQ | restored"
 	@echo "          runs/eval/mini/mini/faces.png                best, median, worst: LQ | restored | HQ"
-	@echo "          runs/smoke/restoration/validation/           a picture from training"
+	@echo "          runs/smoke/restoration/validation/           an image from training"
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4

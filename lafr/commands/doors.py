@@ -1,4 +1,4 @@
-"""What a command says to its user: its own name, its options, and errors in one line.
+"""What a command prints for its user: its own name, its options, and errors in one line.
 
 An error names a parameter as in Python (`decode_crop=None`). A Hydra command spells it as an override
 (`trainer.decode_crop=null`), an argparse command as an option (`--force`, `--upscale 2`).
@@ -64,6 +64,7 @@ HYDRA_KEYS = {
     "patience": "stage.NAME.patience",
     "trackers": "trainer.trackers",
     "validate_every": "trainer.validate_every",
+    "weights": "loss.weights",
 }
 # owner -> configuration group that holds all of its parameters, those of the user's own adapters too
 GROUPS = {"Adapter": "adapter"}
@@ -95,7 +96,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def require_device_name(name: str) -> str:
-    """Return `name`, if it is written as a device is; whether this machine has it, torch says later."""
+    """Return `name`, if it is written as a device is; whether this machine has it is checked when torch is loaded."""
     if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", str(name)):
         raise InputError("device", name, "auto, cpu, cuda, cuda:N or mps")
     return name

@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.trainer.cache_latents and getattr(degradation, "gray_target", False):
         raise InputError("cache_latents", True, "false where a recipe turns some HQ faces gray", "or another recipe")
     accelerator = new_accelerator(cfg)
-    set_seed(cfg.seed)  # the only global draw: initial weights of the parts that are built here
+    set_seed(cfg.seed)  # the only use of global randomness: initial weights of the parts that are built here
     if accelerator.is_main_process:
         print(f"loading the model of {cfg.run_name} ...", file=sys.stderr, flush=True)
     model = instantiate(cfg.model.build, _convert_="all")

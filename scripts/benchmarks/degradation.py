@@ -45,12 +45,12 @@ def degradation(cfg: DictConfig) -> dict:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    rows = {
+    chains = {
         reference: lambda: [reference_chain(basicsr, bgr, record) for record in records],
         "LAFR": lambda: [apply(record, hq) for record in records],
         f"LAFR, batches of {cfg.batch_size} on {device.type}": tensors,
     }
-    seconds = timed_in_turn(rows, cfg.repeats)
+    seconds = timed_in_turn(chains, cfg.repeats)
     speeds = {name: speed(times, seconds[reference], len(records)) for name, times in seconds.items()}
     return {
         "file": f"degradation_{recipe}",
@@ -63,13 +63,13 @@ def degradation(cfg: DictConfig) -> dict:
     }
 
 
-def timed_in_turn(rows: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
-    """Return the seconds of each row's repeats, taken in turn so that a busy machine slows all of them."""
-    for work in rows.values():  # warm-up
+def timed_in_turn(chains: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
+    """Return the seconds of each chain's repeats, taken in turn so that a busy machine slows all of them."""
+    for work in chains.values():  # warm-up
         work()
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    seconds: dict[str, list[float]] = {name: [] for name in chains}
     for _ in tqdm(range(repeats), desc="degradation", unit="round"):
-        for name, work in rows.items():
+        for name, work in chains.items():
             started = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - started)
@@ -77,7 +77,7 @@ def timed_in_turn(rows: Mapping[str, Callable[[], object]], repeats: int) -> dic
 
 
 def speed(own: np.ndarray, reference: np.ndarray, images: int) -> dict[str, float]:
-    """Return how many times as fast as the reference a row is, over rounds, and its images per second."""
+    """Return how many times as fast as the reference a chain is, over rounds, and its images per second."""
     ratios = reference / own
     return {
         "ratio": float(np.median(ratios)),
@@ -88,7 +88,7 @@ def speed(own: np.ndarray, reference: np.ndarray, images: int) -> dict[str, floa
 
 
 def reference_chain(basicsr, image, record):
-    """Return `lq [3, H, W]` in [-1, 1] as GFPGAN's data set makes it of BGR `image`, with the draws of `record`."""
+    """Return `lq [3, H, W]` in [-1, 1] as GFPGAN's data set makes it of BGR `image`, by the parameters of `record`."""
     blur, noise, jpeg, _, *colour = record
     height, width = image.shape[:2]
     if basicsr:

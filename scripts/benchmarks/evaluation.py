@@ -42,9 +42,9 @@ def write_images(folder: Path, images: int, different: int, side: int, seed: int
             rng = np.random.default_rng([seed, number, int(100 * strength)])
             noise = [rng.standard_normal((1, 3, s, s), np.float32) for s in (4, 16, 64, side)]
             noise = [torch.nn.functional.interpolate(torch.from_numpy(n), side, mode="bicubic")[0] for n in noise]
-            picture = sum(n * weight for n, weight in zip(noise, (0.4, 0.2, 0.1, 0.02), strict=True))
-            hq = picture if hq is None else hq
-            write_image(hq + strength * picture, path)
+            image = sum(n * weight for n, weight in zip(noise, (0.4, 0.2, 0.1, 0.02), strict=True))
+            hq = image if hq is None else hq
+            write_image(hq + strength * image, path)
 
 
 def scored(folder: Path, metrics: list[str]) -> dict[str, float]:

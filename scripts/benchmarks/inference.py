@@ -28,7 +28,7 @@ REFERENCE_TIMESTEP = 999  # OSEDiff's
 
 
 @dataclass
-class Row:
+class Method:
     """One method of restoring: its parts in order, each a function of the previous result, and its measurements."""
 
     dtype: torch.dtype
@@ -44,23 +44,25 @@ class Row:
 def inference(cfg: DictConfig) -> dict:
     """Return time of each part, peak memory, multiplications and quality, for each dtype and batch size."""
     device, size = choose_device(cfg.device), cfg[cfg.scale]
-    rows = build_rows(cfg, size, device)
-    draw = torch.Generator().manual_seed(cfg.seed)
+    methods = build_methods(cfg, size, device)
+    generator = torch.Generator().manual_seed(cfg.seed)
     found, ceiling = {}, {}
-    bar = tqdm(total=len(cfg.batch_sizes) * len(rows) * (cfg.repeats + 1), desc="inference", unit="pass")
+    bar = tqdm(total=len(cfg.batch_sizes) * len(methods) * (cfg.repeats + 1), desc="inference", unit="pass")
     for batch_size in cfg.batch_sizes:
         shape = (batch_size, 3, size.resolution, size.resolution)
-        lq = torch.rand(shape, generator=draw).mul(2).sub(1).to(device)
-        for row in rows.values():
-            row.seconds.clear()
-            warm_up(row, lq, device)
+        lq = torch.rand(shape, generator=generator).mul(2).sub(1).to(device)
+        for method in methods.values():
+            method.seconds.clear()
+            warm_up(method, lq, device)
             bar.update()
-        for _ in range(cfg.repeats):  # in turns: what slows the machine for a while slows every row
-            for row in rows.values():
-                row.seconds.append(timed_pass(row, lq, device))
-                ceiling.setdefault(str(row.dtype), []).append(matmul_gmacs(cfg.matmul_side, row.dtype, device))
+        for _ in range(cfg.repeats):  # in turns: what slows the machine for a while slows every method
+            for method in methods.values():
+                method.seconds.append(timed_pass(method, lq, device))
+                ceiling.setdefault(str(method.dtype), []).append(matmul_gmacs(cfg.matmul_side, method.dtype, device))
                 bar.update()
-        found[str(batch_size)] = {name: summary(row, batch_size, rows["reference"]) for name, row in rows.items()}
+        found[str(batch_size)] = {
+            name: summary(method, batch_size, methods["reference"]) for name, method in methods.items()
+        }
     bar.close()
     return {
         "file": "inference" if cfg.scale == "full" else f"inference_{cfg.scale}",
@@ -73,12 +75,12 @@ def inference(cfg: DictConfig) -> dict:
     }
 
 
-def build_rows(cfg: DictConfig, size: DictConfig, device: torch.device) -> dict[str, Row]:
-    """Return the reference and each of LAFR's rows, on the same random weights; the last of these know their PSNR."""
+def build_methods(cfg: DictConfig, size: DictConfig, device: torch.device) -> dict[str, Method]:
+    """Return the reference and each of LAFR's methods, which know their PSNR, on the same random weights."""
     base = instantiate(size.build, _convert_="all")
-    draw = torch.Generator().manual_seed(cfg.seed)
-    lq = torch.rand(1, 3, size.resolution, size.resolution, generator=draw).mul(2).sub(1)
-    rows, exact = {}, None
+    generator = torch.Generator().manual_seed(cfg.seed)
+    lq = torch.rand(1, 3, size.resolution, size.resolution, generator=generator).mul(2).sub(1)
+    methods, exact = {}, None
     for dtype in cfg.dtypes:
         for compiled in cfg.compile if dtype != "exact" else [False]:
             restorer = new_restorer(base, size, lq, cfg.seed).to(device)
@@ -92,10 +94,10 @@ def build_rows(cfg: DictConfig, size: DictConfig, device: torch.device) -> dict[
             name = f"LAFR {dtype if dtype == 'exact' else str(chosen)[6:]}{', compiled' if compiled else ''}"
             parts = {"encoder": restorer.codec.encode, "adapter": restorer.adapter, "UNet": restorer.denoiser,
                      "decoder": restorer.codec.decode}  # fmt: skip
-            rows[name] = Row(chosen, parts, keeps_memory=dtype != "exact")
-            rows[name].psnr = psnr(run(rows[name], lq.to(device)), exact)
-    reference = reference_row(base, size, device)  # last: it puts the base itself on the device
-    return {"reference": reference, **rows}
+            methods[name] = Method(chosen, parts, keeps_memory=dtype != "exact")
+            methods[name].psnr = psnr(run(methods[name], lq.to(device)), exact)
+    reference = reference_method(base, size, device)  # last: it puts the base itself on the device
+    return {"reference": reference, **methods}
 
 
 def new_restorer(base: Base, size: DictConfig, lq: Tensor, seed: int) -> Restorer:
@@ -114,7 +116,7 @@ def new_restorer(base: Base, size: DictConfig, lq: Tensor, seed: int) -> Restore
     return restorer
 
 
-def reference_row(base: Base, size: DictConfig, device: torch.device) -> Row:
+def reference_method(base: Base, size: DictConfig, device: torch.device) -> Method:
     """Return OSEDiff's pass with the same modules: eager, contiguous, float32 on a CPU and float16 on a GPU.
 
     Its LoRA is merged, as OSEDiff's is; its prompt is given as an embedding, so that no text encoder is timed.
@@ -131,35 +133,35 @@ def reference_row(base: Base, size: DictConfig, device: torch.device) -> Row:
         return (z - noise * unet(z, REFERENCE_TIMESTEP, prompt.expand(len(z), -1, -1)).sample) / signal
 
     scale = vae.config.scaling_factor
-    return Row(dtype, {
+    return Method(dtype, {
         "encoder": lambda lq: vae.encode(lq.to(dtype)).latent_dist.mode() * scale,
         "UNet": step,
         "decoder": lambda z: vae.decode(z / scale).sample,
     })  # fmt: skip
 
 
-def run(row: Row, x: Tensor) -> Tensor:
-    """Return the row's result for the batch `x`."""
+def run(method: Method, x: Tensor) -> Tensor:
+    """Return the method's result for the batch `x`."""
     with torch.inference_mode():
-        for part in row.parts.values():
+        for part in method.parts.values():
             x = part(x)
     return x
 
 
-def warm_up(row: Row, lq: Tensor, device: torch.device) -> None:
-    """Run the row twice, for compilation, caches and peak memory, and count its multiplications."""
-    with memory_kept_by(row):
-        cost = measure(lambda: run(row, lq), device, repeats=1, warm_up=0)
-    row.first_seconds, row.peak_mb = cost.seconds, cost.peak_mb
-    row.gmacs = counted(row, lq)
+def warm_up(method: Method, lq: Tensor, device: torch.device) -> None:
+    """Run the method twice, for compilation, caches and peak memory, and count its multiplications."""
+    with memory_kept_by(method):
+        cost = measure(lambda: run(method, lq), device, repeats=1, warm_up=0)
+    method.first_seconds, method.peak_mb = cost.seconds, cost.peak_mb
+    method.gmacs = counted(method, lq)
 
 
-def counted(row: Row, lq: Tensor) -> dict[str, float]:
+def counted(method: Method, lq: Tensor) -> dict[str, float]:
     """Return the multiplications of each part in units of 1e9: matrix products, convolutions and attention."""
     found, x = {}, lq
     plain_attention = sdpa_kernel(SDPBackend.MATH)  # the counter doesn't know a CPU's fused one
     with torch.no_grad(), plain_attention, torch.compiler.set_stance("force_eager"):
-        for name, part in row.parts.items():
+        for name, part in method.parts.items():
             with FlopCounterMode(display=False) as counter:
                 if name == "adapter":  # its search reads values, and it is small
                     part(torch.zeros(x.shape, device=lq.device))
@@ -170,7 +172,7 @@ def counted(row: Row, lq: Tensor) -> dict[str, float]:
     return found
 
 
-def timed_pass(row: Row, lq: Tensor, device: torch.device) -> dict[str, float]:
+def timed_pass(method: Method, lq: Tensor, device: torch.device) -> dict[str, float]:
     """Return the seconds of each part of one pass, and of the whole: their sum."""
 
     def now() -> float:
@@ -179,17 +181,17 @@ def timed_pass(row: Row, lq: Tensor, device: torch.device) -> dict[str, float]:
         return time.perf_counter()
 
     seconds, x = {}, lq
-    with torch.inference_mode(), memory_kept_by(row):
-        for name, part in row.parts.items():
+    with torch.inference_mode(), memory_kept_by(method):
+        for name, part in method.parts.items():
             started = now()
             x = part(x)
             seconds[name] = now() - started
     return seconds | {"whole": sum(seconds.values())}
 
 
-def memory_kept_by(row: Row) -> AbstractContextManager:
-    """Return the context that the row runs in."""
-    return memory_kept() if row.keeps_memory else nullcontext()
+def memory_kept_by(method: Method) -> AbstractContextManager:
+    """Return the context that the method runs in."""
+    return memory_kept() if method.keeps_memory else nullcontext()
 
 
 def matmul_gmacs(side: int, dtype: torch.dtype, device: torch.device) -> float:
@@ -204,27 +206,27 @@ def psnr(restored: Tensor, exact: Tensor) -> float:
     return float(10 * ((exact.max() - exact.min()).square() / error).log10())
 
 
-def summary(row: Row, batch_size: int, reference: Row) -> dict:
-    """Return one row of the record."""
+def summary(method: Method, batch_size: int, reference: Method) -> dict:
+    """Return a method's part of the record."""
     parts = {}
-    for name in row.seconds[0]:
-        own = [seconds[name] for seconds in row.seconds]
+    for name in method.seconds[0]:
+        own = [seconds[name] for seconds in method.seconds]
         parts[name] = {
             "seconds": median(own), "fastest": min(own), "slowest": max(own),
-            "gmacs": row.gmacs[name] if name != "whole" else sum(row.gmacs.values()),
+            "gmacs": method.gmacs[name] if name != "whole" else sum(method.gmacs.values()),
         }  # fmt: skip
         if name in reference.seconds[0]:
             ratios = [theirs[name] / ours for theirs, ours in zip(reference.seconds, own, strict=True)]
             parts[name] |= {"speed": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
     whole = parts["whole"]["seconds"]
     return {
-        "dtype": str(row.dtype).removeprefix("torch."),
+        "dtype": str(method.dtype).removeprefix("torch."),
         "parts": parts,
         "ms_per_image": 1000 * whole / batch_size,
         "images_per_second": batch_size / whole,
-        "first_seconds": row.first_seconds,
-        "peak_mb": row.peak_mb,
-        "psnr_to_exact": row.psnr,
+        "first_seconds": method.first_seconds,
+        "peak_mb": method.peak_mb,
+        "psnr_to_exact": method.psnr,
     }
 
 

@@ -19,9 +19,9 @@ def loss(cfg: DictConfig) -> dict:
     objective = RestorationObjective(Restorer.from_pretrained(cfg.model.folder), instantiate(cfg.loss, _convert_="all"))
     objective.to(device).train()
     restorer, terms = objective.restorer, objective.loss.terms
-    draw = torch.Generator().manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(cfg.seed)
     shape = (cfg.batch_size, 3, restorer.resolution, restorer.resolution)
-    lq, hq = (torch.rand(shape, generator=draw).mul(2).sub(1).to(device) for _ in range(2))
+    lq, hq = (torch.rand(shape, generator=generator).mul(2).sub(1).to(device) for _ in range(2))
     with torch.no_grad():
         latents, z_hq = restorer.latents(lq), restorer.codec.encode(hq)
 

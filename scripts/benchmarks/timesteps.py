@@ -25,7 +25,7 @@ def timesteps(cfg: DictConfig) -> dict:
     z_lq, z_aligned, z_hq = encoded(restorer, pairs, device)
     rows = []
     cases = list(product(cfg.text, cfg.scale_input, cfg.timesteps))
-    for text, scale_input, timestep in tqdm(cases, desc="timesteps", unit="row"):
+    for text, scale_input, timestep in tqdm(cases, desc="timesteps", unit="case"):
         base = Base.from_pretrained(cfg.base, text=True)  # loaded each time: pruning changes a UNet in place
         denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, base.null_embedding)
         denoiser = denoiser.to(device).eval()
@@ -55,7 +55,7 @@ def encoded(restorer: Restorer, pairs, device: torch.device) -> tuple[Tensor, ..
 
 
 def gap(z: Tensor, z_hq: Tensor, draws: int, seed: int) -> dict:
-    """Return the mean absolute difference and its 95 % bootstrap interval over faces, the draws of each averaged."""
+    """Return the mean absolute difference and its 95 % bootstrap interval over faces, the samples of each averaged."""
     by_face = (z - z_hq).abs().mean((1, 2, 3)).reshape(-1, draws).mean(1)
     return mean_and_interval(by_face.cpu().double().numpy(), seed)
 

@@ -74,8 +74,10 @@ def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
     if stage == "encoder":
         return EncoderObjective(Restorer(codec, build_adapter("none"), denoiser, resolution), loss).train()
     if adapter.quantizer.has_codes and next(adapter.parameters()).device.type != "meta":
-        draw = torch.Generator().manual_seed(cfg.seed)
-        adapter.quantizer.initialise(torch.randn(1, adapter.settings["code_dim"], 64, 64, generator=draw), draw)
+        generator = torch.Generator().manual_seed(cfg.seed)
+        adapter.quantizer.initialise(
+            torch.randn(1, adapter.settings["code_dim"], 64, 64, generator=generator), generator
+        )
     restorer = Restorer(codec, adapter, denoiser, resolution)
     if stage == "restoration":
         return RestorationObjective(restorer, loss).train()
@@ -110,9 +112,9 @@ def measured(objective, cfg, device) -> dict:
     """Return seconds, peak memory in MB (weights and optimiser included) and trained values of a step on `device`."""
     if cfg.gradient_checkpointing:
         objective.enable_gradient_checkpointing()
-    draw = torch.Generator().manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(cfg.seed)
     shape = (cfg.batch_size, 3, cfg.model.resolution, cfg.model.resolution)
-    batch = {key: torch.rand(shape, generator=draw).mul(2).sub(1).to(device) for key in ("lq", "hq")}
+    batch = {key: torch.rand(shape, generator=generator).mul(2).sub(1).to(device) for key in ("lq", "hq")}
     batch["n"] = torch.arange(cfg.batch_size)
     step, optimizer = optimiser_step(objective, batch, cfg.mixed_precision)
     cost = measure(step, device, cfg.steps)

@@ -1,4 +1,4 @@
-"""The costly ways do what their papers say, what is counted is what would be run, and savings follow from both."""
+"""The baselines do what their papers say, what is counted is what would be run, and savings follow from both."""
 
 import json
 from pathlib import Path

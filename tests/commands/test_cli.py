@@ -1,4 +1,4 @@
-"""`lafr restore` restores any file name, says in one line what is wrong, and its exit code tells."""
+"""`lafr restore` restores any file name, reports what is wrong in one line, and by its exit code."""
 
 import json
 import sys
@@ -46,9 +46,9 @@ def test_files_are_restored_as_the_model_does_alone(photos, model_folder, capsys
     assert code_of("a,b=c.png", "--output=out", "--model", model_folder, "--quiet") == 0
     assert capsys.readouterr() == ("", "")
     assert code_of("a,b=c.png", "--output=out", "--model", model_folder) == 0
-    said = capsys.readouterr()
-    assert "restored 0 of 1 into out (1 were done already)" in said.out
-    assert said.err == f"loading {model_folder} ...\n"
+    printed = capsys.readouterr()
+    assert "restored 0 of 1 into out (1 were done already)" in printed.out
+    assert printed.err == f"loading {model_folder} ...\n"
 
 
 def test_restoring_is_exact_unless_the_fast_path_is_asked_for(model_folder, tmp_path):
@@ -90,7 +90,7 @@ def test_every_option_arrives(photos, model_folder, monkeypatch):
 
 
 def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, capsys):
-    (photos / "bad.png").write_text("no picture")
+    (photos / "bad.png").write_text("no image")
     (photos / "empty").mkdir()
     wrong = {
         ("nowhere.png",): "nowhere.png",
@@ -105,20 +105,20 @@ def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, ca
     for arguments, word in wrong.items():
         model = [] if "--model" in arguments else ["--model", model_folder]
         assert code_of(*arguments, "-o", "out", *model) == 1, arguments
-        said = capsys.readouterr()
-        *loading, error = said.err.splitlines()
-        assert error.startswith("error: ") and word in error and said.out == "", said
-        assert all(line.startswith("loading ") for line in loading), said
+        printed = capsys.readouterr()
+        *loading, error = printed.err.splitlines()
+        assert error.startswith("error: ") and word in error and printed.out == "", printed
+        assert all(line.startswith("loading ") for line in loading), printed
         assert [path for path in sorted(photos.rglob("*")) if path not in before] == []
 
 
 def test_a_bad_file_among_good_ones_is_reported_and_the_exit_code_is_1(photos, model_folder, capsys):
-    (photos / "bad.png").write_text("no picture")
+    (photos / "bad.png").write_text("no image")
     assert code_of("a,b=c.png", "bad.png", "gone.png", "-o", "out", "--model", model_folder) == 1
-    said = capsys.readouterr()
-    skipped = [line for line in said.err.splitlines() if line.startswith("skipped: ")]
+    printed = capsys.readouterr()
+    skipped = [line for line in printed.err.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 2 and "bad.png" in skipped[0] and "gone.png" in skipped[1]
-    assert "restored 1 of 3 into out" in said.out
+    assert "restored 1 of 3 into out" in printed.out
 
 
 def test_the_choices_that_are_listed_before_torch_is_imported_are_those_that_exist():

@@ -69,8 +69,8 @@ def test_a_message_is_spelled_as_its_door_spells():
     )
     assert str(error) == "decode_crop must be at least 4, got 3; or give decode_crop=None"
     named = setting("force", True), setting("upscale", 2), setting("Restorer.folder", "FOLDER"), setting("batch_size")
-    said = InputError(", ".join(named))
+    error = InputError(", ".join(named))
     option = as_option(restore.parser())
-    assert said.told(option) == "--force, --upscale 2, --model FOLDER, --batch-size"
-    assert said.told(as_hydra) == "force=true, upscale=2, model.folder=FOLDER, batch_size"
-    assert str(said) == "force=True, upscale=2, folder='FOLDER', batch_size"
+    assert error.told(option) == "--force, --upscale 2, --model FOLDER, --batch-size"
+    assert error.told(as_hydra) == "force=true, upscale=2, model.folder=FOLDER, batch_size"
+    assert str(error) == "force=True, upscale=2, folder='FOLDER', batch_size"

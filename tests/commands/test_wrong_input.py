@@ -1,4 +1,4 @@
-"""Wrong input, through the scripts themselves: one line that says what and how to fix it, and nothing written."""
+"""Wrong input, through the scripts themselves: one line names it and how to fix it, and nothing is written."""
 
 import json
 import runpy
@@ -132,9 +132,9 @@ def test_evaluation_writes_what_it_says(script, face_folder, model_folder, tmp_p
     (face_folder / "val.txt").unlink()
     assert ended.code == 0, ended.stderr
     files = sorted(p.as_posix() for p in Path().rglob("*") if p.is_file())
-    pictures = [name for name in files if name.startswith("out/pictures/")]
-    assert len(pictures) == 2 * 7 and {"out/pictures/LAFR/00.png", "out/pictures/HQ/03.png"} <= set(pictures)
-    assert [name for name in files if name not in pictures and not name.startswith("out/work/")] == [
+    images = [name for name in files if name.startswith("out/pictures/")]
+    assert len(images) == 2 * 7 and {"out/pictures/LAFR/00.png", "out/pictures/HQ/03.png"} <= set(images)
+    assert [name for name in files if name not in images and not name.startswith("out/work/")] == [
         "out/faces.png", "out/report.html", "out/result.json", "out/scores.csv",
         "results/tiny/val.csv", "results/tiny/val.json",
     ]  # fmt: skip

@@ -157,7 +157,7 @@ def test_attention_and_convolution_are_counted_as_their_formulas_say():
         )  # as a fused kernel wants it: one head of 36 positions, 8 channels
         return F.scaled_dot_product_attention(q, q, q)
 
-    row = benchmark.Row(torch.float32, {"conv": conv, "attention": attend})
+    row = benchmark.Method(torch.float32, {"conv": conv, "attention": attend})
     found = benchmark.counted(row, torch.zeros(2, 3, 6, 6))
     assert found["conv"] * 1e9 == pytest.approx(2 * 36 * 9 * 3 * 8)
     assert found["attention"] * 1e9 == pytest.approx(2 * 2 * 36 * 36 * 8)
@@ -167,7 +167,7 @@ def test_the_reference_step_is_the_whole_unet_with_its_prompt_and_time(base):
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     size = SimpleNamespace(prompt_tokens=77)
     prompt = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0)).repeat(2, 1, 1)
-    step = benchmark.reference_row(base, size, torch.device("cpu")).parts["UNet"]
+    step = benchmark.reference_method(base, size, torch.device("cpu")).parts["UNet"]
     with torch.no_grad():
         predicted = base.unet(z, 999, prompt).sample
         expected = base.scheduler.step(predicted, 999, z, generator=torch.Generator()).pred_original_sample
@@ -177,8 +177,8 @@ def test_the_reference_step_is_the_whole_unet_with_its_prompt_and_time(base):
 def test_speed_is_compared_within_a_turn_and_only_gpu_tables_show_milliseconds():
     gmacs = {"encoder": 1.0, "UNet": 1.0, "decoder": 2.0}
     turn = lambda whole: {"encoder": 1.0, "UNet": 1.0, "decoder": whole - 2, "whole": whole}  # noqa: E731
-    reference = benchmark.Row(torch.float32, {}, gmacs=gmacs, seconds=[turn(8.0), turn(80.0), turn(9.0)])
-    row = benchmark.Row(torch.float32, {}, gmacs=gmacs, seconds=[turn(4.0), turn(40.0), turn(3.0)])
+    reference = benchmark.Method(torch.float32, {}, gmacs=gmacs, seconds=[turn(8.0), turn(80.0), turn(9.0)])
+    row = benchmark.Method(torch.float32, {}, gmacs=gmacs, seconds=[turn(4.0), turn(40.0), turn(3.0)])
     found = benchmark.summary(row, 2, reference)
     assert [found["parts"]["whole"][key] for key in ("speed", "lowest", "highest")] == [2.0, 2.0, 3.0]
     assert found["ms_per_image"] == 2000
