@@ -1,9 +1,11 @@
 """Statistics for FID: `lafr fid input=FOLDER output=data/fid/ffhq512.safetensors`."""
 
+from typing import Any
+
 from lafr.commands.launch import run
 
 
-def main(cfg) -> None:
+def main(cfg: Any) -> None:
     """Write the mean and covariance of Inception's features of a folder of sharp faces."""
     import numpy as np
 

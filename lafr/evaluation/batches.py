@@ -1,6 +1,6 @@
 """Restore and score a benchmark batch by batch: resumable, by one process or several."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,8 +41,8 @@ def restore_and_score(
     """Restore and score every image of `benchmark`; run again, a stopped run resumes.
 
     Writes each method's images (LQ and the ground truth too) as `work/pictures/METHOD/STEM.png`, and into `folder`
-    `scores.csv` and `faces.png`: best, median and worst of the method `shown`, LQ | restored | HQ. Metrics see what
-    the PNG files hold. Only one batch of images is held in memory.
+    `scores.csv` and `faces.png`: best, median and worst, LQ | restored | HQ. Metrics see what the PNG files hold. Only
+    one batch of images is held in memory. Returns the scores in the main process, None in the others.
 
     Args:
         benchmark: the test set; either none of its pairs has a ground truth, or all have.
@@ -57,9 +57,6 @@ def restore_and_score(
         fidelity: at which latents are measured.
         processes: says which batches are this process's; None for all.
         work: folder of the images and of what is needed to resume; `folder` when None.
-
-    Returns:
-        the scores, in the main process; None in the others.
     """
     folder, work, processes = Path(folder), Path(work or folder), processes or Processes()
     log = ProgressLog(work / WORK, processes.index)
@@ -72,12 +69,8 @@ def restore_and_score(
     before = load(log, images, scoring, latents)
     processes.wait()  # nobody writes before all have read
 
-    size = min(batch_size, len(benchmark))
-    groups = [range(start, min(start + size, len(benchmark))) for start in range(0, len(benchmark), size)]
-    own = list(enumerate(groups))[processes.index :: processes.count]
-    quiet = not processes.is_main
-    for number, group in tqdm(own, desc=benchmark.name, unit="batch", dynamic_ncols=True, disable=quiet):
-        batch = batch_of([benchmark[i] for i in group], number, device)
+    groups = [range(len(benchmark))[start : start + batch_size] for start in range(0, len(benchmark), batch_size)]
+    for batch in own_batches(benchmark, groups, device, processes):
         images.make(batch)
         scoring.measure(batch)
         if latents is not None:
@@ -89,9 +82,10 @@ def restore_and_score(
     after = load(log, images, scoring, latents)
     images.tidy()
     result = merged(scoring, [[benchmark.stem(i) for i in group] for group in groups], seed)
-    result.latents.update(latents.summary(len(groups), has_truth) if latents is not None else {})
-    counts = len(benchmark) * len(written), sum(len(v) for of in result.scores.values() for v in of.values())
-    result.kept.update(kept(before, after, counts))
+    if latents is not None:
+        result.latents.update(latents.summary(len(groups), has_truth))
+    counted = len(next(iter(result.scores.values())))  # metrics of single images
+    result.kept.update(kept(before, after, len(benchmark), len(written), len(compared) * counted))
     write_scores(result, folder / "scores.csv")
     if shown in compared:
         write_faces(result, images, shown, folder / "faces.png")
@@ -106,10 +100,16 @@ def as_methods(methods: Mapping, benchmark: Sequence[Pair], has_truth: bool) -> 
     return compared
 
 
-def batch_of(pairs: list[Pair], number: int, device: torch.device | str) -> Batch:
-    """Return the batch of `pairs`, on a device."""
-    hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
-    return Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
+def own_batches(
+    benchmark: Sequence[Pair], groups: Sequence[range], device: torch.device | str, processes: Processes
+) -> Iterator[Batch]:
+    """Return this process's batches one after another, on a device; the main process shows its progress."""
+    own = list(enumerate(groups))[processes.index :: processes.count]
+    quiet = not processes.is_main
+    for number, group in tqdm(own, desc=benchmark.name, unit="batch", dynamic_ncols=True, disable=quiet):
+        pairs = [benchmark[i] for i in group]
+        hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
+        yield Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
 
 
 def load(log: ProgressLog, images: RestoredImages, scoring: Scoring, latents: LatentNumbers | None) -> tuple[int, int]:
@@ -133,10 +133,21 @@ def merged(scoring: Scoring, batches: Sequence[list[str]], seed: int) -> Evaluat
     )
 
 
-def kept(before: tuple[int, int], after: tuple[int, int], total: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Return how many images and scores were there already, of how many: each new one added a line to the log."""
-    restored, scored = (now - then for now, then in zip(after, before, strict=True))
-    return {"images": (max(0, total[0] - restored), total[0]), "scores": (max(0, total[1] - scored), total[1])}
+def kept(
+    before: tuple[int, int], after: tuple[int, int], images: int, methods: int, scores: int
+) -> dict[str, tuple[int, int]]:
+    """Return how many images and scores were there already, of how many: each new one added to the log's counts.
+
+    Args:
+        before: images and scores in the log when the run started.
+        after: and at its end.
+        images: of the benchmark.
+        methods: that write each of them.
+        scores: of each of them.
+    """
+    totals = {"images": images * methods, "scores": images * scores}
+    new = [now - then for now, then in zip(after, before, strict=True)]
+    return {what: (max(0, total - made), total) for (what, total), made in zip(totals.items(), new, strict=True)}
 
 
 class _Columns:

@@ -1,4 +1,4 @@
-"""How sure a difference is: Student's t, with the noise of a whole study, or of one that had several seeds."""
+"""95 % confidence intervals of differences between methods that were trained with several seeds: Student's t."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +20,16 @@ class Spread:
 
     @property
     def half(self) -> float:
-        """Half of the 95 % interval of one value."""
+        """Half width of the 95 % interval of one value."""
         return quantile(self.freedom) * self.deviation
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A metric's noise in a study of several seeds, pooled over its rows, whose noise is taken to be equal.
+    """A metric's noise between seeds, pooled over methods, which are assumed to have equal variance.
 
-    `seeds`: of one seed about its row's mean. `pairs`: what is left when the seeds' own effect is taken out too, for
-    rows of the same seed, which draw the same pairs and the same first weights; None where no two rows share seeds.
+    `seeds`: of one seed about its method's mean. `pairs`: the residual after the seeds' own effect is removed, for
+    methods with the same seed, which see the same pairs and first weights; None where no two methods share seeds.
     """
 
     seeds: Spread
@@ -38,7 +38,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a row is from another: mean difference, half of its 95 % interval (None: unknown), whence it comes."""
+    """Difference of two methods: mean, half width of its 95 % interval (None: unknown), number of common seeds."""
 
     difference: float
     half: float | None
@@ -54,7 +54,7 @@ class Comparison:
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Return half of the 95 % t-interval of a mean; None for fewer than two values."""
+    """Return the half width of the 95 % t-interval of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     mean = fmean(values)
@@ -67,30 +67,30 @@ def quantile(freedom: int) -> float:
     return float(t.ppf((1 + LEVEL) / 2, freedom))
 
 
-def pooled_spread(rows: Iterable[Sequence[float]]) -> Spread | None:
-    """Return the spread between seeds over rows, each about its own mean; None where no row has two seeds."""
-    several = [values for values in rows if len(values) > 1]
+def pooled_spread(methods: Iterable[Sequence[float]]) -> Spread | None:
+    """Return the deviation between seeds, each method about its own mean; None where no method has two seeds."""
+    several = [values for values in methods if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
     squares = sum((v - fmean(values)) ** 2 for values in several for v in values)
     return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
 
 
-def noise_of(rows: Sequence[Mapping[int, float]]) -> Noise | None:
-    """Return a metric's noise from rows of seed -> value; None where no row has two seeds."""
-    spread = pooled_spread([list(row.values()) for row in rows])
-    return None if spread is None else Noise(spread, paired_spread(rows))
+def noise_of(methods: Sequence[Mapping[int, float]]) -> Noise | None:
+    """Return a metric's noise from each method's seed -> value; None where no method has two seeds."""
+    spread = pooled_spread([list(values.values()) for values in methods])
+    return None if spread is None else Noise(spread, paired_spread(methods))
 
 
-def paired_spread(rows: Sequence[Mapping[int, float]]) -> Spread | None:
-    """Return the residual of the two-way layout of rows and seeds, by least squares where runs are missing.
+def paired_spread(methods: Sequence[Mapping[int, float]]) -> Spread | None:
+    """Return the residual of the two-way layout of methods and seeds, by least squares where runs are missing.
 
-    Of two rows with the same seeds it gives the paired t-test's interval. None without degrees of freedom.
+    For two methods with the same seeds it gives the paired t-test's interval. None without degrees of freedom.
     """
-    seeds = sorted({seed for row in rows for seed in row})
-    cells = [(i, seeds.index(seed), value) for i, row in enumerate(rows) for seed, value in row.items()]
-    design = np.zeros((len(cells), len(rows) + len(seeds)))
+    seeds = sorted({seed for values in methods for seed in values})
+    cells = [(i, seeds.index(seed), value) for i, values in enumerate(methods) for seed, value in values.items()]
+    design = np.zeros((len(cells), len(methods) + len(seeds)))
     for n, (i, j, _) in enumerate(cells):
-        design[n, i] = design[n, len(rows) + j] = 1
+        design[n, i] = design[n, len(methods) + j] = 1
     values = np.array([value for *_, value in cells])
     fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(cells) - int(rank)
@@ -98,7 +98,7 @@ def paired_spread(rows: Sequence[Mapping[int, float]]) -> Spread | None:
 
 
 def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise | None = None) -> Comparison | None:
-    """Return how far row `a` is from row `b`, each seed -> value; None when either is empty.
+    """Return the difference of methods `a` and `b`, each seed -> value; None when either is empty.
 
     The difference is of the seeds that both have; where they have none in common, of their means.
     """
@@ -115,5 +115,5 @@ def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise | None 
 
 
 def half_of(values: Sequence[float], noise: Noise | None) -> float | None:
-    """Return half of the 95 % interval of a mean over seeds by a study's noise, or, without one, by its own."""
+    """Return the half width of the 95 % interval of a mean over seeds, by the pooled noise or else by its own."""
     return half_interval(values) if noise is None else noise.seeds.half / math.sqrt(len(values))

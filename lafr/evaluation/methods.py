@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table.
+    """One method of a comparison, a row of its table.
 
     Args:
         make: maps a batch to restored images `[B, 3, R, R]` in [-1, 1], not rounded.

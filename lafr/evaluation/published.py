@@ -167,7 +167,7 @@ def direction(column: str) -> str:
 def require_same_set(record: dict) -> None:
     """Raise InputError unless a result is of the set whose published values its benchmark's name asks for.
 
-    Checked: the number of images and, for CelebA-Test, the PSNR of LQ against HQ, which tells severe from mild.
+    Checked: the number of images and, for CelebA-Test, the PSNR of LQ against HQ, which separates severe from mild.
     """
     benchmark, images = record["benchmark"], record["images"]
     if benchmark not in BENCHMARKS:

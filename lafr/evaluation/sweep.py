@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lafr.errors import InputError, need
 from lafr.metrics.registry import HIGHER, LOWER, describe, first_of
@@ -85,7 +86,7 @@ def write_curve(
     return files
 
 
-def _point(axes, of: Mapping[str, Mapping], x: str, y: str, colour: str, text: str) -> None:
+def _point(axes: Any, of: Mapping[str, Mapping], x: str, y: str, colour: str, text: str) -> None:
     spread = [[[of[m]["mean"] - of[m]["low"]], [of[m]["high"] - of[m]["mean"]]] for m in (x, y)]
     place = of[x]["mean"], of[y]["mean"]
     bars = {"xerr": spread[0], "yerr": spread[1], "ecolor": "#c9c9c9", "lw": 0.8}

@@ -213,7 +213,7 @@ def csv_table(records: Sequence[dict]) -> str:
         for method, scores in record["rows"].items():
             for metric, values in scores.items():
                 source = values.get("source", "")
-                if record.get("source") and not source:  # ours stand in the first record already
+                if record.get("source") and not source:  # ours are in the first record already
                     continue
                 numbers = ["" if (v := values.get(key)) is None else f"{v:.8g}" for key in ("mean", "low", "high")]
                 failed = "" if source else values.get("failed", 0)

@@ -123,8 +123,8 @@ def test_a_script_in_a_name_never_runs(browser, result):  # noqa: F811
     seen = Seen(browser, folder / "report.html")
     seen.page.wait_for_timeout(300)
     assert seen.said == [] and evil in seen.page.locator("h1").inner_text()
-    page = (folder / "report.html").read_text()
-    (folder / "report.html").write_text(page.replace("</main>", evil + "</main>"))  # had one slipped through
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    (folder / "report.html").write_text(page.replace("</main>", evil + "</main>"), encoding="utf-8")
     seen = Seen(browser, folder / "report.html")
     seen.page.wait_for_timeout(300)
     assert "dialog" not in seen.said and any("Content Security Policy" in said for said in seen.said)
