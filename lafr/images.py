@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; 
 
 # What Pillow's readers raise for a broken file.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)
-SAVING = {  # options of Pillow's writers
+SAVING: dict[str, dict[str, Any]] = {  # options of Pillow's writers
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"quality": 95},
@@ -44,7 +44,7 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     return found
 
 
-def read_pil(path: str | Path, data: bytes | None = None) -> Image.Image:
+def read_pil(path: str | os.PathLike, data: bytes | None = None) -> Image.Image:
     """Return the image at `path`, or in `data` (errors name `path` all the same), upright, in 8-bit RGB.
 
     EXIF orientation is applied, transparency is blended over white, 16-bit and gray values keep their
@@ -57,7 +57,7 @@ def read_pil(path: str | Path, data: bytes | None = None) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
 
 
-def read_photo(path: str | Path) -> tuple[Image.Image, tuple[str, ...]]:
+def read_photo(path: str | os.PathLike) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the photo at `path`, upright, in its own mode and with its metadata in `info`; and what was lost.
 
     Up to Pillow's limit of 178 megapixels. The first frame of an animation is read; 16 bits a colour become 8.
@@ -90,7 +90,7 @@ def upright(photo: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _one_line(path: str | Path) -> Iterator[None]:
+def _one_line(path: str | os.PathLike) -> Iterator[None]:
     """Raise what a reader finds wrong with an image as an InputError of one line."""
     try:
         yield
@@ -102,7 +102,7 @@ def _one_line(path: str | Path) -> Iterator[None]:
         raise InputError(f"{str(path)!r} has too many pixels; crop or shrink it") from None
     except BROKEN as error:
         if isinstance(error, PermissionError | IsADirectoryError) or getattr(error, "errno", None) == errno.ELOOP:
-            raise InputError(f"{str(path)!r} cannot be opened: {error.strerror}") from None
+            raise InputError(f"{str(path)!r} cannot be opened: {getattr(error, 'strerror', error)}") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{str(path)!r} is damaged or truncated ({reason}); get a whole copy") from None
 
@@ -155,12 +155,13 @@ def as_images(given: ImageLike | Sequence[ImageLike], low: float = -1.0) -> list
     Raises InputError, with the image's number in a list, for another type, shape, dtype or range.
     """
     if not isinstance(given, list | tuple):
-        return _images(given, low, "the image", may_be_batch=True)
+        return _images(cast(ImageLike, given), low, "the image", may_be_batch=True)
     if not given:
         raise InputError("the list of images is empty; give one or more")
-    return [
-        image for number, one in enumerate(given) for image in _images(one, low, f"image {number}", may_be_batch=False)
-    ]
+    images = []
+    for number, one in enumerate(given):
+        images += _images(one, low, f"image {number}", may_be_batch=False)
+    return images
 
 
 def _images(given: ImageLike, low: float, name: str, may_be_batch: bool) -> list[Image.Image | Tensor]:

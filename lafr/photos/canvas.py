@@ -44,7 +44,7 @@ class Canvas:
         Shares of overlapping faces add up: each moves the pixels from their original values.
         """
         window = np.s_[box[1] : box[3], box[0] : box[2]]
-        before = np.float32(self.before[window])
+        before = self.before[window].astype(np.float32)
         if self.mode in ("LA", "RGBA"):  # transparent pixels were not seen by the model: they keep their colour
             share = share * (before[..., -1] / 255)
         if self.gray:

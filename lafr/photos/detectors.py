@@ -9,6 +9,7 @@ scenes with faces at known positions it finds more of the small ones than dlib, 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ class YuNet:
 
     def __init__(self, threshold: float = 0.7, sides: tuple[int, ...] = (320, 960, 2048)):
         self.threshold, self.sides = threshold, tuple(sides)
-        self._network = None  # loaded on first use: aligned faces can be restored without it
+        self._network: Any = None  # loaded on first use: aligned faces can be restored without it
 
     def __call__(self, image: Image.Image) -> list[Detection]:
         """Return the faces; raises InputError when the network's file is missing."""
@@ -108,7 +109,7 @@ class Dlib:
 def resized(image: Image.Image, side: float) -> tuple[Image.Image, np.ndarray]:
     """Return an RGB copy whose longer side has `side` px, and the image's pixels per pixel of the copy, `[2]`."""
     scale = side / max(image.size)
-    size = tuple(max(8, round(one * scale)) for one in image.size)
+    size = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
     small = image.convert("RGB")
     small = small if size == image.size else small.resize(size, Image.Resampling.BILINEAR)
     return small, np.array(image.size) / size

@@ -62,7 +62,9 @@ class Place:
         matrix = place.to_crop(crop.shape[0], (box[0] * fine, box[1] * fine))
         flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
         large = (size[0] * fine, size[1] * fine)
-        drawn = cv2.warpAffine(np.float32(crop), matrix, large, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        drawn = cv2.warpAffine(
+            np.asarray(crop, np.float32), matrix, large, flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
         return drawn if fine == 1 else smaller(drawn, size)
 
     def radius(self, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -102,7 +104,7 @@ def ellipse(face: Tensor) -> np.ndarray:
 def feathered(radius: np.ndarray) -> np.ndarray:
     """Map a radius to 1 inside and 0 outside by a smooth step, whose slope is zero at both ends."""
     t = np.clip((1 - radius) / FEATHER, 0, 1)
-    return np.float32(t * t * (3 - 2 * t))
+    return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
 class ParsedMask:
@@ -136,14 +138,19 @@ def match_colours(face: np.ndarray, before: np.ndarray) -> np.ndarray:
     Everything coarser than `COLOUR_SIGMA` comes from `before`, so that brightness and hue do not step at the mask.
     """
     sigma = COLOUR_SIGMA * face.shape[0]
-    low = [cv2.GaussianBlur(np.float32(i), (0, 0), sigma, borderType=cv2.BORDER_REFLECT) for i in (face, before)]
-    return np.float32(face) + low[1] - low[0]
+    low = [
+        cv2.GaussianBlur(np.asarray(i, np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+        for i in (face, before)
+    ]
+    return np.asarray(face, np.float32) + low[1] - low[0]
 
 
 def rivalry(own: Place, others: list[Place], box: tuple[int, int, int, int]) -> np.ndarray:
     """Return the share `[h, w]` of each pixel that this face gets where faces overlap: more near its own middle."""
     depth, *rivals = (np.clip(1 - place.radius(box), 0, 1) ** 2 for place in [own, *others])
-    return np.float32(depth / np.maximum(depth + sum(rivals), 1e-12)) if rivals else np.ones_like(depth, np.float32)
+    if not rivals:
+        return np.ones_like(depth, np.float32)
+    return (depth / np.maximum(depth + sum(rivals), 1e-12)).astype(np.float32)
 
 
 def share_of(place: Place, mask: np.ndarray, others: list[Place], box: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Whole photos: find the faces, align them, restore them in batches, paste them back; all other pixels are kept."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -129,41 +129,46 @@ class PhotoRestorer:
 
         Raises InputError for a photo that cannot be read and for a wrong argument.
         """
+        how: dict[str, Any] = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only=only)
+        how |= dict(detections=detections, only_center_face=only_center_face)
+        if isinstance(photo, list | tuple):
+            return [self._restore_one(one, **how) for one in photo]
+        if isinstance(photo, np.ndarray | Tensor) and photo.ndim == 4:
+            return [self._restore_one(one, **how) for one in photo]
+        return self._restore_one(photo, **how)
+
+    def _restore_one(self, photo: ImageLike, **how: Any) -> PhotoResult:
+        if isinstance(photo, str | os.PathLike):
+            image, lost = read_photo(photo)
+            result = self.restore(image, **how)
+            return replace(result, warnings=lost + result.warnings)
+        image = as_images([photo])[0]
+        return self.restore(to_pil(image) if isinstance(image, Tensor) else image, **how)
+
+    def restore(
+        self,
+        photo: Image.Image,
+        fidelity: float = 0.0,
+        upscale: int = 1,
+        force: bool = False,
+        aligned: bool | str = "auto",
+        only: Sequence[int] | None = None,
+        detections: Sequence[Detection] | None = None,
+        only_center_face: bool = False,
+    ) -> PhotoResult:
+        """Restore one PIL image; arguments as in a call."""
         if upscale not in (1, 2, 4):
             raise InputError("upscale", upscale, "1, 2 or 4")
         if only_center_face and only is not None:
             raise InputError("only", list(only), "None where only the centre face is restored")
-
-        how = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only=only)
-        how |= dict(detections=detections, only_center_face=only_center_face)
-        if isinstance(photo, list | tuple):
-            return [self(one, **how) for one in photo]
-        if isinstance(photo, str | Path):
-            image, lost = read_photo(photo)
-            result = self._restore(image, **how)
-            return replace(result, warnings=lost + result.warnings)
-        pictures = [to_pil(image) if isinstance(image, Tensor) else image for image in as_images(photo)]
-        results = [self._restore(picture, **how) for picture in pictures]
-        return results if getattr(photo, "ndim", 3) == 4 else results[0]
-
-    def _restore(
-        self,
-        photo: Image.Image,
-        fidelity: float,
-        upscale: int,
-        force: bool,
-        aligned: bool | str,
-        only: Sequence[int] | None,
-        detections: Sequence[Detection] | None,
-        only_center_face: bool,
-    ) -> PhotoResult:
         started = time.perf_counter()
         photo = upright(photo)
         is_aligned, found, warnings = self.judge(photo, aligned, detections)
         if is_aligned:
             before = self.crop_of(photo)  # [3, S, S]
             image = to_pil(self.restore_crops(before[None], fidelity)[0])
-            faces, crops = [self.whole(photo, found)], (FaceCrops(0, to_pil(before), image),)
+            faces = [self.whole(photo, found)]
+            crops: tuple[FaceCrops, ...] = (FaceCrops(0, to_pil(before), image),)
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
             image, faces, crops = self.restore_faces(photo, found, fidelity, upscale, force, chosen)

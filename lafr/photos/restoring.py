@@ -171,7 +171,7 @@ class _Run:
         self.outcome.skipped.append(str(error))
 
     def _photo(self, job: Job, photo: Image.Image, found: list[Detection], warnings: tuple[str, ...]) -> int:
-        result = self.photos(photo, **{**self.how, "aligned": False}, detections=found)
+        result = self.photos.restore(photo, **{**self.how, "aligned": False}, detections=found)
         place = photo_path(result.image, job.target)
         if place != job.target and os.path.realpath(place) in self.inputs:
             raise InputError(f"{str(place)!r} would be overwritten, as CMYK is written as TIFF; choose another folder")

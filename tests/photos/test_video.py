@@ -180,11 +180,11 @@ def test_a_video_without_faces_is_copied_byte_for_byte(photo, tmp_path):
 def test_an_interruption_keeps_the_old_target_and_leaves_no_other_file(photo, tmp_path):
     source = make_video(tmp_path / "in.mp4", photo)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "out.mp4").write_text("older")
+    (tmp_path / "out" / "out.mp4").write_text("older", encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         restore_video(source, tmp_path / "out" / "out.mp4", Painter(stop_after=5), progress=False)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["out.mp4"]
-    assert (tmp_path / "out" / "out.mp4").read_text() == "older"
+    assert (tmp_path / "out" / "out.mp4").read_text(encoding="utf-8") == "older"
 
 
 def test_one_frame_is_held_at_a_time(photo, tmp_path):

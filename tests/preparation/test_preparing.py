@@ -117,7 +117,7 @@ def test_every_dataset_is_made_from_every_kind_of_source(name, packing, tmp_path
     source = PACKINGS[packing](tmp_path / f"x.{packing}", material(name))
     out = run(capsys, name, **options(name, source))
     root = Path(FLAT.get(name, f"data/{name}"))
-    index = json.loads((root / "index.json").read_text())
+    index = json.loads((root / "index.json").read_text(encoding="utf-8"))
     sheet = ".sheet.png" if name in FLAT else "sheet.png"
     listed = {file["file"] for file in index["files"]}
     assert {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()} == listed | {"index.json", sheet}
@@ -126,7 +126,7 @@ def test_every_dataset_is_made_from_every_kind_of_source(name, packing, tmp_path
         assert sha256_of(root / file["file"]) == file["sha256"]
     assert len(listed) == (8 if name in PAIRS else 4) and index["images"] == 4
     assert index["sources"][index["files"][-1]["part"]]["name"] == source.name
-    assert str(tmp_path) not in (root / "index.json").read_text()
+    assert str(tmp_path) not in (root / "index.json").read_text(encoding="utf-8")
     assert str(root) in out and "4 pairs" in out if name in PAIRS else "4 images" in out
     if name in FLAT:  # a folder to train from: every picture in it is a face
         assert len(list_images(root)) == 4
@@ -146,7 +146,7 @@ def test_images_that_fit_keep_their_pixels_and_others_are_resized_by_the_named_f
 
 def test_the_hash_of_the_pixels_is_that_of_their_bytes_whatever_the_file(tmp_path, capsys):
     run(capsys, "folder", source=write_zip(tmp_path / "x.zip", faces(1)), output="o")
-    index = json.loads(Path("o/index.json").read_text())
+    index = json.loads(Path("o/index.json").read_text(encoding="utf-8"))
     assert index["files"][0]["pixels_sha256"] == hashlib.sha256(hq(0).tobytes()).hexdigest()
 
 
@@ -161,19 +161,19 @@ def test_photos_without_a_face_are_left_out_only_as_far_as_allowed_and_said(tmp_
     assert tree() == {}
     out = run(capsys, "congress", source=source, count=1)
     assert "left out: original/none.png: no face found" in out
-    left_out = json.loads(Path("data/congress/index.json").read_text())["left_out"]
+    left_out = json.loads(Path("data/congress/index.json").read_text(encoding="utf-8"))["left_out"]
     assert [file["member"] for file in left_out] == ["original/none.png"]
     assert [read_pil(path).size for path in list_images("data/congress")] == [(512, 512)]
 
 
 def test_a_part_of_ffhq_can_be_named_or_counted(tmp_path, capsys):
     source = write_zip(tmp_path / "x.zip", faces(5))
-    (tmp_path / "some.txt").write_text("# two of them\n00001.png\n\n# and\n00003\n")
+    (tmp_path / "some.txt").write_text("# two of them\n00001.png\n\n# and\n00003\n", encoding="utf-8")
     run(capsys, "ffhq", source=source, only=tmp_path / "some.txt")
     assert [p.name for p in list_images("data/ffhq512")] == ["00001.png", "00003.png"]
     with pytest.raises(InputError, match=r"holds 5 images, the set has 4.*count=5"):
         run(capsys, "ffhq", source=source, count=4, output="o")
-    (tmp_path / "some.txt").write_text("00001\n00007\n")
+    (tmp_path / "some.txt").write_text("00001\n00007\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"lacks 1 of 2 images in the list, first \['00007'\]"):
         run(capsys, "ffhq", source=source, only=tmp_path / "some.txt", output="o")
 
@@ -186,7 +186,7 @@ def test_two_sources_make_pairs_matched_by_name(tmp_path, capsys):
     pin = sha256_of(two["lq"])
     out = run(capsys, "celeba_test", source=two["lq"], source_hq=two["hq"], sha256=pin, count=4)
     assert "21.00 dB: severe" in out
-    index = json.loads(Path("data/celeba_test/index.json").read_text())
+    index = json.loads(Path("data/celeba_test/index.json").read_text(encoding="utf-8"))
     assert {part: source["name"] for part, source in index["sources"].items()} == {"lq": "lq.zip", "hq": "hq.zip"}
     for file in (file for file in index["files"] if file["part"] == "lq"):
         assert file["psnr_rgb"] == pytest.approx(21.0, abs=0.05)
@@ -367,8 +367,8 @@ def test_what_a_stop_left_half_is_made_again(tmp_path, capsys, monkeypatch):
     part = Path("data/lfw_test.part")
     (part / "set/lq/00001.png").write_bytes(b"torn")
     (part / "set/lq/.00003.77.png").write_bytes(b"cut off")
-    journal = (part / "done.jsonl").read_text()
-    (part / "done.jsonl").write_text(journal[:-20])
+    journal = (part / "done.jsonl").read_text(encoding="utf-8")
+    (part / "done.jsonl").write_text(journal[:-20], encoding="utf-8")
     run(capsys, "lfw_test", source=source, count=4)
     assert tree() == whole
 
@@ -416,7 +416,7 @@ def test_a_finished_set_is_verified_with_and_without_its_source(tmp_path, capsys
 def test_a_folder_that_holds_other_files_is_not_touched(place, tmp_path, capsys):
     source = write_zip(tmp_path / "x.zip", faces())
     Path(place).mkdir(parents=True)
-    Path(place, "mine.txt").write_text("mine")
+    Path(place, "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="holds other files"):
         run(capsys, "lfw_test", source=source, count=4)
     assert tree() == {f"{place}/mine.txt": b"mine"}
@@ -458,7 +458,7 @@ def test_an_address_is_downloaded_resumed_unpacked_and_not_fetched_again(site, t
     run(capsys, "lfw_test", source=address, count=4)
     assert site.asked == [None, "bytes=5000-"]
     assert [p.name for p in Path("data").iterdir()] == ["lfw_test"]
-    text = Path("data/lfw_test/index.json").read_text()
+    text = Path("data/lfw_test/index.json").read_text(encoding="utf-8")
     assert json.loads(text)["sources"]["lq"]["sha256"] == sha256_of(tmp_path / "x.zip")
     assert "secret" not in text and site.address in text
     assert "is complete" in run(capsys, "lfw_test", source=address, count=4)

@@ -40,7 +40,7 @@ def source(tmp_path):
 def make(source, output, **settings) -> dict:
     settings = {"resolution": 64, **settings}
     SyntheticPreparation("synthetic_test", str(source), **settings)(str(output), MADE_BY)
-    return json.loads((output / "index.json").read_text())
+    return json.loads((output / "index.json").read_text(encoding="utf-8"))
 
 
 def test_the_grid_is_diffaces_product_and_its_own_draws_of_sigma_y():

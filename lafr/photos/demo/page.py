@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -32,7 +33,7 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 # On a phone the result is below the controls. Gradio lays it out after this call, which would interrupt a scroll.
 TO_RESULT = """() => { if (matchMedia("(max-width: 640px)").matches)
   setTimeout(() => document.querySelector("#status").scrollIntoView({ behavior: "smooth" }), 400); }"""
-LOOK = dict(theme=THEME, css=CSS)
+LOOK: dict[str, Any] = dict(theme=THEME, css=CSS)
 # parameter -> its label on the page: errors name what a visitor sees
 LABELS = {"fidelity": "Fidelity", "force": "All faces", "photo": "Photo"}
 
@@ -84,7 +85,7 @@ def build_page(
                 download = gr.DownloadButton("Download", visible=False, elem_id="download")
                 faces = gr.HTML(elem_id="faces", padding=False)
         outputs = [status, slider, faces, download]
-        quiet = dict(api_visibility="private", concurrency_id="work", concurrency_limit=1)
+        quiet: dict[str, Any] = dict(api_visibility="private", concurrency_id="work", concurrency_limit=1)
         done = [button.click(work, [upload, fidelity, force], outputs, **quiet)]
         for label, make in examples.items():
             made = partial(work, None, make=make, name=label)

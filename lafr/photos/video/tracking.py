@@ -19,7 +19,9 @@ class OneEuro:
 
     def __init__(self, smoothing: float, speed: float = 3.0):
         self.smoothing, self.speed = smoothing, speed
-        self.time: float | None = None
+        self.time: float | None = None  # of the last call
+        self.points: np.ndarray  # smoothed, [N, 2]
+        self.velocity: np.ndarray  # in pixels a second, [N, 2]
 
     def __call__(self, points: np.ndarray, time: float, side: float) -> np.ndarray:
         """Return the smoothed points at `time` in seconds; `side` of the face in pixels."""
@@ -32,7 +34,9 @@ class OneEuro:
         else:
             share = _share(1.0, elapsed)
             self.velocity = share * (points - self.points) / elapsed + (1 - share) * self.velocity
-            motion = np.linalg.norm(self.velocity.mean(0)) / side  # the mean point: noise of single points cancels
+            motion = (
+                float(np.linalg.norm(self.velocity.mean(0))) / side
+            )  # the mean point: noise of single points cancels
             share = _share(1 / (2 * pi * self.smoothing) + self.speed * motion, elapsed)
             self.points = share * points + (1 - share) * self.points
         self.time = time
