@@ -149,6 +149,8 @@ def start(device: str) -> "tuple[Processes, Any]":
 
 def main(cfg: Any) -> None:
     """Restore and score the benchmark with the model and its controls, or score what others restored."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"loading {cfg.model.folder} ...", file=sys.stderr, flush=True)
     plan = plan_from_config(cfg, command_line())
     from lafr.evaluation import evaluate
     from lafr.evaluation.publishing import publish

@@ -1,16 +1,22 @@
 """Statistics for FID: `lafr fid input=FOLDER output=data/fid/ffhq512.safetensors`."""
 
-from typing import Any
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
 
 from lafr.commands.launch import run
+from lafr.errors import InputError
 
 
-def main(cfg: Any) -> None:
+def main(cfg: DictConfig) -> None:
     """Write the mean and covariance of Inception's features of a folder of sharp faces."""
+    if not Path(cfg.input).is_dir():
+        raise InputError("input", cfg.input, "a folder of images")
+    print("loading Inception ...", file=sys.stderr, flush=True)
     import numpy as np
 
     from lafr.commands.devices import choose_device
-    from lafr.errors import InputError
     from lafr.images import list_images
     from lafr.metrics.distribution import Inception
     from lafr.metrics.statistics import build_statistics

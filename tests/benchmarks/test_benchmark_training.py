@@ -221,7 +221,7 @@ def test_the_benchmark_takes_lafrs_steps_and_the_presets_from_the_files_that_tra
 
 
 def test_the_published_numbers_make_their_table():
-    record = json.loads((ROOT / "results" / "benchmarks" / "training.json").read_text())
+    record = json.loads((ROOT / "results" / "benchmarks" / "training.json").read_text(encoding="utf-8"))
     table = training_table(record)
     assert record["stages"]["encoder"]["ratio"] == 1
     assert all(f": {stage} |" in table for stage in RECIPE)

@@ -156,7 +156,7 @@ def test_a_prepared_set_is_evaluated_and_its_index_says_what_made_it(script, fac
     )  # fmt: skip
     assert ended.code == 0, ended.stderr
     assert "prepared 2 pairs of celeba_test_mild at 32 px in data/celeba_test_mild" in ended.stdout
-    made_by = json.loads(Path("data/celeba_test_mild/index.json").read_text())["made_by"]
+    made_by = json.loads(Path("data/celeba_test_mild/index.json").read_text(encoding="utf-8"))["made_by"]
     assert made_by["command"].startswith("python scripts/prepare_data.py dataset=celeba_test_mild 'source=x y' count=2")
     assert made_by["versions"]["pillow"] == PIL.__version__ and "date" in made_by
     ended = script(
