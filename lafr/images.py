@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from lafr.errors import InputError
 from lafr.storage import atomic_write
 
-ImageLike = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; see `as_images`
+ImageLike: TypeAlias = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; see `as_images`
 
 # What Pillow's readers raise for a broken file.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)

@@ -35,7 +35,7 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path,
         elif glob.has_magic(str(source)):
             matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
             files = [path for path in matches if path.is_file() and not _inside(path, output, Path())]
-            top = os.path.commonpath([path.parent for path in files]) if files else ""
+            top = Path(os.path.commonpath([path.parent for path in files])) if files else Path()
             found |= {path: path.relative_to(top) for path in files}
         elif len(sources) > 1:
             found[source] = Path(source.name)
@@ -45,7 +45,7 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path,
         raise InputError(f"{', '.join(repr(str(s)) for s in sources)}: no file there; give an image or a folder")
     if len(set(found.values())) < len(found):  # files of one name in several folders
         absolute = {path: Path(os.path.abspath(path)) for path in found}
-        top = os.path.commonpath([path.parent for path in absolute.values()])
+        top = Path(os.path.commonpath([path.parent for path in absolute.values()]))
         found = {path: absolute[path].relative_to(top) for path in found}
     return list(found.items())
 

@@ -137,10 +137,10 @@ class PhotoRestorer:
             return [self._restore_one(one, **how) for one in photo]
         return self._restore_one(photo, **how)
 
-    def _restore_one(self, photo: ImageLike, **how: Any) -> PhotoResult:
+    def _restore_one(self, photo: Any, **how: Any) -> PhotoResult:
         if isinstance(photo, str | os.PathLike):
-            image, lost = read_photo(photo)
-            result = self.restore(image, **how)
+            opened, lost = read_photo(photo)
+            result = self.restore(opened, **how)
             return replace(result, warnings=lost + result.warnings)
         image = as_images([photo])[0]
         return self.restore(to_pil(image) if isinstance(image, Tensor) else image, **how)

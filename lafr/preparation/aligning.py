@@ -37,7 +37,7 @@ class FaceFinder:
         Looks for faces of about 80 of 1024 px first, then for those of half the size.
         """
         shrink = max(1.0, max(image.size) / DETECTION_SIDE)
-        size = tuple(round(side / shrink) for side in image.size)
+        size = (round(image.width / shrink), round(image.height / shrink))
         small = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
         pixels = np.asarray(small)
         found = self.faces.detect(pixels, doublings=0) or self.faces.detect(pixels, doublings=1)

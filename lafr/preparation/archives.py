@@ -13,17 +13,18 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from lafr.errors import InputError
 from lafr.images import EXTENSIONS, list_images
 
 CHUNK = 1 << 20
-COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 DAMAGED = (  # what the standard library raises
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError,
 )  # fmt: skip
@@ -76,7 +77,7 @@ def list_source(source: Path, limits: Limits = Limits()) -> Listing:
 
 def each_image(
     source: Path, names: Collection[str], temporary: Path, limits: Limits = Limits()
-) -> Iterator[tuple[str, Path]]:
+) -> Generator[tuple[str, Path], None, None]:
     """Yield (name, file) for each of `names`: the file itself in a folder, a copy in `temporary` from an archive.
 
     The copy is deleted at the next step. Raises InputError when a member is damaged or not as long as its header says.
@@ -98,7 +99,7 @@ def each_image(
 
 
 # (name, bytes or None for a folder, function that opens it)
-Members = Iterator[tuple[str, int | None, Callable[[], BinaryIO]]]
+Members: TypeAlias = Iterator[tuple[str, int | None, Callable[[], Any]]]
 
 
 @contextmanager
@@ -135,16 +136,16 @@ def _zip_members(archive: zipfile.ZipFile, source: Path) -> Members:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # only these unpack in small steps
             raise InputError(f"{what} is packed by method {info.compress_type}, which is not read here; {BY_HAND}")
         size = None if info.is_dir() else info.file_size
-        yield info.orig_filename, size, lambda info=info: archive.open(info)
+        yield info.orig_filename, size, partial(archive.open, info)
 
 
 def _tar_members(stream: "_Guarded", source: Path) -> Members:
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
+    with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as archive:
         while (info := archive.next()) is not None:
             if not (info.isreg() or info.isdir()):
                 raise InputError(f"{info.name!r} in {str(source)!r} is a link or a device, not a file; {BY_HAND}")
             size = None if info.isdir() else info.size
-            yield info.name, size, lambda info=info: archive.extractfile(info)
+            yield info.name, size, partial(archive.extractfile, info)
         if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end too
             raise tarfile.ReadError("it ends between two members")
         while stream.read(CHUNK):  # to the checksum

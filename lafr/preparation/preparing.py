@@ -88,11 +88,11 @@ class Preparation:
         wanted = frozenset[str]().union(*map(read_names, lists)) if lists else None
         count = self.count if wanted is None else len(wanted)
         job = {"dataset": self.name, "settings": self._settings(lists, count)}
-        if self.source is None and done is None:
+        if self.source is None and done is not None:
+            return _complete(job, done, work)
+        if self.source is None:
             allowed = f"the folder, archive or address of {self.name} ({self.remedy})"
             raise InputError("source", None, allowed, "data/README.md says more")
-        if self.source is None:
-            return _complete(job, done, work)
         given = self._given()
         if done is not None:
             return _complete(job | {"sources": _as_before(given, work, done)}, done, work)
@@ -115,7 +115,7 @@ class Preparation:
         return dict(resolution=self.resolution, filter=self.filter, aligned=self.aligned, count=count, only=taken)
 
     def _given(self) -> "Given":
-        lq, hq = (self.source, self.sha256), (self.source_hq, self.sha256_hq)
+        lq, hq = (str(self.source), self.sha256), (str(self.source_hq), self.sha256_hq)
         return {part: hq if part == "hq" and self.source_hq else lq for part in self.parts or [""]}
 
     def _make_all(

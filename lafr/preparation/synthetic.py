@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -112,7 +113,7 @@ class SyntheticPreparation:
     name: str
     source: str | None
     grid: bool = True
-    degradation: Callable | None = None
+    degradation: Any = None
     resolution: int = 512
     count: int | None = None
     seed: int = 0
@@ -138,13 +139,14 @@ class SyntheticPreparation:
         work.begin(job)
         with work.discarded():
             files = _make(items, draw, self.resolution, work)
-        record = {"images": len(items), "pixels_sha256": sha256_of_pixels_of(files), "files": files, "made_by": made_by}
+        pixels = sha256_of_pixels_of(files)
+        record = {"images": len(items), "pixels_sha256": pixels, "files": files, "made_by": made_by}
         write_image(set_sheet(files, work.set), work.set / "sheet.png")
         write_json(job | record, work.set / INDEX)
         work.finish()
         return (
             f"made {len(items)} pairs at {self.resolution} px in {work.target}, "
-            f"pixels {record['pixels_sha256'][:16]} (look at {work.target / 'sheet.png'})"
+            f"pixels {pixels[:16]} (look at {work.target / 'sheet.png'})"
         )
 
     def _items(self) -> list[File]:
@@ -157,7 +159,7 @@ class SyntheticPreparation:
 
     def _job(self, items: Sequence[File]) -> dict:
         """Return what the set depends on: two jobs that are equal make the same bytes."""
-        source = Path(self.source)
+        source = Path(str(self.source))
         sizes = {item.path.relative_to(source).as_posix(): item.path.stat().st_size for item in items}
         recipe = "difface_grid" if self.grid else asdict(self.degradation)
         settings = dict(recipe=recipe, resolution=self.resolution, count=len(items), seed=self.seed)

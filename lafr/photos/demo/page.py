@@ -107,9 +107,12 @@ def restore(
 ) -> tuple:
     """Return what the page shows of an upload, or of the photo that `make` makes: status, slider, faces, download."""
     try:
-        if make is None and upload is None:
+        if make is not None:
+            photo = make()
+        elif upload is not None:
+            photo = read_upload(upload, limits)
+        else:
             raise InputError("choose a photo first")
-        photo = make() if make else read_upload(upload, limits)
         with time_limit(photo_restorer.restorer, limits.seconds):
             result = photo_restorer(photo, fidelity=fidelity, force=force)
     except InputError as error:

@@ -16,11 +16,9 @@ AROUND = 0.35  # share of its box shown around a face
 def slider_pair(photo: Image.Image, restored: Image.Image) -> tuple[Image.Image, Image.Image]:
     """Return the photo and its restoration as RGB, both at the size of the restoration or shrunk to `LONGEST`."""
     scale = min(1.0, LONGEST / max(restored.size))
-    size = tuple(max(1, round(side * scale)) for side in restored.size)
-    before, after = (to_rgb(image) for image in (photo, restored))
-    return tuple(
-        image if image.size == size else image.resize(size, Image.Resampling.LANCZOS) for image in (before, after)
-    )
+    size = (max(1, round(restored.width * scale)), max(1, round(restored.height * scale)))
+    before, after = (to_rgb(image).resize(size, Image.Resampling.LANCZOS) for image in (photo, restored))
+    return before, after
 
 
 def face_list(photo: Image.Image, result) -> str:
