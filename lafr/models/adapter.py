@@ -58,6 +58,7 @@ class Adapter(nn.Module):
 
     def extract(self, z: Tensor) -> Tensor:
         """Return features `[B, d, h, w]`, float32; the convolutions follow autocast."""
+        # float32: bfloat16 has 8 bits of precision, and would confuse codes that lie close together
         return self.extractor(z).float()
 
     def map(self, features: Tensor) -> Tensor:
@@ -66,6 +67,7 @@ class Adapter(nn.Module):
 
     def size(self) -> int:
         """Return the number of learned values, codes included."""
+        # codes are buffers, not parameters: the quantizer counts them
         convolutions = [*self.extractor.parameters(), *self.mapper.parameters()]
         return sum(p.numel() for p in convolutions) + self.quantizer.size()
 
@@ -87,6 +89,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
+        # groups of equal size, 8 where the width allows: normalisation then does not depend on the batch
         groups = math.gcd(8, width)
         self.layers = nn.Sequential(
             nn.GroupNorm(groups, width),
@@ -105,9 +108,9 @@ class ResidualBlock(nn.Module):
 def convolutions(inputs: int, width: int, outputs: int, blocks: int) -> nn.Sequential:
     """Return shallow convolutions `inputs` -> `outputs` channels that keep the spatial size."""
     return nn.Sequential(
-        nn.Conv2d(inputs, width, 3, padding=1),
+        nn.Conv2d(inputs, width, 3, padding=1),  # [B, inputs, h, w] -> [B, width, h, w]
         *(ResidualBlock(width) for _ in range(blocks)),
-        nn.Conv2d(width, outputs, 1),
+        nn.Conv2d(width, outputs, 1),  # [B, width, h, w] -> [B, outputs, h, w]
     )
 
 
@@ -155,6 +158,7 @@ def no_adapter(latent_channels: Channels = 4) -> Adapter:
     return Adapter(nn.Identity(), Identity(), nn.Identity())
 
 
+# The quantizer is what distinguishes these kinds; extractor and mapper are the same.
 BUILDERS: dict[str, Builder] = {
     "none": no_adapter,
     "conv": Convolutional(Identity),  # the other control: as many learned values, no codebook
@@ -183,6 +187,7 @@ def register_adapter(kind: str) -> Callable[[Builder], Builder]:
 
 def builder_of(kind: str) -> Builder:
     """Return the builder of a kind; raises InputError when none is registered."""
+    # The user's environment names the modules, never the saved model: loading one runs no code of its own.
     if kind not in BUILDERS:
         for module in filter(None, os.environ.get(MODULES, "").split(",")):
             try:
@@ -223,5 +228,6 @@ def build_adapter(kind: str, **settings: Any) -> Adapter:
     if missing := [name for name, value in complete.items() if value is inspect.Parameter.empty]:
         raise InputError(f"adapter {kind!r} needs {', '.join(missing)}")
     adapter = builder(**complete)
+    # complete settings, so that a later change of a default does not change a saved model
     adapter.kind, adapter.settings = kind, complete
     return adapter

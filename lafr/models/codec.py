@@ -21,6 +21,7 @@ class Codec(nn.Module):
 
     def __init__(self, vae: nn.Module):
         super().__init__()
+        # frozen in all stages: z_hq and the decoder stay those of the base model
         self.vae = vae.requires_grad_(False).eval()
 
     @classmethod
@@ -56,6 +57,7 @@ class Codec(nn.Module):
         """f: image side / latent side."""
         config = self.vae.config
         blocks = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
+        # every block but the last halves the side: f = 8 for four blocks
         return 2 ** (len(blocks) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
@@ -67,11 +69,14 @@ class Codec(nn.Module):
                 "factor; crop or resize first"
             )
         encoded = self.vae.encode(image)
+        # the mode is deterministic; a sample would add noise to what the adapter has to align
         z = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        # z = (encode(x) - shift) * scale has about unit variance (Rombach et al., 2022)
         return (z.float() - self.shift) * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the image `[B, 3, H, W]`, not clamped."""
+        # the inverse; [B, C, H/f, W/f] -> [B, 3, H, W]
         return self.vae.decode(z / self.scale + self.shift).sample.float()
 
     def train(self, mode: bool = True) -> "Codec":
@@ -80,6 +85,7 @@ class Codec(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the hex sha256 of the autoencoder's weights and settings: equal codecs encode equally."""
+        # diffusers adds its version and class under names with an underscore: not the function's
         settings = {name: value for name, value in self.vae.config.items() if not name.startswith("_")}
         return sha256_of_values(settings, sha256_of_tensors(self.vae.state_dict()))
 

@@ -51,6 +51,7 @@ class Denoiser(nn.Module):
         text: str = "none",
     ):
         super().__init__()
+        # only a LoRA, added later, is trained
         self.unet = unet.requires_grad_(False)
         self.timestep, self.alpha_bar, self.scale_input, self.text = timestep, alpha_bar, scale_input, text
         self.lora_config: LoraConfig | None = None
@@ -75,6 +76,7 @@ class Denoiser(nn.Module):
             raise InputError(f"the base model predicts {kind!r}; LAFR needs one that predicts epsilon")
         if not 0 <= timestep < steps:
             raise InputError("timestep", timestep, f"from 0 to {steps - 1}, the base model's noise schedule")
+        # all checks come before the first change, as what follows works in place
         require_foldable(unet, text, null_embedding)
         fold_time(unet, timestep)
         remove_time(unet)
@@ -89,8 +91,11 @@ class Denoiser(nn.Module):
         """
         if lora_scale != 1:
             self.require_lora()
+        # sqrt(abar) and sqrt(1 - abar): the shares of latent and noise in z_t (DDPM, Eq. 4)
         signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
+        # a clean latent, noised to t* with eps = 0, is sqrt(abar) z: what the UNet expects at t*
         z_t = z.float() * signal if self.scale_input else z.float()
+        # the timestep is an argument of diffusers' forward; the pruned UNet has no layer that reads it
         with scaled_lora(lora_scale):
             eps = self.unet(z_t.to(self.unet.conv_in.weight.dtype), self.timestep, encoder_hidden_states=None).sample
         with torch.autocast(z.device.type, enabled=False):  # 1 / sqrt(abar) is up to 14.6: float32
@@ -101,9 +106,11 @@ class Denoiser(nn.Module):
         self.lora_config = LoraConfig(
             r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian"
         )
+        # peft draws from the global generator; its state is restored afterwards
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.unet.add_adapter(self.lora_config)
+        # peft's scaling lies in the layers; this makes it a property of the call
         let_calls_scale(self.unet)
 
     def require_lora(self) -> None:
@@ -146,6 +153,7 @@ class Denoiser(nn.Module):
         """
         folder = Path(folder)
         unet = {k: v for k, v in self.unet.config.items() if k != "_name_or_path"}  # a path of this machine
+        # the length of the fixed prompt decides the shapes of its keys and values
         prompts = [layer.key.shape[2] for layer in self.unet.modules() if isinstance(layer, PromptAttention)]
         config = {"alpha_bar": self.alpha_bar, "prompt_tokens": prompts[0] if prompts else 1, "unet": unet}
         (folder / WEIGHTS).unlink(missing_ok=True)  # of an earlier LoRA
@@ -177,6 +185,7 @@ class Denoiser(nn.Module):
         with torch.device("meta"):
             remove_time(unet)
             replace_text(unet, text, torch.empty(1, config["prompt_tokens"], unet.config.cross_attention_dim))
+        # assign: the file's tensors become the weights; a copy would need the memory twice
         unet.load_state_dict(load_exactly(folder / "denoiser.safetensors", unet.state_dict()), assign=True)
         denoiser = cls(unet, timestep, config["alpha_bar"], scale_input, text)
         if lora is not None:

@@ -40,6 +40,7 @@ def optimised(
     chosen = choose_dtype(dtype, device)
     if getattr(restorer, "is_optimised", False):
         raise InputError("this restorer is optimised already; load it again to choose another precision")
+    # W + alpha / rank * B A: one convolution where training had three
     restorer.denoiser.merge_lora()
     vae, unet = restorer.codec.vae, restorer.denoiser.unet
     for part in (vae, unet):
@@ -100,6 +101,7 @@ def transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
     Nearest upsampling is itself a transposed convolution, by 2 x 2 ones; the kernel of both is the full correlation
     of those ones with `conv`'s, 4 x 4.
     """
+    # a transposed convolution with flipped kernel and swapped channels is the convolution itself
     flipped = conv.weight.flip(2, 3).transpose(0, 1)  # [C, D, 3, 3]
     kernel = sum(nn.functional.pad(flipped, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1))  # [C, D, 4, 4]
     layer = nn.ConvTranspose2d(
@@ -114,6 +116,7 @@ def transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
 
 def reuse_activations(model: nn.Module) -> None:
     """Let each SiLU behind a normalisation write over its input, which nobody else reads, in place."""
+    # without a time projection: that would read the activation's input once more
     blocks = [layer for layer in model.modules() if isinstance(layer, ResnetBlock2D) and layer.time_emb_proj is None]
     for activation in (block.nonlinearity for block in blocks):
         if isinstance(activation, nn.SiLU):
@@ -132,7 +135,9 @@ def memory_kept() -> Iterator[None]:
         yield
         return
     mmap_max, mmap_threshold, trim_threshold = -4, -3, -1  # malloc.h
+    # 0: large blocks come from the heap too, which is kept, not from maps, which are returned
     set_option(mmap_max, 0)
+    # -1: the top of the heap is never returned
     set_option(trim_threshold, -1)
     try:
         yield

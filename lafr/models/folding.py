@@ -40,6 +40,7 @@ class PromptAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, **_) -> Tensor:
         """Map `[B, h * w, C]` to the same shape; text and mask, which diffusers hands over, are not looked at."""
+        # keys and values are constants, so only queries are computed: a third of the projections
         query = self._split(self.to_q(hidden_states))  # [B, heads, h * w, d]
         key, value = (constant.expand(len(query), -1, -1, -1) for constant in (self.key, self.value))
         found = F.scaled_dot_product_attention(query, key, value)  # softmax(q K^T / sqrt(d)) V
@@ -49,6 +50,7 @@ class PromptAttention(nn.Module):
         return found
 
     def _split(self, features: Tensor) -> Tensor:
+        # [B, L, heads * d] -> [B, heads, L, d]
         return features.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
@@ -60,6 +62,7 @@ class _NoTime(nn.Module):
 
 def require_foldable(unet: UNet2DConditionModel, text: str, null_embedding: Tensor | None) -> None:
     """Raise InputError unless time and text enter `unet` as in Stable Diffusion 1 and 2, and `text` is possible."""
+    # None stands for the plain choice in older configurations
     other = {k: unet.config[k] for k, plain in PLAIN.items() if unet.config.get(k, plain) not in (plain, None)}
     if other:
         raise InputError(f"this UNet has {other}; LAFR folds time and text of UNets like Stable Diffusion 1 and 2's")
@@ -82,6 +85,7 @@ def require_foldable(unet: UNet2DConditionModel, text: str, null_embedding: Tens
 def fold_time(unet: UNet2DConditionModel, timestep: int) -> None:
     """Add each resnet's time projection at `timestep` to the bias of its first convolution: exact, in place."""
     with torch.no_grad():
+        # device and dtype of the UNet's weights
         weight = unet.time_embedding.linear_1.weight
         t = torch.tensor([timestep], device=weight.device)
         embedding = unet.time_embedding(unet.time_proj(t).to(weight.dtype))  # [1, D]

@@ -26,6 +26,7 @@ def planned(kind: type[nn.Module], config: Mapping[str, Any], where: str) -> nn.
             if isinstance(count, int | float) and not 0 <= count <= MOST_LAYERS:
                 raise InputError(f"{where!r} has {name}={given}; at most {MOST_LAYERS} are taken")
     try:
+        # no memory, no random numbers, and errors of the configuration before any file is opened
         with torch.device("meta"):
             return kind.from_config(dict(config))
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, RuntimeError) as error:
@@ -53,6 +54,7 @@ def require_shapes(
         wanted: what a module has; tensors on the meta device will do.
         rename: from a name in a file to the module's.
     """
+    # name -> shape, name -> is it floating-point?
     found, floating = {}, {}
     for path in files:
         try:
@@ -71,6 +73,7 @@ def require_shapes(
                 f"weights in {where!r} do not fit: {name} is {'missing' if has is None else has}, "
                 f"not {'expected' if needs is None else needs}; fetch or save them again"
             )
+        # half precision is fine for floats, as it is cast; integers for weights are another file's
         if floating[name] != wanted[name].is_floating_point():
             raise InputError(f"weights in {where!r} do not fit: {name} holds another kind of numbers")
 

@@ -46,6 +46,7 @@ class Quantizer(nn.Module):
 
     def quantize(self, features: Tensor) -> Quantized:
         """Match `features [B, d, h, w]` of an HQ latent with codes."""
+        # nothing was matched: no indices, and no distance to commit to
         return Quantized(features, None, features.new_zeros(()))
 
     def assign(self, features: Tensor) -> Quantized:
@@ -117,7 +118,9 @@ class Codebook(Quantizer):
         residual, total, indices, commitment = flat, 0.0, [], 0.0
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
             for layer in self.layers:
+                # [B, h * w, d], [B, h * w], mean squared distance
                 codes, chosen, distance = layer(residual, freeze_codebook=True)
+                # what the next codebook codes; detached, so that the gradient passes once
                 residual, total = residual - codes.detach(), total + codes
                 indices.append(chosen)
                 commitment = commitment + distance
@@ -137,6 +140,7 @@ class Codebook(Quantizer):
         """Yield each codebook, its input `[B, h * w, d]` and its own indices `[B, h * w]`."""
         residual = flatten(features)
         for layer, chosen in zip(self.layers, indices.flatten(1, 2).unbind(-1), strict=True):
+            # [B, h * w, d]
             left_over = residual - layer.get_codes_from_indices(chosen)  # before the caller moves the codes
             yield layer, residual, chosen
             residual = left_over
@@ -145,12 +149,14 @@ class Codebook(Quantizer):
         """Return the cross-entropy of `indices [B, h, w, Q]` under softmax(-distance to every code), summed over Q."""
         with torch.autocast(features.device.type, enabled=False):
             return sum(
+                # given indices, the library returns this cross-entropy in place of its own loss
                 layer(given, indices=chosen, freeze_codebook=True)[1]
                 for layer, given, chosen in self.inputs(features, indices)
             )
 
     def is_initialised(self) -> bool:
         """Return whether k-means has run."""
+        # a buffer of the library's, saved with the codes: a resumed run does not start them again
         return all(bool(layer._codebook.initted) for layer in self.layers)
 
     @torch.no_grad()
@@ -158,6 +164,7 @@ class Codebook(Quantizer):
         """Start the codes by k-means on `features [B, d, h, w]`, later codebooks on what earlier ones leave over."""
         residual = flatten(features)
         for layer in self.layers:
+            # in order, as each codebook's input depends on the codes before it
             start_by_kmeans(layer, residual, generator)
             residual = residual - layer.get_codes_from_indices(layer(residual, freeze_codebook=True)[1])
 
@@ -200,6 +207,7 @@ class SoftCodebook(HardCodebook):
     def quantize(self, features: Tensor) -> Quantized:
         """Replace each position by the weighted mean of the codes."""
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
+            # a soft code lies inside the convex hull of the codes
             weights = self.weights(flatten(features))  # [B, h * w, N]
             codes = unflatten(weights @ self.layers[0].codebook, features)
         return Quantized(codes, spatial([weights.argmax(-1)], features), F.mse_loss(features, codes.detach()))
@@ -234,8 +242,9 @@ class TopKCodebook(SoftCodebook):
     def weights(self, vectors: Tensor) -> Tensor:
         """Return the weights `[B, n, N]`, zero for all but the nearest codes."""
         logits = self.logits(vectors)
+        # the k-th largest logit is the threshold; ties are all kept
         last = logits.topk(self.top_k).values[..., -1:]
-        return logits.masked_fill(logits < last, -torch.inf).softmax(-1)
+        return logits.masked_fill(logits < last, -torch.inf).softmax(-1)  # exp(-inf) = 0
 
     def assign_in_graph(self, features: Tensor) -> Tensor:
         """Return the features of `quantize`."""
@@ -260,7 +269,9 @@ class HeadsCodebook(Codebook):
     def quantize(self, features: Tensor) -> Quantized:
         """Match each part of each position with its head's nearest code; the gradient passes straight through."""
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
+            # each head sees d / heads channels of every position: [B, h * w, d / heads]
             found = [head(part, freeze_codebook=True) for head, part in self.parts(features)]
+        # the library's mean is over a head's channels; the mean over heads is that over all channels
         codes, indices, commitments = zip(*found, strict=True)
         commitment = sum(commitments) / len(found)
         return Quantized(unflatten(torch.cat(codes, -1), features), spatial(indices, features), commitment)
@@ -305,6 +316,7 @@ class CodePredictor(nn.Module):
         tokens = flatten(features) + places.to(features)  # [B, h * w, d]
         for layer in self.layers:
             tokens = layer(tokens)
+        # the last norm belongs to pre-norm transformers, whose residual stream is not normalised
         return self.head(self.norm(tokens)).float().unflatten(1, features.shape[-2:])
 
 
@@ -337,6 +349,7 @@ class PredictedCodebook(HardCodebook):
     @torch.no_grad()
     def assign(self, features: Tensor) -> Quantized:
         """Look up the most probable code of each position."""
+        # no straight-through here: CodeFormer trains its predictor by cross-entropy alone
         indices = self.predictor(features).argmax(-1)  # [B, h, w]
         codes = self.layers[0].codebook[indices].permute(0, 3, 1, 2)  # [B, d, h, w]
         return Quantized(codes, indices[..., None], features.new_zeros(()))
@@ -384,6 +397,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 def start_by_kmeans(layer: VectorQuantize, vectors: Tensor, generator: torch.Generator) -> None:
     """Start one codebook by k-means on `vectors [B, n, d]`; `generator` decides the first centres."""
     with seeded_global(generator):
+        # the library's shape is [heads, vectors, d]; each of ours is one head
         layer._codebook.init_embed_(vectors.reshape(1, -1, vectors.shape[-1]))
 
 
@@ -391,6 +405,7 @@ class seeded_global:
     """The library draws from the global generator: seed it from `generator`, and restore its state afterwards."""
 
     def __init__(self, generator: torch.Generator):
+        # drawn once: a second use of the generator would seed another start
         self.seed = int(torch.randint(2**62, (), generator=generator))
 
     def __enter__(self) -> None:

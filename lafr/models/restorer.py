@@ -93,6 +93,7 @@ class Restorer(nn.Module):
         z_aligned = self.adapter(z_lq)  # [B, C, H/f, W/f]
         if fidelity == 0:
             return Latents(z_lq, z_aligned, self.denoiser(z_aligned))  # [B, C, H/f, W/f]
+        # a straight line between the two latents; at 1 the adapter has no influence
         z = (1 - fidelity) * z_aligned + fidelity * z_lq  # [B, C, H/f, W/f]
         return Latents(z_lq, z_aligned, self.denoiser(z, lora_scale=1 - fidelity))
 
@@ -151,6 +152,7 @@ class Restorer(nn.Module):
                 "this adapter was composed by hand, and a saved model could not be loaded again; register a builder "
                 "(lafr.models.adapter.register_adapter) and make it by build_adapter"
             )
+        # a path is kept relative to the model, so that both can be moved together
         base = None if full else self.base if _is_name(self.base) else os.path.relpath(self.base, folder)
         lora = self.denoiser.lora_config
         index = Saved(
@@ -172,6 +174,7 @@ class Restorer(nn.Module):
             self.denoiser.save_pretrained(folder / "denoiser")
         elif lora:
             self.denoiser.save_lora(folder / "denoiser")
+        # last: a folder that was not written completely has no index, and is no model
         index.write(folder)
 
     @classmethod
@@ -192,12 +195,14 @@ class Restorer(nn.Module):
         saved = Saved.read(folder)
         adapter = load_adapter(folder, **saved.adapter)
         if saved.base is None:
+            # everything lies in the folder; the UNet is pruned already
             codec = Codec.from_pretrained(folder / "codec")
             denoiser = Denoiser.from_pretrained(
                 folder / "denoiser", saved.timestep, saved.scale_input, saved.text, saved.lora
             )
             restorer = cls(codec, adapter, denoiser, saved.resolution)
         else:
+            # the base's UNet is pruned again, exactly as in training, before its LoRA is loaded
             restorer = cls.from_base(
                 base or (saved.base if _is_name(saved.base) else str(folder / saved.base)),
                 adapter,
@@ -212,11 +217,13 @@ class Restorer(nn.Module):
             if saved.lora is not None:
                 restorer.denoiser.load_lora(folder / "denoiser", **saved.lora)
         restorer.trained_with = frozenset(saved.trained_with)
+        # training turns on what it trains; loading leaves nothing trainable
         return restorer.requires_grad_(False).eval()
 
 
 def require_fidelity(value: float) -> None:
     """Raise InputError unless `value` is a number from 0 to 1."""
+    # True would pass as the number 1; NaN fails the comparison
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         remedy = "0 restores as trained, 1 stays nearest the input"
         raise InputError("fidelity", value, "a number from 0 to 1", remedy)
@@ -228,7 +235,9 @@ def _is_name(base: str) -> bool:
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write an adapter's weights, where it has any."""
+    # safetensors stores contiguous tensors only
     state = {name: value.contiguous() for name, value in adapter.state_dict().items()}
+    # an empty safetensors file would be one more file to check
     if state:
         atomic_write(folder / ADAPTER_WEIGHTS, lambda temporary: save_file(state, temporary, {"format": "pt"}))
 

@@ -16,6 +16,7 @@ Timestep = Annotated[int, Range(0, 9999)]
 
 # What the nested objects hold; an adapter's settings are those of its kind.
 ADAPTER = {"kind": str, "settings": dict}
+# ranges: far above any use, and small enough that no file can ask for absurd memory
 LORA = {"rank": Annotated[int, Range(1, 1024)], "alpha": Positive, "targets": list[str]}
 BASE_SETTINGS = {"expect": str | None, "variant": str | None}
 SETTINGS_KEPT = tuple(BASE_SETTINGS)
@@ -69,6 +70,7 @@ class Saved:
         where, record = repr(str(path)), read_small_json(path)
         if not isinstance(record, dict):
             raise InputError(f"{where} does not hold an object; restore the file that LAFR saved")
+        # before the keys: an older format has others, and its message says what to do
         require_format(record.pop("format", None), where)
         require_fit(record, cls.hints, where)
         require_fit(record["adapter"], ADAPTER, f"adapter in {where}")
@@ -78,11 +80,13 @@ class Saved:
         return cls(**record)
 
 
+# annotations as types, not as strings; the class variable itself is no key of the file
 Saved.hints = {name: hint for name, hint in get_type_hints(Saved, include_extras=True).items() if name != "hints"}
 
 
 def require_format(found: object, where: str) -> None:
     """Raise InputError unless a saved model is of this version's format."""
+    # in Python 2.0 == 2, and JSON can hold either
     if found == FORMAT and not isinstance(found, bool | float):
         return
     if found is None or found == 1:

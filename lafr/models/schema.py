@@ -39,6 +39,7 @@ def fits(value: object, hint: Any) -> bool:
     """
     origin, given = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        # Annotated[type, limits]
         limits = given[1]
         return fits(value, given[0]) and limits.least <= value <= limits.most  # NaN fails both comparisons
     if origin in (Union, types.UnionType):
@@ -54,6 +55,7 @@ def fits(value: object, hint: Any) -> bool:
     if hint in (int, float):  # a bool is an int in Python, and true is no number; an int will do for a float
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     if hint is str:
+        # printable: a control character or a line break would forge lines of messages and logs
         return isinstance(value, str) and len(value) <= LONGEST and value.isprintable()
     return isinstance(value, hint)
 
@@ -96,10 +98,12 @@ def require_fit(values: object, hints: Mapping[str, Any], where: str) -> None:
 def read_small_json(path: Path) -> Any:
     """Return what a JSON file holds; raises InputError when it is too large, no JSON or cannot be read."""
     try:
+        # before reading: a huge file is refused without taking memory
         if path.stat().st_size > LARGEST_FILE:
             raise InputError(f"{str(path)!r} is larger than any that LAFR saves; restore the file that it saved")
         return read_json(path)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    # deep nesting exceeds Python's stack; wrong UTF-8 is a ValueError, as wrong JSON is
     except (ValueError, RecursionError):
         raise InputError(f"{str(path)!r} is not JSON in UTF-8; restore the file that LAFR saved") from None

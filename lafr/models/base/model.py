@@ -98,6 +98,7 @@ class Base:
         opened = [path for part in parts for path in (folder / part).rglob("*.json")] + [null] * null.is_file()
         opened += [path for part, variant in found.variants.items() for path in weights(folder, part, variant)]
         opened += _encoder_weights(folder)[1] if encode else []
+        # before anything is parsed: a file that is not the pinned one is never opened
         require_pinned(folder, opened, sha256)
         try:
             scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
@@ -138,7 +139,9 @@ def empty_prompt(folder: Path) -> Tensor:
     settings = dict(variant=_encoder_weights(folder)[0], use_safetensors=True, dtype=torch.float32)
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, **settings).eval()
     length = tokenizer.model_max_length
+    # padded to the full length, as Stable Diffusion was trained: the padding's tokens are attended to
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    # [1, 77, D]: the last hidden state after its final norm, as diffusers' pipelines take it
     return encoder(tokens.input_ids)[0]
 
 
@@ -146,5 +149,6 @@ def new_base(vae: dict, unet: dict, scheduler: dict, null_tokens: int = 4, seed:
     """Return an untrained base model of the given diffusers configurations, initialised by `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        # drawn first: it decides the random numbers of the networks, which tests pin
         null = torch.randn(1, null_tokens, unet["cross_attention_dim"])
         return Base(AutoencoderKL(**vae), UNet2DConditionModel(**unet), DDPMScheduler(**scheduler), null)

@@ -64,6 +64,7 @@ def find(
 
 
 def _find(source: str, offline: bool, variant: str | None, text: bool) -> Found:
+    # a path is tried before the hub: a folder called owner/name shadows a repository
     path = mini_folder() / "base" if source == "mini" else Path(source)
     if path.is_file():
         if path.suffix not in SINGLE:
@@ -78,6 +79,7 @@ def _find(source: str, offline: bool, variant: str | None, text: bool) -> Found:
         raise NotThere("is not of the form hub:owner/name or hub:owner/name@revision")
     name = repository["name"]
     path, variants = _snapshot(name, repository["revision"], offline, variant, text)
+    # a snapshot's folder is named by its commit: a saved model then pins what it was trained on
     return Found(path, f"{HUB}{name}@{path.name}", variants)
 
 
@@ -86,6 +88,7 @@ def _snapshot(name: str, revision: str | None, offline: bool, variant: str | Non
     parts = CONFIGS | (TEXT if text else {})
     configs = [f"{part}/{file}" for part, file in parts.items()] + (["tokenizer/*"] if text else [])
     reason = None
+    # the preferred one first, each once
     for precision in dict.fromkeys((variant, None, "fp16")):
         wanted = [
             f"{part}/{file}" for part, stem in WEIGHTS.items() if part in parts for file in _files(stem, precision)
