@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from lafr.errors import InputError
+from lafr.evaluation import markdown
 from lafr.evaluation.tables import markdown_table
 from lafr.models.restorer import Restorer
 
@@ -43,14 +44,7 @@ Codebook Alignment Adapter* (Li, Chen, Zhang, Timofte, arXiv 2505.23462); these 
 
 {usage}
 
-| what | value |
-|---|---|
-| resolution | {resolution} px |
-| adapter | {adapter}, {adapter_size:,} values |
-| LoRA | {lora} |
-| denoiser | one step at t* = {timestep}, cross-attention: {text} |
-| base model | {base} |
-| this folder holds | {holds} |
+{facts}
 
 ## Training data
 
@@ -103,18 +97,23 @@ def model_card(
     )
     kind, codes = restorer.adapter.kind, [len(layer.codebook) for layer in restorer.adapter.quantizer.layers]
     networks = ", ".join(sorted(restorer.trained_with))
+    adapter = f"{kind} of {' + '.join(f'{n:,}' for n in codes)} codes" if codes else kind
+    text = "deleted" if restorer.denoiser.text == "none" else restorer.denoiser.text
+    partial = "what was trained, and a reference to the base model"
+    facts = {
+        "resolution": f"{restorer.resolution} px",
+        "adapter": f"{adapter}, {restorer.adapter.size():,} values",
+        "LoRA": lora_line(restorer, full),
+        "denoiser": f"one step at t* = {restorer.denoiser.timestep}, cross-attention: {text}",
+        "base model": f"`{restorer.base}`" if restorer.base else "inside this folder",
+        "this folder holds": "everything" if full or restorer.base is None else partial,
+    }
     return TEXT.format(
         metadata=metadata.to_yaml(),
         name=name,
         usage=usage,
-        adapter=f"{kind} of {' + '.join(f'{n:,}' for n in codes)} codes" if codes else kind,
-        adapter_size=restorer.adapter.size(),
-        timestep=restorer.denoiser.timestep,
-        text="deleted" if restorer.denoiser.text == "none" else restorer.denoiser.text,
+        facts=markdown.table(["what", "value"], facts.items()),
         resolution=restorer.resolution,
-        lora=lora_line(restorer, full),
-        base=f"`{restorer.base}`" if restorer.base else "inside this folder",
-        holds="everything" if full or restorer.base is None else "what was trained, and a reference to the base model",
         training_data=training_data or (MINI_DATA if mini else "Not stated at the export."),
         evaluation="\n\n".join(map(section, results)) or "Not evaluated: no result was given at the export.",
         trained_with=f"\n\nIts losses used {networks}: a score by one of these is biased." if networks else "",
