@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, their hashes, and logs that survive a stopped process."""
+"""Atomic writes of files and folders, their hashes, and logs that survive a killed process."""
 
 import hashlib
 import json
@@ -99,8 +99,7 @@ def read_json(path: Path) -> Any:
 class JsonLines:
     """A log of one JSON object a line, appended to by one process: what a stopped run has done.
 
-    A process that is killed can leave half a line at the end; it is passed over when read, and what it told of is done
-    again.
+    A killed process can leave half a line at the end. It is ignored when read, so that what it recorded is done again.
     """
 
     def __init__(self, path: Path):
@@ -146,7 +145,7 @@ class JsonLines:
 
 
 def sha256_of_file(path: str | Path, on_bytes: Callable[[int], object] = lambda count: None) -> str:
-    """Return the hex sha256 of a file as it is now; `on_bytes` is told of each part that was read."""
+    """Return the hex sha256 of a file; `on_bytes` is called with the size of each part that was read."""
     known = hashlib.sha256()
     with open(path, "rb") as file:
         while data := file.read(CHUNK):

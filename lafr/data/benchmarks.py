@@ -63,7 +63,7 @@ class SyntheticBenchmark:
     def __getitem__(self, index: int) -> Pair:
         face, draw = divmod(index, self.draws)
         name, hq = self.faces.name(face), self.faces[face]
-        # crc32, not hash(): Python salts the hash of a string anew in every process
+        # crc32, not hash(): Python salts the hash of a string in every process
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), draw])
         hq, lq = degraded(hq, self.degradation, rng)
         return Pair(self.stem(index), lq, hq)

@@ -21,7 +21,7 @@ ENCODER_TARGETS = r"encoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|
 class EncoderObjective(RestorationObjective):
     """Fine-tuning the whole VAE encoder with the UNet's LoRA, under the same loss: no adapter is needed.
 
-    `z_hq` stays what the encoder made of a face before; give a restorer without an adapter (kind "none"), whose
+    `z_hq` remains the original encoder's; give a restorer without an adapter (kind "none"), whose
     encoder no stage trained yet. From then on the restorer is saved whole: its base holds another encoder.
     """
 
@@ -83,7 +83,7 @@ class OSEDiffObjective(Objective):
         base: a `lafr.models.base.model.Base`; its UNet keeps text and time.
         loss: of the restored face, as in `RestorationObjective`; `vsd` is added with weight 1.
         rank: of the three LoRAs.
-        timestep: of the one step, on the latent as it is.
+        timestep: of the one step, on the latent itself: no noise is added.
         learning_rate: of the regulariser's AdamW.
         seed: of starts, times and noise.
     """

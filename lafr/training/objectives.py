@@ -27,7 +27,7 @@ class Objective(nn.Module):
 
     Attributes:
         weights: name -> weight of each term that `forward` returns; others are reported only.
-        codec: the frozen codec, in stages that look at z_hq; a batch that holds "z_hq" need not be encoded.
+        codec: the frozen codec, in stages that need z_hq; a batch that holds "z_hq" need not be encoded.
     """
 
     weights: dict[str, float]
@@ -113,11 +113,11 @@ def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[
         raise InputError("decode_crop", side, f"from 1 to {min(height, width)}, the side of the latent")
     f = image.shape[-1] // width  # pixels per latent position, 8 for Stable Diffusion
     z_crops, image_crops = [], []
-    for latent, picture, number in zip(z, image, n.tolist(), strict=True):
+    for latent, own, number in zip(z, image, n.tolist(), strict=True):
         draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
         y, x = (int(torch.randint(free + 1, (), generator=draw)) for free in (height - side, width - side))
         z_crops.append(latent[:, y : y + side, x : x + side])
-        image_crops.append(picture[:, f * y : f * (y + side), f * x : f * (x + side)])
+        image_crops.append(own[:, f * y : f * (y + side), f * x : f * (x + side)])
     return torch.stack(z_crops), torch.stack(image_crops)
 
 

@@ -111,7 +111,7 @@ def test_a_set_without_truth_may_lie_in_the_folder_itself(tmp_path):
     assert wild[0].hq is None
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     paired(tmp_path, "lq", "a.png", "a.jpg")
     with pytest.raises(InputError, match="several images are named 'a'; rename them"):
         PairedBenchmark("wild", str(tmp_path), 8, hq=None)

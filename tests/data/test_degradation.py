@@ -236,7 +236,7 @@ def test_records_of_unknown_steps_kernels_and_generators_are_refused(hq):
         ops.as_text(np.random.Generator(np.random.MT19937(0)))
 
 
-def test_a_generator_written_as_text_goes_on_where_it_stood():
+def test_a_generator_written_as_text_continues_with_the_same_numbers():
     rng = np.random.default_rng(3)
     rng.integers(10, dtype=np.int32)  # leaves half a draw in the generator's buffer
     again = ops.as_generator(ops.as_text(rng))
@@ -273,7 +273,7 @@ def test_a_gray_photo_has_a_gray_target_only_where_the_recipe_says_so(hq):
 
 
 def test_the_second_order_keeps_what_is_lost_at_another_resolution():
-    """At a quarter of the resolution kernels and the final shrinking are a quarter; the passes' own factors stay."""
+    """At a quarter of the resolution kernels and the final shrinking are a quarter; the passes' factors are unchanged."""
     chain = SecondOrderDegradation()
     seen = 0
     for seed in range(40):

@@ -174,7 +174,7 @@ def test_scores_that_leave_a_doubt_are_refused(face_folder, tmp_path):
         choose(face_folder, scores=str(file), min_score=2)
 
 
-def test_a_face_is_the_resized_picture_on_every_visit(face_folder):
+def test_a_face_is_the_resized_image_on_every_visit(face_folder):
     faces = Faces(sorted(face_folder.glob("*.png")), 32)
     expected = read_image(faces.paths[3], 32)
     assert torch.equal(faces[3], expected)

@@ -114,7 +114,7 @@ def test_a_damaged_file_is_rebuilt_with_the_bits_that_it_held(fill, codec, tmp_p
         assert torch.equal(fill(refuse), whole)
 
 
-def test_an_interrupted_filling_leaves_whole_files_and_goes_on_where_it_was(fill, codec, tmp_path):
+def test_an_interrupted_filling_leaves_whole_files_and_resumes_where_it_was(fill, codec, tmp_path):
     calls = []
 
     def stopped(images):
@@ -203,7 +203,7 @@ def test_a_stage_learns_the_same_weights_with_cached_latents(trained, stage):
         torch.testing.assert_close(cached[name], value, **ROUNDING)
 
 
-def test_a_stopped_run_goes_on_from_the_files_of_the_cache_bit_for_bit(trained, monkeypatch):
+def test_a_stopped_run_resumes_from_the_files_of_the_cache_bit_for_bit(trained, monkeypatch):
     whole = trained("codebook", cache=True, folder="whole")
     with pytest.raises(Stopped):
         trained("codebook", cache=True, stopped=True, folder="stopped")

@@ -48,7 +48,7 @@ def test_the_astronauts_landmarks_land_on_the_template():
         assert np.linalg.norm(centre - target) < 20
 
 
-def test_an_aligned_face_shows_the_picture_through_that_transform():
+def test_an_aligned_face_shows_the_photo_through_that_transform():
     crop = np.asarray(aligned("astronaut"), np.float64)
     source = np.asarray(read_pil(weights.locate("astronaut")), np.float64)
     inverse = np.linalg.inv(np.vstack([similarity(np.array(LANDMARKS["astronaut"]), FFHQ_512), [0, 0, 1]]))
@@ -71,7 +71,7 @@ def alter(monkeypatch, name: str, **changes) -> None:
     monkeypatch.setitem(weights.EXTERNAL, name, dataclasses.replace(weights.EXTERNAL[name], **changes))
 
 
-def test_missing_pictures_are_reported_by_the_faces_that_need_them(monkeypatch):
+def test_missing_images_are_reported_by_the_faces_that_need_them(monkeypatch):
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     alter(monkeypatch, "insightface_t1", package="not_installed_anywhere")
     assert len(PackagedFaces(8, ["astronaut"])) == 1

@@ -302,7 +302,7 @@ def test_two_files_of_one_stem_are_refused(tmp_path):
         folder(str(tmp_path))
 
 
-def test_bytes_that_are_no_picture_are_said_with_their_place(shard, tmp_path):
+def test_bytes_that_are_no_image_are_reported_with_their_place(shard, tmp_path):
     path = shard("1.png")
     data = bytearray(path.read_bytes())
     data[512:520] = b"no image"

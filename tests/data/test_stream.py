@@ -37,7 +37,7 @@ def test_every_face_is_visited_once_an_epoch_in_a_new_order(stream):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_one_face_is_degraded_anew_on_every_visit(stream):
+def test_one_face_is_degraded_differently_on_every_visit(stream):
     first = stream.face_index(0)
     again = next(n for n in range(10, 20) if stream.face_index(n) == first)
     assert not torch.equal(stream[0]["lq"], stream[again]["lq"])

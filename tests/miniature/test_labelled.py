@@ -33,7 +33,7 @@ def face_points() -> np.ndarray:
 
 @pytest.fixture
 def labelled(tmp_path):
-    """Three noise pictures in a folder `some`, with a landmarks file beside it."""
+    """Three noise pictures in a folder `some`, with a landmarks file next to it."""
     rng = np.random.default_rng(0)
     (tmp_path / "some").mkdir()
     names = [f"{i}.png" for i in range(3)]
@@ -74,7 +74,7 @@ def test_an_item_depends_on_seed_and_number_alone(labelled):
     for n in (5, 0, 5):
         for key, value in first[n].items():
             assert torch.equal(value, again[n][key]), key
-    assert not torch.equal(first[0]["hq"], first[2]["hq"])  # the same face, warped anew
+    assert not torch.equal(first[0]["hq"], first[2]["hq"])  # the same face, warped differently
 
 
 def test_the_student_sees_the_face_itself_or_a_degraded_copy(labelled):

@@ -43,7 +43,7 @@ def test_a_name_gives_one_frozen_network_and_an_unknown_name_is_refused():
     one = networks.load("mini_parser")
     assert one is networks.load("mini_parser") and not one.training
     assert not any(p.requires_grad for p in one.parameters())
-    with pytest.raises(InputError, match="mini_recogniser.*'nobody'"):
+    with pytest.raises(InputError, match=r"mini_recogniser.*'nobody'"):
         networks.load("nobody")
 
 

@@ -39,7 +39,7 @@ def millions(parameters):
 def peak_of(work):
     """Run `work`; return its seconds and this process's peak resident memory meanwhile, in GB."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel starts the high-water mark anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark
     started = time.perf_counter()
     work()
     seconds = time.perf_counter() - started

@@ -78,7 +78,7 @@ class Degradation:
         gray_target: whether the HQ image of a pair becomes gray too: the model restores, it does not colourise.
         reference_resolution: side in pixels that the ranges are written for. At another resolution r, blur sigma,
             kernel and downscale factor are multiplied by r / reference: the same content is lost. A factor of 1 or more
-            stays at least 1. Noise, JPEG and colour act on pixel values and are unchanged.
+            remains at least 1. Noise, JPEG and colour act on pixel values and are unchanged.
     """
 
     blur_sigma: Range = (1, 15)
