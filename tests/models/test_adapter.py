@@ -107,18 +107,15 @@ def test_the_settings_are_those_given_and_the_defaults_of_adapter_and_quantizer(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "setting", "value"),
-    [
+def test_a_setting_of_another_type_or_out_of_range_is_refused_with_its_value():
+    for kind, setting, value in (
         ("codebook", "num_codes", 0), ("codebook", "num_codes", 10**9), ("codebook", "num_codes", "16"),
         ("codebook", "num_codes", True), ("codebook", "decay", 1.5), ("codebook", "decay", float("nan")),
         ("conv", "width", -3), ("conv", "extractor_blocks", 65), ("soft_codebook", "temperature", 0),
         ("topk_codebook", "top_k", None), ("code_prediction", "heads", 0),
-    ],
-)  # fmt: skip
-def test_a_setting_of_another_type_or_out_of_range_is_refused_with_its_value(kind, setting, value):
-    with pytest.raises(InputError, match=f"{setting} must be .*got {value!r}"):
-        build_adapter(kind, **{setting: value})
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"{setting} must be .*got {value!r}"):
+            build_adapter(kind, **{setting: value})
 
 
 def test_an_unknown_kind_or_setting_is_refused_with_those_there_are():

@@ -142,7 +142,7 @@ def test_the_autoencoders_attention_comes_out_of_a_single_file_too(monkeypatch, 
     require_equal(Base.from_pretrained(tmp_path / "model.safetensors", expect="tiny"), base)
 
 
-@pytest.mark.parametrize("name", ["sd21_base", "sd15"])
+@pytest.mark.parametrize("name", ["sd21_base", pytest.param("sd15", marks=pytest.mark.slow)])
 def test_a_single_file_of_the_full_size_fills_every_weight_of_both_networks(name, monkeypatch, tmp_path):
     with torch.device("meta"):
         vae, unet = AutoencoderKL(**KNOWN[name].vae), UNet2DConditionModel(**KNOWN[name].unet)

@@ -99,10 +99,10 @@ def test_a_failure_amid_a_scaled_step_leaves_the_lora_as_it_was(trained):
     assert torch.equal(trained(lq()), expected)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.01, float("nan"), "0.5", True, None])
-def test_what_is_no_number_from_0_to_1_is_refused(trained, value):
-    with pytest.raises(InputError, match=f"fidelity must be a number from 0 to 1, got {value!r}"):
-        trained(lq(), fidelity=value)
+def test_what_is_no_number_from_0_to_1_is_refused(trained):
+    for value in (-0.1, 1.01, float("nan"), "0.5", True, None):
+        with pytest.raises(InputError, match=f"fidelity must be a number from 0 to 1, got {value!r}"):
+            trained(lq(), fidelity=value)
 
 
 @torch.no_grad()

@@ -127,12 +127,12 @@ def test_several_heads_match_and_move_as_the_librarys_own_multi_head_quantiser_d
         torch.testing.assert_close(layer.codebook, own.codebook[head])
 
 
-@pytest.mark.parametrize("kind", HARD)
-def test_the_gradient_passes_straight_through_the_matching_once(kind):
-    features = random_features().requires_grad_()
-    matched = made(kind).train().quantize(features).features
-    weight = draw(*matched.shape, seed=5)
-    assert torch.equal(torch.autograd.grad(matched, features, weight)[0], weight)
+def test_the_gradient_passes_straight_through_the_matching_once():
+    for kind in HARD:
+        features = random_features().requires_grad_()
+        matched = made(kind).train().quantize(features).features
+        weight = draw(*matched.shape, seed=5)
+        assert torch.equal(torch.autograd.grad(matched, features, weight)[0], weight)
 
 
 def test_commitment_is_the_squared_distance_to_the_code_and_pulls_the_features_only():
@@ -173,11 +173,11 @@ def test_codes_are_matched_in_float32_under_autocast(kind):
     assert kind == "predicted" or torch.equal(again, cross_entropy)  # the predictor's layers follow autocast
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_what_an_exported_graph_would_hold_is_what_is_assigned(kind):
-    quantizer, features = made(kind).eval(), random_features(2)
-    torch.testing.assert_close(quantizer.assign_in_graph(features), quantizer.assign(features).features)
+def test_what_an_exported_graph_would_hold_is_what_is_assigned():
+    for kind in KINDS:
+        quantizer, features = made(kind).eval(), random_features(2)
+        torch.testing.assert_close(quantizer.assign_in_graph(features), quantizer.assign(features).features)
 
 
 class InGraph(nn.Module):
@@ -300,13 +300,13 @@ def test_start_and_update_are_decided_by_the_generator_and_leave_the_global_one_
     assert not all(torch.equal(ends[0][name], ends[2][name]) for name in ends[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_matching_in_training_changes_no_code(kind):
-    quantizer = made(kind).train()
-    before = buffers(quantizer)
-    for seed in range(3):
-        quantizer.quantize(random_features(seed))
-    assert before and all(torch.equal(value, before[name]) for name, value in buffers(quantizer).items())
+def test_matching_in_training_changes_no_code():
+    for kind in KINDS:
+        quantizer = made(kind).train()
+        before = buffers(quantizer)
+        for seed in range(3):
+            quantizer.quantize(random_features(seed))
+        assert before and all(torch.equal(value, before[name]) for name, value in buffers(quantizer).items())
 
 
 def test_soft_codes_are_learned_as_the_hard_codebooks_are():
@@ -429,12 +429,12 @@ def test_a_prediction_depends_on_the_whole_face_and_on_the_place_in_it():
 # --- all --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_size_counts_every_weight_and_every_code_once(kind):
-    quantizer = made(kind)
-    predictor = sum(p.numel() for p in quantizer.parameters())
-    assert quantizer.size() == N * D * (3 if kind == "residual" else 1) + predictor
-    assert bool(predictor) == (kind == "predicted")
+def test_the_size_counts_every_weight_and_every_code_once():
+    for kind in KINDS:
+        quantizer = made(kind)
+        predictor = sum(p.numel() for p in quantizer.parameters())
+        assert quantizer.size() == N * D * (3 if kind == "residual" else 1) + predictor
+        assert bool(predictor) == (kind == "predicted")
 
 
 def test_the_identity_assigns_what_it_is_given_and_has_no_codes():
