@@ -25,8 +25,6 @@ PINS = "SHA256SUMS"  # in that folder: hashes that the user vouches for
 
 # For packages that ask for a second OpenCV build: what follows `pip install`.
 NO_DEPS = f"--no-deps --require-hashes -r {shlex.quote(str(shipped('requirements-no-deps.txt')))}"
-# All that `lafr train +experiment=smoke` and `lafr eval benchmark=mini` need beyond `pip install lafr`.
-INSTALL_TRAINING = f"pip install 'lafr[train]' && pip install {NO_DEPS}"
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ def restoration(equal=False):
     return Restoration(images[0].requires_grad_(), images[other].detach(), latents[0].requires_grad_(), latents[other])
 
 
-@pytest.mark.parametrize("term", APPEARANCE.values())
-def test_a_term_is_zero_for_equal_images_and_positive_otherwise(term):
-    assert term()(restoration(equal=True)).abs() < 1e-7
-    assert term()(restoration()) > 1e-3
+def test_a_term_is_zero_for_equal_images_and_positive_otherwise():
+    for term in APPEARANCE.values():
+        assert term()(restoration(equal=True)).abs() < 1e-7
+        assert term()(restoration()) > 1e-3
 
 
 def test_pixel_and_latent_terms_are_the_mean_distances_they_are_named_after():

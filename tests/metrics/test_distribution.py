@@ -128,12 +128,12 @@ def test_kid_of_two_halves_of_one_cloud_is_near_zero_unlike_fid(features):
     assert FID(network=Quarters()).score(*halves)["low"] > 0
 
 
-@pytest.mark.parametrize("metric", [FID, KID])
-def test_a_set_of_one_image_has_no_distance(metric, features):
-    with pytest.raises(InputError, match="at least 2 images on each side, 1 given"):
-        metric(network=Quarters()).score(features[0][:1], features[1])
-    with pytest.raises(InputError, match="none are"):
-        metric(network=Quarters()).score(features[0], None)
+def test_a_set_of_one_image_has_no_distance(features):
+    for metric in [FID, KID]:
+        with pytest.raises(InputError, match="at least 2 images on each side, 1 given"):
+            metric(network=Quarters()).score(features[0][:1], features[1])
+        with pytest.raises(InputError, match="none are"):
+            metric(network=Quarters()).score(features[0], None)
 
 
 def test_features_are_those_of_8_bit_pixels():

@@ -105,22 +105,22 @@ def test_equal_images_score_100_db_and_an_ssim_of_one(pair):
     assert ssim_rgb(pair[1], pair[1]).tolist() == ssim_y(pair[1], pair[1]).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("metric", [psnr_rgb, psnr_y, ssim_rgb, ssim_y, "st_lpips_alex"])
-def test_what_a_png_cannot_hold_does_not_count(pair, metric):
-    metric = ShiftTolerantLPIPS("alex") if isinstance(metric, str) else metric
-    lq, hq = map(as_saved, pair)
-    nudged = lq + 0.1 / 255 * torch.sign(torch.randn(lq.shape, generator=torch.Generator().manual_seed(1)))
-    assert torch.equal(metric(nudged, hq), metric(lq, hq))
-    assert torch.equal(metric(lq, hq + 0.1 / 255), metric(lq, hq))
-    beyond = torch.where(lq >= 1, lq + 3, lq)
-    assert torch.equal(metric(beyond, hq), metric(lq, hq))
+def test_what_a_png_cannot_hold_does_not_count(pair):
+    for metric in [psnr_rgb, psnr_y, ssim_rgb, ssim_y, "st_lpips_alex"]:
+        metric = ShiftTolerantLPIPS("alex") if isinstance(metric, str) else metric
+        lq, hq = map(as_saved, pair)
+        nudged = lq + 0.1 / 255 * torch.sign(torch.randn(lq.shape, generator=torch.Generator().manual_seed(1)))
+        assert torch.equal(metric(nudged, hq), metric(lq, hq))
+        assert torch.equal(metric(lq, hq + 0.1 / 255), metric(lq, hq))
+        beyond = torch.where(lq >= 1, lq + 3, lq)
+        assert torch.equal(metric(beyond, hq), metric(lq, hq))
 
 
-@pytest.mark.parametrize("trunk", ["alex", "vgg"])
-def test_more_noise_is_a_greater_perceptual_distance(pair, trunk):
-    distance = ShiftTolerantLPIPS(trunk)(*pair)
-    assert distance.shape == (3,)
-    assert distance[0] < distance[1] < distance[2]
+def test_more_noise_is_a_greater_perceptual_distance(pair):
+    for trunk in ["alex", "vgg"]:
+        distance = ShiftTolerantLPIPS(trunk)(*pair)
+        assert distance.shape == (3,)
+        assert distance[0] < distance[1] < distance[2]
 
 
 def test_perplexity_counts_codes_in_even_use():

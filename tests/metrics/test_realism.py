@@ -109,12 +109,12 @@ def test_niqe_rises_with_blur_and_needs_no_ground_truth(pristine):
     assert metric(blurred, None) > metric(sharp, None) + 0.5
 
 
-@pytest.mark.parametrize("side", [128, 191])
-def test_niqe_of_a_small_image_is_refused_with_the_least_size(pristine, side):
-    with pytest.raises(InputError, match=f"NIQE is undefined for {side} x {side} .*192.*512") as error:
-        NIQE(pristine)(torch.zeros(1, 3, side, side))
-    assert "\n" not in str(error.value)
-    assert describe("pristine", NIQE(pristine)).min_side == 192
+def test_niqe_of_a_small_image_is_refused_with_the_least_size(pristine):
+    for side in [128, 191]:
+        with pytest.raises(InputError, match=f"NIQE is undefined for {side} x {side} .*192.*512") as error:
+            NIQE(pristine)(torch.zeros(1, 3, side, side))
+        assert "\n" not in str(error.value)
+        assert describe("pristine", NIQE(pristine)).min_side == 192
 
 
 def test_an_image_with_texture_in_no_block_or_in_one_has_no_niqe(pristine):

@@ -33,26 +33,26 @@ def test_it_equals_opencv_where_nothing_shrinks():
     assert np.abs(crop - theirs).max() < 1e-3  # OpenCV may round a position to 1/32 of a pixel
 
 
-@pytest.mark.parametrize("side", [512, 128])
-def test_arcface_crops_hold_the_same_scene_at_every_side(side):
-    crop = array(SimilarityCrop()(tensor(waves(side))))
-    there = cv2.invertAffineTransform(similarity(FFHQ_512, ARCFACE_112))
-    y, x = np.mgrid[:112, :112]
-    x, y = (np.stack([x, y, np.ones_like(x)], -1) @ there.T).transpose(2, 0, 1)
-    x, y = (np.clip(axis, 0, 511) + 0.5 for axis in (x, y))
-    x, y = x / 512, y / 512
-    truth = np.stack([np.sin(9 * x + 5 * y), np.cos(11 * y - 4 * x), np.sin(7 * x) * np.cos(8 * y)], -1)
-    inside = np.s_[8:-8, 8:-8]  # the border is repeated, the waves go on
-    assert np.abs(crop - truth)[inside].max() < 0.01
+def test_arcface_crops_hold_the_same_scene_at_every_side():
+    for side in [512, 128]:
+        crop = array(SimilarityCrop()(tensor(waves(side))))
+        there = cv2.invertAffineTransform(similarity(FFHQ_512, ARCFACE_112))
+        y, x = np.mgrid[:112, :112]
+        x, y = (np.stack([x, y, np.ones_like(x)], -1) @ there.T).transpose(2, 0, 1)
+        x, y = (np.clip(axis, 0, 511) + 0.5 for axis in (x, y))
+        x, y = x / 512, y / 512
+        truth = np.stack([np.sin(9 * x + 5 * y), np.cos(11 * y - 4 * x), np.sin(7 * x) * np.cos(8 * y)], -1)
+        inside = np.s_[8:-8, 8:-8]  # the border is repeated, the waves go on
+        assert np.abs(crop - truth)[inside].max() < 0.01
 
 
-@pytest.mark.parametrize("shrink", [2.0, 4.0])
-def test_the_blur_before_shrinking_is_scikit_images(shrink):
-    filters = pytest.importorskip("skimage.filters", reason="needs scikit-image")
-    image = np.random.default_rng(0).random((40, 48))
-    theirs = filters.gaussian(image, (shrink - 1) / 2, mode="nearest", truncate=3.0, preserve_range=True)
-    ours = antialias(torch.from_numpy(image)[None, None], shrink)[0, 0].numpy()
-    assert np.abs(ours - theirs).max() < 1e-6
+def test_the_blur_before_shrinking_is_scikit_images():
+    for shrink in [2.0, 4.0]:
+        filters = pytest.importorskip("skimage.filters", reason="needs scikit-image")
+        image = np.random.default_rng(0).random((40, 48))
+        theirs = filters.gaussian(image, (shrink - 1) / 2, mode="nearest", truncate=3.0, preserve_range=True)
+        ours = antialias(torch.from_numpy(image)[None, None], shrink)[0, 0].numpy()
+        assert np.abs(ours - theirs).max() < 1e-6
 
 
 def test_a_shrinking_crop_does_not_alias():
@@ -61,16 +61,16 @@ def test_a_shrinking_crop_does_not_alias():
     assert torch.equal(antialias(tensor(stripes), 0.5), tensor(stripes))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_every_face_of_a_batch_is_cropped_alike_and_reached_by_the_gradient(batch):
-    images = torch.rand(batch, 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    crop = SimilarityCrop()
-    crops = crop(images)
-    assert crops.shape == (batch, 3, 112, 112)
-    assert torch.allclose(crops, torch.cat([crop(image[None]) for image in images]), atol=1e-6)
-    crops.square().sum().backward()
-    assert images.grad.isfinite().all()
-    assert (images.grad[:, :, 40:100, 40:90] != 0).all()
+def test_every_face_of_a_batch_is_cropped_alike_and_reached_by_the_gradient():
+    for batch in [1, 3]:
+        images = torch.rand(batch, 3, 128, 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        crop = SimilarityCrop()
+        crops = crop(images)
+        assert crops.shape == (batch, 3, 112, 112)
+        assert torch.allclose(crops, torch.cat([crop(image[None]) for image in images]), atol=1e-6)
+        crops.square().sum().backward()
+        assert images.grad.isfinite().all()
+        assert (images.grad[:, :, 40:100, 40:90] != 0).all()
 
 
 def test_resize_is_pillows_bilinear():

@@ -91,11 +91,11 @@ def test_the_fans_gradient_reaches_the_image_and_no_weight(fan, photo):
     assert all(weight.grad is None for weight in fan.parameters())
 
 
-@pytest.mark.parametrize(("sigma", "tolerance"), [(1.0, 0.16), (1.5, 0.05), (2.0, 0.05)])
-def test_soft_points_lie_on_the_centres_of_gaussians(sigma, tolerance):
-    centres = inner_centres()
-    off = (soft_argmax(bumps(centres, sigma))[0] - in_crop(centres)).abs().max() / HEATMAP_PIXEL
-    assert off < tolerance
+def test_soft_points_lie_on_the_centres_of_gaussians():
+    for sigma, tolerance in [(1.0, 0.16), (1.5, 0.05), (2.0, 0.05)]:
+        centres = inner_centres()
+        off = (soft_argmax(bumps(centres, sigma))[0] - in_crop(centres)).abs().max() / HEATMAP_PIXEL
+        assert off < tolerance
 
 
 @pytest.mark.parametrize("sigma", [1.0, 1.5, 2.0])
@@ -121,14 +121,14 @@ def test_a_second_lower_bump_far_off_does_not_pull():
     assert (soft_argmax(heatmaps)[0] - in_crop(centre)).abs().max() < 0.05 * HEATMAP_PIXEL
 
 
-@pytest.mark.parametrize("case", ["inside", "corner", "flat"])
-def test_the_gradient_of_a_soft_point_is_finite_and_not_zero(case):
-    heatmaps = {
-        "inside": bumps(torch.tensor([[20.3, 30.4]])), "corner": bumps(torch.tensor([[0.0, 63.0]])),
-        "flat": torch.zeros(1, 1, 64, 64),
-    }[case].requires_grad_()  # fmt: skip
-    soft_argmax(heatmaps).sum().backward()
-    assert heatmaps.grad.isfinite().all() and heatmaps.grad.abs().sum() > 0
+def test_the_gradient_of_a_soft_point_is_finite_and_not_zero():
+    for case in ["inside", "corner", "flat"]:
+        heatmaps = {
+            "inside": bumps(torch.tensor([[20.3, 30.4]])), "corner": bumps(torch.tensor([[0.0, 63.0]])),
+            "flat": torch.zeros(1, 1, 64, 64),
+        }[case].requires_grad_()  # fmt: skip
+        soft_argmax(heatmaps).sum().backward()
+        assert heatmaps.grad.isfinite().all() and heatmaps.grad.abs().sum() > 0
 
 
 def test_a_missing_facexlib_is_one_clear_error(monkeypatch):
