@@ -167,7 +167,7 @@ class PhotoRestorer:
         if is_aligned:
             before = self.crop_of(photo)  # [3, S, S]
             image = to_pil(self.restore_crops(before[None], fidelity)[0])
-            faces = [self.whole(photo, found)]
+            faces = [report_of_aligned(photo, found)]
             crops: tuple[FaceCrops, ...] = (FaceCrops(0, to_pil(before), image),)
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
@@ -218,10 +218,6 @@ class PhotoRestorer:
             full = batch[torch.arange(self.batch_size) % len(batch)] if self.equal_batches else batch
             restored.append(self.restorer(full.to(device), **options)[: len(batch)].float().cpu())
         return torch.cat(restored) if restored else crops
-
-    def whole(self, photo: Image.Image, found: Sequence[Detection] = ()) -> FaceReport:
-        """Return the report of a photo that is one aligned face."""
-        return report_of_aligned(photo, found)
 
     def restore_faces(
         self,

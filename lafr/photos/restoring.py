@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lafr.errors import InputError
 from lafr.images import photo_path, read_photo, to_pil, to_rgb, upright, write_image, write_photo
 from lafr.photos.detectors import Detection
+from lafr.photos.faces import report_of_aligned
 from lafr.photos.files import LONGEST_NAME, VIDEOS, Outputs, find_inputs
 from lafr.photos.journal import Journal, face_facts
 from lafr.photos.restorer import FaceCrops, PhotoRestorer
@@ -141,7 +142,7 @@ class _Run:
         aligned, found, warnings = self.photos.judge(photo, self.how["aligned"])
         if not aligned:
             return self._photo(job, photo, found, lost + warnings)
-        faces = [face_facts(self.photos.whole(photo, found))]
+        faces = [face_facts(report_of_aligned(photo, found))]
         facts = {"aligned": True, "faces": faces, "warnings": lost + warnings}
         self.waiting.append(_Waiting(job, self.photos.crop_of(photo), facts))
         return self.flush() if len(self.waiting) == self.photos.batch_size else 0

@@ -153,7 +153,7 @@ def test_a_part_that_was_replaced_is_used(pipe):
     assert torch.equal(pipe(unit(), output_type="pt").images, before)
 
 
-def test_what_is_saved_beside_a_base_is_what_was_trained_a_reference_and_a_card_and_loads_bit_for_bit(pipe, tmp_path):
+def test_an_export_with_a_base_holds_what_was_trained_a_reference_and_a_card_and_loads_bit_for_bit(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     assert files(tmp_path / "model") == [
         "README.md", "adapter.safetensors", "denoiser/pytorch_lora_weights.safetensors", "lafr.json",

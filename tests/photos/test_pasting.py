@@ -101,7 +101,7 @@ def test_a_parsed_mask_stays_inside_the_ellipse_and_holds_the_features(astronaut
     assert (mask <= ellipse(face)).all()
     for x, y in FFHQ_512 / 4:
         assert mask[round(y), round(x)] > 0.95
-    assert mask[:, :16].max() < 0.05  # beside the head
+    assert mask[:, :16].max() < 0.05  # outside the head
     assert mask_named("parsing").network is not None
     with pytest.raises(InputError, match=r"mask .*ellipse or parsing.*oval"):
         mask_named("oval")

@@ -75,8 +75,8 @@ def test_each_output_is_the_restoration_of_its_own_input(tmp_path, restorer):
             expected = as_saved(restorer(lq[None])[0])
         restored = read_image(tmp_path / "out" / name)
         assert (restored - expected).abs().max() <= 2 / 127.5  # batches differ in the last bits
-        beside = read_image(tmp_path / "out" / "side_by_side" / name)
-        assert torch.equal(beside, torch.cat([lq, restored], dim=2))
+        comparison = read_image(tmp_path / "out" / "side_by_side" / name)
+        assert torch.equal(comparison, torch.cat([lq, restored], dim=2))
 
 
 def test_equal_batches_show_the_restorer_one_size_and_restore_each_input_once(tmp_path, restorer):
@@ -285,7 +285,7 @@ def test_without_progress_nothing_is_printed(tmp_path, restorer, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_cmyk_photo_never_overwrites_the_tiff_beside_it(tmp_path, restorer):
+def test_a_cmyk_photo_never_overwrites_a_tiff_next_to_it(tmp_path, restorer):
     Image.new("CMYK", (40, 30)).save(tmp_path / "a.jpg")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.tif")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.jpg.tif")
