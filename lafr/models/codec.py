@@ -21,7 +21,7 @@ class Codec(nn.Module):
 
     def __init__(self, vae: nn.Module):
         super().__init__()
-        # frozen in all stages: z_hq and the decoder stay those of the base model
+        # frozen in all of LAFR's stages: z_hq and the decoder stay those of the base model
         self.vae = vae.requires_grad_(False).eval()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A restorer made fast: the same function in less arithmetic, in the precision and layout that the processor likes."""
+"""Optimised inference: merged LoRA, folded upsampling, channels-last, low precision."""
 
 import ctypes
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def optimised(
     compile: bool = False,
     channels_last: bool = True,
 ) -> Restorer:
-    """Prepare a restorer for inference, in place, and return it; from then on it is neither trained nor saved.
+    """Prepare a restorer for inference, in place, and return it; it can no longer be trained or saved.
 
     The LoRA is merged, upsampling is folded into the convolutions behind it, activations reuse memory. Encoder, UNet
     and decoder compute in `dtype`; latents, the adapter with its nearest code, and the x0 line stay float32.
@@ -60,13 +60,13 @@ def optimised(
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype called `name`; "auto" takes what the device multiplies fastest at float32's range.
+    """Return the dtype called `name`; "auto" chooses the fastest that the device supports in hardware.
 
-    That is bfloat16 where a processor has instructions for it (AVX512-BF16, AMX; any GPU that torch says), float16 on
+    That is bfloat16 where a processor has instructions for it (AVX512-BF16, AMX; GPUs by torch's report), float16 on
     an older GPU, float32 elsewhere.
     """
     if name not in DTYPES:
-        raise InputError(f"dtype={name} is unknown; choose one of {', '.join(DTYPES)}")
+        raise InputError("dtype", name, f"one of {', '.join(DTYPES)}")
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -76,7 +76,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def fold_upsampling(model: nn.Module) -> None:
-    """Make each nearest 2x upsampling and the 3 x 3 convolution behind it one transposed convolution, in place.
+    """Replace each nearest 2x upsampling and the 3 x 3 convolution after it by one transposed convolution, in place.
 
     Exact but for rounding, borders included, at 4/9 of the multiplications: of nine taps on four equal pixels several
     share a pixel, and their weights can be added beforehand. Sizes must double exactly.
@@ -115,7 +115,7 @@ def transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
 
 
 def reuse_activations(model: nn.Module) -> None:
-    """Let each SiLU behind a normalisation write over its input, which nobody else reads, in place."""
+    """Let each SiLU after a normalisation overwrite its input, which no other layer reads; in place."""
     # without a time projection: that would read the activation's input once more
     blocks = [layer for layer in model.modules() if isinstance(layer, ResnetBlock2D) and layer.time_emb_proj is None]
     for activation in (block.nonlinearity for block in blocks):
@@ -162,4 +162,4 @@ def _compiler(device: torch.device, dtype: torch.dtype) -> dict:
 
 
 def _refuse_to_save(*_, **__) -> None:
-    raise InputError("an optimised restorer is not saved: its layers are others; save before optimising")
+    raise InputError("an optimised restorer cannot be saved, as its layers differ; save before optimising")

@@ -36,7 +36,7 @@ class Found:
 
 
 class NotThere(Exception):
-    """Why a source can't be used; the next one may do."""
+    """Why a source cannot be used; the next one is tried."""
 
 
 def find(
