@@ -149,9 +149,9 @@ def start(device: str) -> "tuple[Processes, Any]":
 
 def main(cfg: Any) -> None:
     """Restore and score the benchmark with the model and its controls, or score what others restored."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"loading {cfg.model.folder} ...", file=sys.stderr, flush=True)
     plan = plan_from_config(cfg, command_line())
+    if plan.needs_model and os.environ.get("RANK", "0") == "0":
+        print(f"loading {plan.model} ...", file=sys.stderr, flush=True)
     from lafr.evaluation import evaluate
     from lafr.evaluation.publishing import publish
 
