@@ -161,8 +161,8 @@ def csv_gives_back_every_number(benchmark: str) -> None:
 
 def test_latex_prints_the_names_that_papers_use_and_markdown_those_of_the_yaml():
     scores = record({"a": {"psnr_rgb": 20.0, "lpips_vgg": 0.3}, "b": {"psnr_rgb": 19.0, "lpips_vgg": 0.4}})
-    assert r"row & PSNR $\uparrow$ & LPIPS (VGG) $\downarrow$ \\" in latex_table(scores).splitlines()
-    assert "| row | psnr_rgb ↑ | lpips_vgg ↓ |" in markdown_table(scores).splitlines()
+    assert r"method & PSNR $\uparrow$ & LPIPS (VGG) $\downarrow$ \\" in latex_table(scores).splitlines()
+    assert "| method | psnr_rgb ↑ | lpips_vgg ↓ |" in markdown_table(scores).splitlines()
 
 
 def test_a_hostile_name_stays_one_cell_in_markdown_and_one_line_in_latex():
