@@ -273,7 +273,7 @@ def test_a_gray_photo_has_a_gray_target_only_where_the_recipe_says_so(hq):
 
 
 def test_the_second_order_keeps_what_is_lost_at_another_resolution():
-    """At a quarter of the resolution kernels and the final shrinking are a quarter; the passes' factors are unchanged."""
+    """At a quarter of the resolution, kernels and the final shrinking are a quarter; the passes' factors are not."""
     chain = SecondOrderDegradation()
     seen = 0
     for seed in range(40):
