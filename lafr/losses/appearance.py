@@ -28,6 +28,8 @@ class PixelL1(nn.Module):
 class LatentL1(nn.Module):
     """Mean absolute error of the latents: keeps the restored latent where the decoder has been."""
 
+    sees_latents_only = True
+
     def forward(self, r: Restoration) -> Tensor:
         """Return a scalar in units of the scaled latent (standard deviation about 1)."""
         # the only term whose gradient does not pass through the decoder: cheap, and exact where pixels are ambiguous

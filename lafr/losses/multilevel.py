@@ -60,6 +60,11 @@ class MultiLevelLoss(nn.Module):
         self.terms = nn.ModuleDict(terms).requires_grad_(False).eval()
         self.weights = dict(weights)
 
+    @property
+    def sees_latents_only(self) -> bool:
+        """Whether no term asks for an image, so that nothing need be decoded."""
+        return all(getattr(term, "sees_latents_only", False) for term in self.terms.values())
+
     def train(self, mode: bool = True) -> "MultiLevelLoss":
         """Stay in eval mode: a perceptual network may hold dropout."""
         return super().train(False)

@@ -263,6 +263,8 @@ class RestorationObjective(Objective):
         with torch.no_grad():  # a target
             z_hq = hq_latents(batch, self.codec)  # [B, C, h, w]
         z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]  # [B, C, h, w], [B, 3, H, W]
+        if self.loss.sees_latents_only:  # the decoder is three quarters of a step, and would go unused
+            return self.loss(Restoration(hq, hq, z_restored, z_hq))
         z_decoded = z_restored
         if self.crop:
             z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop)

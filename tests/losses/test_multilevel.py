@@ -7,7 +7,7 @@ from torch import nn
 
 from lafr.evaluation import mean_and_interval, trained_on
 from lafr.evaluation.tables import markdown_table, marks
-from lafr.losses.appearance import PerceptualSTLPIPS, PixelMSE
+from lafr.losses.appearance import LatentL1, PerceptualSTLPIPS, PixelMSE
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.models.restorer import Restorer
@@ -117,3 +117,25 @@ def test_marks_and_failures_stand_beside_the_number():
     assert lines[3:5] == ["| LAFR | **21.00 (21.00–21.00)† [1 failed]** |", "| x | failed [3 failed] |"]
     assert lines[6].startswith("†") and lines[8].startswith("deg ") and "its weights are missing; get them" in lines[8]
     assert marks(record) == {("LAFR", "psnr_rgb"): "best"}
+
+
+def test_a_loss_of_latents_decodes_nothing_and_gives_the_gradient_of_the_whole_one(restorer, monkeypatch):
+    batch = {
+        "lq": torch.rand(2, 3, SIZE, SIZE) * 2 - 1,
+        "hq": torch.rand(2, 3, SIZE, SIZE) * 2 - 1,
+        "n": torch.arange(2),
+    }
+
+    def gradients(terms, weights):
+        objective = RestorationObjective(restorer, MultiLevelLoss(terms, weights))
+        objective.total(objective(batch)).backward()
+        found = [p.grad.clone() for p in objective.parameters() if p.requires_grad]
+        objective.zero_grad()
+        return found
+
+    whole = gradients({"latent_l1": LatentL1(), "pixel": PixelMSE()}, {"latent_l1": 1.0, "pixel": 0.0})
+    decoded = []
+    monkeypatch.setattr(type(restorer.codec), "decode", lambda self, z: decoded.append(z))
+    alone = gradients({"latent_l1": LatentL1()}, {"latent_l1": 1.0})
+    assert not decoded
+    assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
