@@ -51,6 +51,8 @@ def _release(path: str, sha256: str | None, address: str, source: str, licence: 
 FACEXLIB = "https://github.com/xinntao/facexlib/releases/download"
 TORCHVISION = "https://download.pytorch.org/models"
 INSIGHTFACE = "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip"
+ANTELOPE = "https://github.com/deepinsight/insightface/releases/download/v0.7/antelopev2.zip"
+ARCFACE_TORCH = "https://github.com/deepinsight/insightface/tree/master/recognition/arcface_torch#model-zoo"
 VQFR_METRICS = "https://drive.google.com/drive/folders/1k3RCSliF6PsujCMIdCD1hNM63EozlDIZ"
 TORCH_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download"
 PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
@@ -164,6 +166,15 @@ FACE_NETWORKS = {
         "w600k_r50.onnx",
         "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
         INSIGHTFACE, "insightface's buffalo_l pack", "non-commercial research only",
+    ),
+    "insightface_glintr100": _release(
+        "glintr100.onnx",
+        "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
+        ANTELOPE, "insightface's antelopev2 pack", "non-commercial research only; trained on Glint360K",
+    ),
+    "arcface_torch": _release(
+        "backbone.pth", None, ARCFACE_TORCH, "ArcFace-torch's model zoo, or your own training with it",
+        "MIT (the code); its published weights: non-commercial research only",
     ),
     "awing_fan": _release(
         "alignment_WFLW_4HG.pth",

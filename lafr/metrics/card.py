@@ -14,6 +14,8 @@ FILES = {
     "dlib": ("dlib_resnet", "dlib_5_points"),
     "dlib_68": ("dlib_68_points",),
     "insightface": ("insightface_w600k_r50",),
+    "insightface_r50": ("insightface_w600k_r50",),
+    "insightface_r100": ("insightface_glintr100",),
     "dists": ("torchvision_vgg16", "dists_comparison"),
 }
 

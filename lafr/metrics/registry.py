@@ -244,6 +244,13 @@ _RECORDS = (
     MetricRecord("identity_cos_clip", _COSINE, "Identity (CLIP)", networks=("clip",), **_COSINES),
     MetricRecord("identity_cos_adaface", _COSINE, "Identity (AdaFace)", networks=("adaface",), **_COSINES),
     MetricRecord("identity_cos_insightface", _COSINE, "Identity (InsightFace)", networks=("insightface",), **_COSINES),
+    MetricRecord(
+        "identity_cos_insightface_r100", _COSINE, "Identity (InsightFace R100)", networks=("insightface_r100",),
+        **_COSINES,
+    ),
+    MetricRecord(
+        "identity_cos_arcface_torch", _COSINE, "Identity (ArcFace-torch)", networks=("arcface_torch",), **_COSINES,
+    ),
     MetricRecord("identity_cos_sface", _COSINE, "Identity (SFace)", networks=("sface",), **_COSINES),
     MetricRecord(
         "identity_distance_dlib", "Euclidean distance of the embeddings of restored and HQ", "Identity dist. (dlib)",

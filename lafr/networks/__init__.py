@@ -25,6 +25,9 @@ NETWORKS = {
     "sface": "lafr.networks.held_out.SFace",
     "dlib": "lafr.networks.dlib_models.DlibResNet",
     "insightface": "lafr.networks.held_out.InsightFace",
+    "insightface_r50": "lafr.networks.insightface.InsightFaceR50",
+    "insightface_r100": "lafr.networks.insightface.InsightFaceR100",
+    "arcface_torch": "lafr.networks.insightface.ArcFaceTorch",
     "adaface": "lafr.networks.held_out.AdaFace",
     # structure
     "awing_fan": "lafr.networks.landmarkers.AWingFAN",
@@ -37,15 +40,16 @@ NETWORKS = {
 
 
 @cache
-def load(name: str) -> nn.Module:
+def load(name: str, **settings: str) -> nn.Module:
     """Return the published or shipped network called `name`, frozen and in eval mode: one copy a process.
 
-    Terms and metrics that name the same network share it, and its output for a batch is computed once.
+    Terms and metrics that name the same network share it, and its output for a batch is computed once. `settings` are
+    those of its `from_pretrained`: CLIP's `folder`.
     """
     if name not in NETWORKS:
         raise InputError("name", name, f"one of {', '.join(NETWORKS)}")
     module, _, kind = NETWORKS[name].rpartition(".")
-    network = getattr(importlib.import_module(module), kind).from_pretrained()
+    network = getattr(importlib.import_module(module), kind).from_pretrained(**settings)
     return network.requires_grad_(False).eval()
 
 

@@ -234,11 +234,15 @@ def test_both_multi_level_losses_have_the_same_terms_and_the_networks_that_they_
 def test_the_losses_of_other_networks_change_one_level_alone():
     full = resolved("train", "run_name=x", "loss=multilevel")["loss"]
     for name, term, network in (
-        ("multilevel_clip", "identity", "clip"), ("multilevel_dists", "perceptual", "dists"),
-        ("multilevel_edge_dists", "perceptual", "dists"),
+        ("multilevel_clip", "identity", "clip"), ("multilevel_insightface", "identity", "insightface_r50"),
+        ("multilevel_dists", "perceptual", "dists"), ("multilevel_edge_dists", "perceptual", "dists"),
     ):  # fmt: skip
         loss = resolved("train", "run_name=x", f"loss={name}")["loss"]
-        assert loss["terms"][term].pop("network") == {"_target_": "lafr.networks.load", "name": network}
+        given = loss["terms"][term].pop("network")
+        assert (given["_target_"], given["name"]) == ("lafr.networks.load", network)
+        inspect.signature(get_object(NETWORKS[network]).from_pretrained).bind(
+            **{key: value for key, value in given.items() if key not in ("_target_", "name")}
+        )
         kind = get_object(loss["terms"][term].pop("_target_"))
         assert not loss["terms"][term] and kind(nn.Identity())
         assert {key: value for key, value in loss["terms"].items() if key != term} == {

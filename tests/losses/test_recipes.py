@@ -1,0 +1,57 @@
+"""The shipped losses, built from their configurations on stand-ins with random weights, and stepped once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SIZE
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from lafr.losses.multilevel import MultiLevelLoss
+from lafr.networks.recognisers import CLIPImage
+from lafr.training.objectives import RestorationObjective
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def build(name: str, *overrides: str) -> MultiLevelLoss:
+    """Return a shipped loss without the networks of the full size, which no test has."""
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return instantiate(compose("train", ["run_name=x", f"loss={name}", *overrides]).loss, _convert_="all")
+
+
+def without(*terms: str) -> list[str]:
+    """Return the overrides that remove terms, whose weights must be downloaded."""
+    return [f"~loss.{part}.{name}" for part in ("terms", "weights") for name in terms]
+
+
+FULL = without("perceptual", "landmark_heatmap", "landmark_distance", "parsing", "region_l1")
+
+
+def batch(count: int = 2) -> dict:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(2, count, 3, SIZE, SIZE, generator=draw) * 2 - 1
+    return {"hq": images[0], "lq": images[1], "n": torch.arange(count)}
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, projection_dim=16,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_clip_is_read_from_a_local_folder_and_trains_a_step(clip_folder, restorer):
+    loss = build("multilevel_clip", *FULL, f"loss.terms.identity.network.folder={clip_folder}")
+    assert isinstance(loss.terms["identity"].network, CLIPImage) and loss.terms["identity"].network.size == 32
+    objective = RestorationObjective(restorer, loss)
+    terms = objective(batch())
+    assert terms["identity"] > 0 and terms.keys() == {"pixel_mse", "latent_l1", "identity"}
+    objective.total(terms).backward()
+    assert all(p.grad.isfinite().all() for p in restorer.denoiser.lora_parameters())
