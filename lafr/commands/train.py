@@ -106,8 +106,9 @@ def run_stage(name: str, cfg: DictConfig, model, accelerator: "Accelerator", fac
     objective.to(accelerator.device)
     if trainer.cache_latents and hasattr(objective, "codec") and not (folder / "final").is_dir():
         pairs.latents = latents_of(faces, objective.codec, accelerator, trainer.latent_cache)
+    share = settings["batch_size"] // (trainer.accumulation * accelerator.num_processes)  # faces at a time in a step
     validate = Validation(
-        pairs.held_out(held_out), folder / "validation", accelerator.device, trainer.validation_images
+        pairs.held_out(held_out), folder / "validation", accelerator.device, trainer.validation_images, max(1, share)
     )
     loop = {key: trainer[key] for key in LOOP}
     summary = train(objective, pairs, accelerator, folder, validate, name=name, **settings, **loop)

@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from lafr.training.objectives import Batch, Objective
+
 
 @dataclass(frozen=True)
 class Count:
@@ -77,3 +79,71 @@ def count(module: nn.Module, work: Callable[[], object]) -> Count:
         with FlopCounterMode(display=False) as operations, memory:
             work()
     return Count(operations.get_total_flops(), memory.peak)
+
+
+class Numbers(list):
+    """Pair numbers that stay numbers where tensors hold no values."""
+
+    def tolist(self) -> list[int]:
+        """Return the numbers, as a tensor's `tolist` would."""
+        return list(self)
+
+
+def optimiser_step(
+    objective: Objective, batch: Batch, mixed_precision: str = "no"
+) -> tuple[Callable[[], None], torch.optim.Optimizer]:
+    """Return a function that makes one optimiser step on `batch`, and the optimiser."""
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+
+    def step() -> None:
+        with low_precision(batch, mixed_precision):
+            objective.before_step([batch], 0, lambda tensor: tensor)
+            loss = objective.total(objective(batch))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.after_step(0, lambda tensor: tensor)
+
+    return step, optimizer
+
+
+def low_precision(batch: Batch, mixed_precision: str) -> torch.autocast:
+    """Return the context of a step's precision: "no", "bf16" or "fp16"."""
+    kind = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+    return torch.autocast(batch["lq"].device.type, kind, enabled=mixed_precision != "no")
+
+
+def count_stage(objective: Objective, faces: int, resolution: int, mixed_precision: str = "no") -> dict[str, Count]:
+    """Count an optimiser step ("step") and a batch of validation ("validation") of `faces` faces; nothing is run.
+
+    The objective lies on the meta device, its codes marked by `without_values`.
+    """
+
+    def batch() -> dict:
+        images = {key: torch.empty(faces, 3, resolution, resolution) for key in ("lq", "hq")}
+        return images | {"n": Numbers(range(faces))}
+
+    def step() -> None:
+        optimiser_step(objective.train(), batch(), mixed_precision)[0]()
+
+    def validation() -> None:
+        objective.eval()
+        images = batch()
+        with torch.no_grad(), low_precision(images, mixed_precision):
+            objective(images)
+            objective.restore(images)
+
+    return {"step": count(objective, step), "validation": count(objective, validation)}
+
+
+def without_values(objective: Objective) -> Objective:
+    """Prepare an objective on the meta device for counting: its codes count as initialised, and are not moved."""
+    for layer in objective.modules():
+        if "initted" in getattr(layer, "_buffers", {}):  # vector-quantize-pytorch asks its value
+            del layer._buffers["initted"]
+            layer.initted = True
+    if hasattr(objective, "adapter") and objective.trained_buffers():
+        objective.after_step = lambda *_: None  # moves codes: no product to count
+    return objective

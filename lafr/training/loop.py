@@ -106,9 +106,11 @@ def train(
     state = TrainingState(objective, optimizer, scheduler, accelerator.scaler, ema, best)
     resume(checkpoints, state, accelerator)
 
+    # resumed after its last step, which patience may have chosen: only validation is left
+    ended = best is not None and state.step % validate_every == 0 and best.is_stale(state.step, patience)
     loader = pairs.loader(
         state.step,
-        max_steps,
+        state.step if ended else max_steps,
         batch_size,
         accelerator.gradient_accumulation_steps,
         accelerator.process_index,
@@ -116,6 +118,7 @@ def train(
         num_workers,
     )
     log = Log(accelerator, Path(folder), name, state.step, max_steps, batch_size)
+    resumed_at = state.step
     # one optimiser step an iteration
     for batches in optimiser_batches(loader, accelerator):
         started = time.perf_counter()
@@ -155,6 +158,9 @@ def train(
         if step % checkpoint_every == 0 and step < max_steps:
             save(checkpoints, state, accelerator)
 
+    # before the last validation: if that fails (memory, a full disk), running again repeats it and no step
+    if state.step > resumed_at:
+        save(checkpoints, state, accelerator)
     if ema:
         ema.copy_to(parameters)
         state.ema = None  # from here on the objective itself holds the averaged weights

@@ -25,6 +25,13 @@ class Validation:
     """Callable (objective, step) -> named means over the first `num_images` of `pairs`, the held-out items.
 
     Writes `step_N.png` into `folder`: the first six faces, each a column of LQ, restored and HQ.
+
+    Args:
+        pairs: the held-out items.
+        folder: of the images.
+        device: of the objective.
+        num_images: faces to validate on.
+        batch_size: faces at a time; a micro-batch of training, so that validation needs no more memory than a step.
     """
 
     def __init__(
@@ -85,6 +92,10 @@ class BestWeights:
             self.trained = {name: value.detach().cpu().clone() for name, value in objective.trained_state().items()}
         return measured
 
+    def is_stale(self, step: int, patience: int) -> bool:
+        """Return whether `patience` steps have passed since the best weights, as far as this process knows."""
+        return bool(self.trained) and step - self.step >= patience
+
     def age(self, step: int) -> int:
         """Return how many steps ago the best weights were; the main process sends its answer to the others."""
         # all processes must leave the loop at the same step, or the next collective operation waits forever
@@ -109,7 +120,7 @@ class BestWeights:
 def validate_on_main(validate: Validate, state: "TrainingState", accelerator: Accelerator) -> dict[str, float]:
     """Validate on the main process alone, with the averaged weights where there are any; others get {}.
 
-    The objective keeps its own weights and its mode.
+    In the precision of a training step. The objective keeps its own weights and its mode.
     """
     measured: dict[str, float] = {}
     if accelerator.is_main_process:
@@ -120,7 +131,8 @@ def validate_on_main(validate: Validate, state: "TrainingState", accelerator: Ac
             state.ema.copy_to(parameters)
         training = state.objective.training
         state.objective.eval()
-        measured = validate(state.objective, state.step)
+        with accelerator.autocast():
+            measured = validate(state.objective, state.step)
         state.objective.train(training)
         if state.ema:
             state.ema.restore(parameters)

@@ -25,8 +25,8 @@ from lafr.networks.landmarkers import AWingFAN
 from lafr.networks.parsers import ParseNet
 from lafr.networks.recognisers import ArcFaceIRSE50
 from lafr.training.baselines import EncoderObjective, OSEDiffObjective
-from lafr.training.counting import count
-from lafr.training.objectives import CodebookObjective, RestorationObjective
+from lafr.training.counting import count_stage, optimiser_step, without_values
+from lafr.training.objectives import RestorationObjective
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
 
@@ -90,24 +90,6 @@ def trained_values(objective) -> int:
     return sum(p.numel() for p in objective.parameters() if p.requires_grad) + codes
 
 
-def optimiser_step(objective, batch: dict, mixed_precision: str = "no"):
-    """Return a function that makes one optimiser step, and the optimiser."""
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-6)
-
-    def step() -> None:
-        with torch.autocast(batch["lq"].device.type, torch.bfloat16, enabled=mixed_precision == "bf16"):
-            objective.before_step([batch], 0, lambda tensor: tensor)
-            loss = objective.total(objective(batch))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        objective.after_step(0, lambda tensor: tensor)
-
-    return step, optimizer
-
-
 def measured(objective, cfg, device) -> dict:
     """Return seconds, peak memory in MB (weights and optimiser included) and trained values of a step on `device`."""
     if cfg.gradient_checkpointing:
@@ -143,7 +125,7 @@ def preset(name: str, cfg) -> dict:
     trainer = cfg.presets[name]
     faces = cfg.stage.restoration.batch_size // trainer.accumulation
     found = counted("restoration", cfg, faces, trainer.gradient_checkpointing, trainer.mixed_precision)
-    return {"micro_batch": faces, "peak_gb": found["peak_gb"]}
+    return {"micro_batch": faces, "peak_gb": found["peak_gb"], "validation_gb": found["validation_gb"]}
 
 
 def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_precision: str = "no") -> dict:
@@ -156,30 +138,16 @@ def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_p
     base = Base(vae, unet, DDPMScheduler(**full.scheduler), null)
     with torch.device("meta"):
         objective = built(stage, cfg, base, adapter, loss, full.timestep, full.resolution)
-    for layer in adapter.quantizer.layers:  # fake tensors hold no value to ask
-        del layer._codebook._buffers["initted"]
-        layer._codebook.initted = True
-    if isinstance(objective, CodebookObjective):
-        objective.after_step = lambda *_: None  # moves codes: no product to count
     if checkpointing:
         objective.enable_gradient_checkpointing()
     values = trained_values(objective)
-
-    def work() -> None:
-        batch = {key: torch.empty(faces, 3, full.resolution, full.resolution) for key in ("lq", "hq")}
-        step, _ = optimiser_step(objective, batch | {"n": Numbers(range(faces))}, mixed_precision)
-        step()
-
-    found = count(objective, work)
-    return {"tera_operations": found.operations / 1e12, "peak_gb": found.peak_bytes / 1e9, "trained_values": values}
-
-
-class Numbers(list):
-    """Pair numbers that stay numbers where tensors hold no values."""
-
-    def tolist(self) -> list[int]:
-        """Return the numbers, as a tensor's `tolist` would."""
-        return list(self)
+    found = count_stage(without_values(objective), faces, full.resolution, mixed_precision)
+    return {
+        "tera_operations": found["step"].operations / 1e12,
+        "peak_gb": found["step"].peak_bytes / 1e9,
+        "validation_gb": found["validation"].peak_bytes / 1e9,
+        "trained_values": values,
+    }
 
 
 def full_size_loss():

@@ -127,3 +127,23 @@ def test_two_processes_stop_at_the_same_step_with_the_same_weights(workers, face
     (first, after, steps), (second, _, other_steps) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert steps == other_steps == 12
     assert torch.equal(first, second) and torch.equal(first, after[6])
+
+
+@pytest.mark.parametrize("patience", [6, None])
+def test_a_crash_in_the_last_validation_costs_no_step(run, monkeypatch, patience):
+    whole, _ = run("whole", patience=patience)
+    last, seen, measure = (12 if patience else 14), [], validate
+
+    def crash_at_the_end(objective, step):
+        seen.append(step)
+        if seen.count(last) > (1 if patience else 0):
+            raise MemoryError
+        return measure(objective, step)
+
+    monkeypatch.setitem(globals(), "validate", crash_at_the_end)
+    with pytest.raises(MemoryError):
+        run("crashed", patience=patience)
+    monkeypatch.undo()
+    resumed, summary = run("crashed", stop_at=0, patience=patience)
+    assert resumed.after == {} and summary["steps"] == last  # nothing is trained again
+    assert torch.equal(resumed.colour, whole.colour)

@@ -36,8 +36,18 @@ def composed(*overrides):
 
 
 def test_every_trainer_file_is_the_default_or_a_preset_that_is_tested_here():
-    assert {path.stem for path in (CONFIGS / "trainer").glob("*.yaml")} == {"default", *PRESETS}
+    assert {path.stem for path in (CONFIGS / "trainer").glob("*.yaml")} == {"default", "cached", *PRESETS}
     assert {path.stem for path in (CONFIGS / "accelerate").glob("*.yaml")} == LAUNCHES.keys()
+
+
+def test_every_preset_takes_effect_with_every_experiment():
+    settings = ("mixed_precision", "accumulation", "gradient_checkpointing", "num_workers", "cache_latents")
+    experiments = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    for name in PRESETS:
+        preset = composed(f"trainer={name}")["trainer"]
+        for experiment in experiments:
+            arrived = composed(f"+experiment={experiment}", f"trainer={name}", f"run_name={experiment}")["trainer"]
+            assert {key: arrived[key] for key in settings} == {key: preset[key] for key in settings}, experiment
 
 
 def test_a_preset_changes_how_a_run_is_executed_and_nothing_else():
