@@ -182,6 +182,14 @@ FACE_NETWORKS = {
         f"{FACEXLIB}/v0.1.0/alignment_WFLW_4HG.pth",
         "facexlib, from protossw512/AdaptiveWingLoss", "Apache-2.0 (the repository); trained on WFLW",
     ),
+    "deep3d": _release(
+        # any checkpoint of the repository will do; SadTalker's copy is recorded in public as 6d17a6b23457b521801baae583cb
+        # 6a58f7238fe6721fc3d65d76407460e9149b
+        "epoch_20.pth", None,
+        "https://github.com/OpenTalker/SadTalker/releases/download/v0.0.2/epoch_20.pth",
+        "sicxu/Deep3DFaceRecon_pytorch (Deng et al., CVPRW 2019), as SadTalker distributes it",
+        "MIT (the repository); trained with the Basel Face Model 2009, whose licence is for research only",
+    ),
     "parsenet": _release(
         "parsing_parsenet.pth",
         "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",

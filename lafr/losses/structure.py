@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from lafr.errors import InputError
 from lafr.losses.multilevel import Restoration
 from lafr.networks.crops import resize
+from lafr.networks.deep3d import Coefficients
 from lafr.networks.parsers import region_mask
 
 REGION_WEIGHTS = {"eyes": 1.0, "nose": 1.0, "mouth": 1.0}
+COEFFICIENT_WEIGHTS = {"identity": 1.0, "expression": 1.0, "angle": 1.0}
 SMALLEST_REGION = 1e-3  # of the image: an absent region must not count through its probability's noise
 
 
@@ -92,3 +94,28 @@ class RegionL1(nn.Module):
             inside = (error * mask).mean((1, 2, 3)) / mask.mean((1, 2, 3)).clamp_min(SMALLEST_REGION)  # [B]
             total = total + weight * inside.mean()
         return total / sum(self.weights.values())
+
+
+class Structure3D(nn.Module):
+    """Mean squared error of the coefficients of a three-dimensional face model (second-hand: "3-D features").
+
+    Args:
+        network: maps images to `lafr.networks.deep3d.Coefficients`.
+        weights: coefficient -> weight. Those of texture, light and translation hardly tell of structure.
+    """
+
+    def __init__(self, network: nn.Module, weights: Mapping[str, float] = COEFFICIENT_WEIGHTS):
+        super().__init__()
+        if unknown := set(weights) - set(Coefficients.__dataclass_fields__):
+            known = ", ".join(Coefficients.__dataclass_fields__)
+            raise InputError("weights", sorted(unknown), f"weights of the coefficients, {known}")
+        self.network, self.weights = network, dict(weights)
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return the weighted sum over kinds of the mean over images and coefficients.
+
+        Identity and expression are in standard deviations of the model's faces, angles in radians.
+        """
+        restored, hq = r.through(self.network)  # [B, n] a kind
+        errors = {name: F.mse_loss(getattr(restored, name), getattr(hq, name)) for name in self.weights}
+        return sum(weight * errors[name] for name, weight in self.weights.items())

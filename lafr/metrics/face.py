@@ -91,6 +91,40 @@ class LMD(FaceMetric):
         return (restored - hq).norm(dim=2).mean(1)
 
 
+class CoefficientDistance(FaceMetric):
+    """Euclidean distance of one kind of a three-dimensional face model's coefficients.
+
+    Args:
+        network: maps images to `lafr.networks.deep3d.Coefficients`.
+    """
+
+    kind: str
+    scale = 1.0
+
+    def __init__(self, network: nn.Module | str = "deep3d"):
+        super().__init__(network)
+
+    def look(self, image: Tensor) -> Tensor:
+        """Return the coefficients `[B, n]`."""
+        return getattr(self.network(image), self.kind) * self.scale
+
+    def compare(self, restored: Tensor, hq: Tensor) -> Tensor:
+        """Return the distance."""
+        return (restored - hq).norm(dim=1)
+
+
+class PoseDistance(CoefficientDistance):
+    """Euclidean distance of two heads' Euler angles in degrees."""
+
+    kind, scale = "angle", 180 / math.pi
+
+
+class ExpressionDistance(CoefficientDistance):
+    """Euclidean distance of two faces' 64 expression coefficients."""
+
+    kind = "expression"
+
+
 class Deg(FaceMetric):
     """Angle in degrees between the embeddings of ArcFace's gray ResNet-18 (VQFR, `calculate_cos_dist.py`).
 

@@ -271,6 +271,16 @@ _RECORDS = (
     ),
     MetricRecord("lmd_68", "mean distance of dlib's 68 points", "LMD (68)", networks=("dlib_68",), **_LMD),
     MetricRecord(
+        "pose_distance", "Euclidean distance of the head's Euler angles by Deep3DFaceRecon", "Pose", unit="degrees",
+        digits=2, direction=LOWER, implementation="lafr.metrics.face.PoseDistance", networks=("deep3d",),
+        aspect="landmarks", plausible=(0, 90),
+    ),
+    MetricRecord(
+        "expression_distance", "Euclidean distance of 64 expression coefficients by Deep3DFaceRecon", "Expression",
+        digits=2, direction=LOWER, implementation="lafr.metrics.face.ExpressionDistance", networks=("deep3d",),
+        aspect="landmarks", plausible=(0, 30),
+    ),
+    MetricRecord(
         "precision", "share of restored images within the reference's manifold; printed by others, not offered here",
         "Precision", direction=HIGHER, needs_reference=False, printed=("precision",), plausible=(0, 1),
     ),

@@ -32,6 +32,7 @@ NETWORKS = {
     # structure
     "awing_fan": "lafr.networks.landmarkers.AWingFAN",
     "dlib_68": "lafr.networks.dlib_models.Dlib68",
+    "deep3d": "lafr.networks.deep3d.Deep3DFace",
     "parsenet": "lafr.networks.parsers.ParseNet",
     "bisenet": "lafr.networks.parsers.BiSeNet",
     # perceptual

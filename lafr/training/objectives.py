@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from lafr.errors import InputError
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
-from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1
+from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
 
 Batch = dict[str, Tensor]
 Gather = Callable[[Tensor], Tensor]
 
 # The networks of these terms expect a whole aligned face: on a crop of it their output is meaningless.
-WHOLE_FACE = (IdentityCosine, LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1)
+WHOLE_FACE = (IdentityCosine, LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D)
 
 
 class Objective(nn.Module):
