@@ -288,8 +288,9 @@ def locate(name: str) -> Path:
     file = EXTERNAL[name]
     found = next((path for path in _candidates(file) if path.is_file()), None)
     if found is None:
-        place = f"put {file.name} into the folder named by ${FOLDER_VARIABLE}"
-        raise InputError(f"{name} is missing: {file.remedy} " + (f"(or {place})" if file.package else f"and {place}"))
+        as_named = "" if file.remedy.endswith(file.name) else f" as {file.name}"
+        place = f"into ${FOLDER_VARIABLE}{as_named}"
+        raise InputError(f"{name} is missing: {file.remedy} " + (f"(or put it {place})" if file.package else place))
     known = file.sha256 or _pinned(found)
     if known is None:
         pin = f"cd {shlex.quote(str(found.parent))} && sha256sum {found.name} >> {PINS}"

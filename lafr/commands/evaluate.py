@@ -39,6 +39,7 @@ def plan_from_config(cfg: Any, command: str = "") -> "Plan":
         metrics={metric: partial(built, definition) for metric, definition in definitions.items()},
         methods=chosen_methods(cfg.methods, controls, outputs),
         model=cfg.model.folder,
+        model_remedy=model_remedy(cfg),
         controls=controls,
         outputs=outputs,
         fidelity=cfg.fidelity,
@@ -60,6 +61,12 @@ def plan_from_config(cfg: Any, command: str = "") -> "Plan":
         command=command,
         config=OmegaConf.to_container(cfg, resolve=True),
     )
+
+
+def model_remedy(cfg: Any) -> str:
+    """Return how to get the model that the benchmark names; empty for a model that the user chose."""
+    named = cfg.benchmark.get("model")
+    return named.remedy if named and named.folder == cfg.model.folder else ""
 
 
 def built(definition: Mapping) -> Any:
@@ -148,22 +155,40 @@ def start(device: str) -> "tuple[Processes, Any]":
 
 
 def main(cfg: Any) -> None:
-    """Restore and score the benchmark with the model and its controls, or score what others restored."""
+    """Restore and score the benchmark with the model and its controls, or score what others restored.
+
+    With `explain`, what cannot be measured on this machine is explained all the same.
+    """
     plan = plan_from_config(cfg, command_line())
-    if plan.needs_model and os.environ.get("RANK", "0") == "0":
+    if plan.needs_model and not plan.lacks_model and os.environ.get("RANK", "0") == "0":
         print(f"loading {plan.model} ...", file=sys.stderr, flush=True)
+    from lafr.commands.doors import as_hydra
     from lafr.evaluation import evaluate
+    from lafr.evaluation.protocols import explain
     from lafr.evaluation.publishing import publish
+    from lafr.evaluation.run import MissingError
 
     processes, device = start(plan.device)
-    result = evaluate(plan, device, processes)
+    try:
+        result = evaluate(plan, device, processes, partial(print, file=sys.stderr, flush=True))
+    except MissingError as error:
+        if not plan.explain:
+            raise
+        if processes.is_main:
+            print(explain({"not_measured": error.not_measured}))
+            print(f"\nNothing was measured: {error.told(as_hydra)}")
+        return
     if result is not None:  # in the main process
         publish(plan, result)
 
 
 def command() -> None:
-    """Run the command line."""
-    sys.argv[1:] = ["explain=true" if argument == "--explain" else argument for argument in sys.argv[1:]]
+    """Run the command line; `explain=true` without a benchmark explains the definitions alone."""
+    given = ["explain=true" if argument == "--explain" else argument for argument in sys.argv[1:]]
+    keys = {argument.partition("=")[0] for argument in given}
+    if "explain=true" in given and "benchmark" not in keys:
+        given.append("benchmark=pair")  # without folders nothing of it can be measured
+    sys.argv[1:] = given
     run(main, "eval")
 
 

@@ -23,6 +23,10 @@ def require_different(benchmark: str, names: Sequence[str]) -> None:
         raise InputError(f"benchmark {benchmark}: several images are named {repeated[0]!r}; rename them")
 
 
+class MissingSetError(InputError):
+    """A test set is not on this machine."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """One test image: `lq` and, where there is a ground truth, `hq`, `[3, R, R]` in [-1, 1]; their files, if any."""
@@ -84,7 +88,7 @@ def folder_benchmark(
     Raises InputError when the folder is missing or does not hold `count` images.
     """
     if root is None or not Path(root).is_dir():
-        raise InputError("root", root, f"the folder of benchmark {name}", remedy)
+        raise MissingSetError("root", root, f"the folder of benchmark {name}", remedy)
     paths = read_list(Path(root) / file_list, Path(root)) if file_list else list_images(root)
     if count is not None and len(paths) != count:
         raise InputError(f"benchmark {name} has {count} images, {root!r} holds {len(paths)}", remedy=remedy)
@@ -122,7 +126,7 @@ class PairedBenchmark:
             lq = "."
         for part in [lq, hq] if hq else [lq]:
             if not (self.root / part).is_dir():
-                raise InputError(
+                raise MissingSetError(
                     f"benchmark {name} is missing: {str(self.root / part)!r} does not exist", remedy=remedy
                 )
         # a set made at another size would be resized silently, and its degradation with it
@@ -130,7 +134,7 @@ class PairedBenchmark:
         if side != resolution:
             raise InputError(
                 f"benchmark {name} in {str(self.root)!r} was made at {side} px, the model restores {resolution} px",
-                remedy=f"make it with {setting('resolution', resolution)}",
+                remedy=f"give {setting('Restorer.folder')} of a model trained at {side} px",
             )
         self.lq = list_images(self.root / lq)
         if count is not None and len(self.lq) != count:
@@ -157,7 +161,7 @@ def pair_benchmark(name: str, lq: str | None, hq: str | None, resolution: int) -
     """Return any two folders as a set, `lq` alone where `hq` is None."""
     if lq is None:
         remedy = f"its ground truth, if there is one, is {setting('hq')}"
-        raise InputError("lq", lq, f"a folder of degraded faces for benchmark {name}", remedy)
+        raise MissingSetError("lq", lq, f"a folder of degraded faces for benchmark {name}", remedy)
     folder = Path(lq).absolute()
     # an absolute path replaces what it is joined to: hq may lie anywhere
     return PairedBenchmark(name, str(folder.parent), resolution, folder.name, hq and str(Path(hq).absolute()))

@@ -21,6 +21,7 @@ class Plan:
         metrics: name -> function that builds the metric, or raises InputError where it cannot be measured here.
         methods: names of those to compare, see `chosen_methods`.
         model: "mini", or the folder of a trained model.
+        model_remedy: how to get that model, for the error when there is none.
         controls: name -> folder of another model, scored next to it.
         outputs: name -> folder of images that another method restored.
         fidelity: of LAFR: 0 as trained, 1 nearest the input.
@@ -48,6 +49,7 @@ class Plan:
     metrics: Mapping[str, Callable[[], Callable]]
     methods: Sequence[str]
     model: str = "mini"
+    model_remedy: str = ""
     controls: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Path] = field(default_factory=dict)
     fidelity: float = 0.0
@@ -79,6 +81,11 @@ class Plan:
     def needs_model(self) -> bool:
         """Whether the model restores anything, not only other methods' outputs are scored."""
         return bool(self.sweep or not self.outputs or set(self.methods) - {LQ, *self.outputs})
+
+    @property
+    def lacks_model(self) -> bool:
+        """Whether the folder of the benchmark's own model isn't there."""
+        return bool(self.model_remedy) and not Path(self.model).is_dir()
 
     @property
     def name(self) -> str:

@@ -138,7 +138,7 @@ def explain(measured: Mapping | Iterable[Mapping] | None = None, method: str = "
 
     Args:
         measured: a record of `lafr eval`, several of them (the same images under several protocols), or a
-            mapping of metric -> number. None for the definitions alone.
+            mapping of metric -> number. None for the definitions alone; of a record without rows, the reasons.
         method: whose numbers are shown, of a record.
     """
     values, reasons, shown = _measured(measured, method)
@@ -170,8 +170,8 @@ def _measured(
     records = [] if measured is None else [measured] if isinstance(measured, Mapping) else list(measured)
     values, reasons, shown = {}, {}, []
     for record in records:
-        scores = record
-        if "rows" in record:
+        scores = {} if "not_measured" in record else record
+        if record.get("rows"):
             name = method if method in record["rows"] else next(reversed(record["rows"]))
             scores = record["rows"][name]
             where = f"{name!r} on {record.get('benchmark', 'a set')}"

@@ -1,12 +1,12 @@
 """Carry out a `Plan`: load the model, the set and the metrics, restore and score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lafr.data.benchmarks import Pair
+from lafr.data.benchmarks import MissingSetError, Pair
 from lafr.errors import InputError, setting
 from lafr.evaluation.batches import restore_and_score
 from lafr.evaluation.cache_keys import key_of_metric, key_of_restorer, require_same_model
@@ -44,18 +44,42 @@ class Result:
     axes: tuple[str, str] | None
 
 
-def evaluate(plan: Plan, device: torch.device | str = "cpu", processes: Processes | None = None) -> Result | None:
+class MissingError(InputError):
+    """Nothing can be measured on this machine yet: the model, the set or every network of the metrics is missing.
+
+    Args:
+        message: what is missing and how to get it.
+        not_measured: metric -> why it cannot be measured, where the metrics are what is missing.
+    """
+
+    def __init__(self, message: str, remedy: str = "", not_measured: Mapping[str, str] | None = None):
+        super().__init__(message, remedy=remedy)
+        self.not_measured = dict(not_measured or {})
+
+
+def evaluate(
+    plan: Plan,
+    device: torch.device | str = "cpu",
+    processes: Processes | None = None,
+    notify: Callable[[str], object] = lambda text: None,
+) -> Result | None:
     """Restore and score what `plan` says, into `plan.work`; run again, a stopped run resumes.
 
     Nothing is written before all of the plan is known to be possible. Returns None in all processes but the main one.
+    `notify` gets, before any image is restored, what the user should know of the run; in the main process alone.
     """
     processes = processes or Processes()
-    restorer = load_model(plan, device) if plan.needs_model else None
-    side = restorer.resolution if restorer else plan.side or side_of(next(iter(plan.outputs.values())))
-    benchmark = build_benchmark(plan, side)
+    restorer, benchmark, side = open_model_and_set(plan, device)
     found = check_set(benchmark, plan.severity)
     has_truth = getattr(benchmark, "hq", True) is not None
-    metrics, not_measured = build_metrics(plan, side, has_truth)
+    try:
+        metrics, not_measured = build_metrics(plan, side, has_truth)
+    except MissingError as error:
+        if processes.is_main:
+            notify(listed(error.not_measured, len(plan.metrics)))
+        raise
+    if not_measured and processes.is_main:
+        notify(listed(not_measured, len(plan.metrics)))
     if plan.truth_cache:
         cache_truth(metrics, Path(plan.truth_cache), device)
     axes = curve_metrics(list(metrics), *plan.curve) if plan.sweep else None
@@ -94,21 +118,35 @@ def load_model(plan: Plan, device: torch.device | str) -> Restorer:
     return restorer
 
 
-def build_benchmark(plan: Plan, side: int) -> Sequence[Pair]:
-    """Return the test set at `side` pixels; raises InputError when it has another size."""
-    benchmark = plan.build_benchmark(side)
+def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer | None, Sequence[Pair], int]:
+    """Return the model (None where nothing needs one), the test set, and the side in pixels of its images.
+
+    Raises MissingError that names both when both are missing, and InputError when they differ in size.
+    """
+    restorer, missing = None, []
+    if plan.needs_model and plan.lacks_model:
+        missing.append(f"there is no model in {plan.model!r}: {plan.model_remedy}")
+    elif plan.needs_model:
+        restorer = load_model(plan, device)
+    side = restorer.resolution if restorer else plan.side or side_of(next(iter(plan.outputs.values())))
     if plan.side not in (None, side):
         raise InputError(
             f"benchmark {plan.benchmark} is {plan.side} px and the model {plan.model!r} restores {side} px",
             remedy=f"give {setting('Restorer.folder')} of a model trained at {plan.side} px",
         )
-    return benchmark
+    try:
+        benchmark = plan.build_benchmark(side)
+    except MissingSetError as error:
+        missing.append(error.args[0])
+    if missing:
+        raise MissingError("; and ".join(missing))
+    return restorer, benchmark, side
 
 
 def build_metrics(plan: Plan, side: int, has_truth: bool) -> tuple[dict[str, Metric], dict[str, str]]:
     """Return the metrics that can be measured on images of `side` pixels, and why each of the others cannot.
 
-    Raises InputError when none can.
+    Raises MissingError when none can.
     """
     metrics, not_measured = {}, {}
     for name, build in plan.metrics.items():
@@ -125,12 +163,28 @@ def build_metrics(plan: Plan, side: int, has_truth: bool) -> tuple[dict[str, Met
         else:
             metrics[name] = metric
     if not metrics:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in not_measured.items())
-        raise InputError(
-            f"nothing can be measured here ({reasons})",
-            remedy=f"choose other {setting('metrics')} or another {setting('protocol')}",
+        (reason, names), *others = by_reason(not_measured).items()
+        more = f", and {len(others)} reasons more, as listed" if others else ""
+        raise MissingError(
+            f"nothing can be measured here ({', '.join(names)}: {reason}{more})",
+            f"choose other {setting('metrics')} or another {setting('protocol')}",
+            not_measured,
         )
     return metrics, not_measured
+
+
+def by_reason(not_measured: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return why -> metrics, as several often lack the same file."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in not_measured.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
+def listed(not_measured: Mapping[str, str], asked: int) -> str:
+    """Return the list of what cannot be measured, a line for each reason, with how to get it."""
+    lines = [f"  {', '.join(names)}: {reason}" for reason, names in by_reason(not_measured).items()]
+    return "\n".join([f"not measured here, {len(not_measured)} of {asked} metrics:", *lines])
 
 
 def cache_truth(metrics: Mapping[str, Metric], folder: Path, device: torch.device | str) -> None:

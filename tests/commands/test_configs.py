@@ -104,7 +104,21 @@ def test_a_benchmark_composes_and_can_be_built():
         later = {"resolution"}
         if not config["benchmark"]["build"]["_target_"].endswith(("PairedBenchmark", "pair_benchmark")):
             later |= {"degradation"}
-        assert require_callable(config, {".benchmark.build": later}) == 9  # build, degradation, seven metrics
+        # build, degradation and the metrics
+        assert require_callable(config, {".benchmark.build": later}) == 2 + len(config["metrics"])
+
+
+def test_the_sets_at_512_px_name_their_metrics_and_their_model_and_the_others_keep_the_miniature():
+    full, mini = (list(resolved("eval", "benchmark=mini", f"metrics={name}")["metrics"]) for name in ("full", "mini"))
+    for name in BENCHMARKS:
+        config = resolved("eval", f"benchmark={name}")
+        large = config["benchmark"].get("resolution") == 512
+        assert large == (name not in ("mini", "london", "val", "pair", "synthetic_test"))
+        assert list(config["metrics"]) == (full if large else mini), name
+        assert config["model"]["folder"] == ("runs/ffhq_0.9pct/model" if large else "mini")
+        given = resolved("eval", f"benchmark={name}", "metrics=mini", "model.folder=mine")
+        assert (list(given["metrics"]), given["model"]["folder"]) == (mini, "mine")
+    assert "ffhq_0.9pct" in EXPERIMENTS
 
 
 def test_a_folder_reaches_every_benchmark_that_needs_one():

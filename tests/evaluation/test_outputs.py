@@ -189,7 +189,7 @@ SETTINGS = (
     (["outputs=LAFR"], ["outputs", "'LAFR'"]),
     (["data.hq=nowhere"], ["nowhere'"]),
     (["data.lq=null"], ["benchmark pair", "data.lq"]),
-    (["data.hq=null"], ["psnr_rgb: the set has no ground truth"]),
+    (["data.hq=null"], ["psnr_rgb", "the set has no ground truth"]),
     (["+protocol={name: x, metrics: [psnr]}"], ["protocol x", "['psnr']"]),
     (["groups=nowhere.csv"], ["groups", "'nowhere.csv'"]),
 )

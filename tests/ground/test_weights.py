@@ -62,7 +62,7 @@ def test_installed_packages_carry_the_known_files(name):
 def test_a_missing_file_that_no_package_carries_names_the_address_and_the_folder(folder):
     message = error_of(weights.locate, "awing_fan")
     assert message.startswith("awing_fan is missing: download https://github.com/xinntao/facexlib/releases/")
-    assert message.endswith("and put alignment_WFLW_4HG.pth into the folder named by $LAFR_WEIGHTS")
+    assert message.endswith("/alignment_WFLW_4HG.pth into $LAFR_WEIGHTS")
 
 
 def test_without_the_variable_it_is_missing_too(monkeypatch, unpinned):

@@ -139,7 +139,7 @@ def test_niqe_reads_the_pinned_file_and_says_where_it_is_had(parameters, tmp_pat
 @pytest.mark.parametrize("name", realism.NETWORKS)
 def test_without_weights_pyiqas_metrics_say_how_to_get_them_and_ask_no_network(name):
     pytest.importorskip("pyiqa", reason=NON_COMMERCIAL)
-    with pytest.raises(InputError, match=r"is missing: download https://\S+.* into the folder named by \$LAFR_WEIGHTS"):
+    with pytest.raises(InputError, match=r"is missing: download https://\S+.* into \$LAFR_WEIGHTS"):
         PyIQA(name)
 
 
