@@ -42,6 +42,7 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 tables: $(READY)
 	$(BIN)/python -m scripts.benchmarks pages

@@ -110,11 +110,12 @@ def one_line_errors(spell: Spell, *more: type[BaseException]) -> Iterator[None]:
         spell: the words of this command, such as `as_hydra`.
         more: further exceptions of the user's making, besides InputError and OSError.
     """
+    users: tuple[type[BaseException], ...] = (InputError, OSError, *more)
     try:
         yield
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to resume")
-    except (InputError, OSError, *more) as error:
+    except users as error:
         if os.environ.get("LAFR_TRACEBACK"):
             raise
         if "tqdm" in sys.modules:  # else the message would be printed within a progress bar's line

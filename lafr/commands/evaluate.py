@@ -15,7 +15,8 @@ from lafr.commands.launch import command_line, run
 from lafr.storage import shipped
 
 if TYPE_CHECKING:  # imported late: the configuration is composed before torch is loaded
-    from lafr.evaluation import Plan, Processes
+    from lafr.evaluation.plan import Plan
+    from lafr.evaluation.progress import Processes
 
 MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv"}
 PAIRED = ("PairedBenchmark", "pair_benchmark")  # these take no degradation: their LQ images exist
@@ -89,11 +90,11 @@ def takes_no_degradation(build: Mapping) -> bool:
     return "degradation" in build or build["_target_"].endswith(PAIRED)
 
 
-def benchmark_builder(build: Mapping, degradation: Mapping | None) -> Callable[[int], Sequence]:
+def benchmark_builder(build: Mapping, degradation: Mapping | None) -> Callable[[int], Any]:
     """Return the function that builds the test set at a side in pixels."""
     from hydra.utils import instantiate
 
-    def build_at(side: int) -> Sequence:
+    def build_at(side: int) -> Any:
         settings = {"resolution": side}
         if degradation is not None:
             settings["degradation"] = instantiate(degradation, _convert_="all")
@@ -140,7 +141,7 @@ def groups_next_to(root: str | None, benchmark: str) -> str | None:
 def start(device: str) -> "tuple[Processes, Any]":
     """Return this process among those that `accelerate launch` started, and its device."""
     from lafr.commands.devices import choose_device
-    from lafr.evaluation import Processes
+    from lafr.evaluation.progress import Processes
 
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Processes(), choose_device(device)
@@ -163,10 +164,9 @@ def main(cfg: Any) -> None:
     if plan.needs_model and not plan.lacks_model and os.environ.get("RANK", "0") == "0":
         print(f"loading {plan.model} ...", file=sys.stderr, flush=True)
     from lafr.commands.doors import as_hydra
-    from lafr.evaluation import evaluate
     from lafr.evaluation.protocols import explain
     from lafr.evaluation.publishing import publish
-    from lafr.evaluation.run import MissingError
+    from lafr.evaluation.run import MissingError, evaluate
 
     processes, device = start(plan.device)
     try:

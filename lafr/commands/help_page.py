@@ -42,7 +42,7 @@ def help_page(config_name: str, program: str, arguments: Sequence[str] = ()) -> 
     lines = [f"usage: {program} [KEY=VALUE ...]", "", *header]
     groups = [(match["group"], match["choice"], match["comment"]) for match in map(DEFAULT.match, defaults) if match]
     groups += [(f"+{name}", None, None) for name in dict.fromkeys(re.findall(r" \+(\w+)=", "\n".join(header)))]
-    groups = [(name, *rest) for name, *rest in groups if (folders[0] / name.lstrip("+")).is_dir()]
+    groups = [group for group in groups if (folders[0] / group[0].lstrip("+")).is_dir()]
     if groups:
         lines += ["", "Groups, GROUP=CHOICE (a file of configuration each; * is the default):"]
     for name, default, comment in groups:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from math import prod
+from typing import NoReturn
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and `one_line_errors` prints one line
 
@@ -78,10 +79,10 @@ def require_known_options(arguments: Sequence[str]) -> None:
     """Raise InputError for an option (`--NAME`) that Hydra does not have; settings are KEY=VALUE."""
     parser = get_args_parser()
 
-    def refuse(message: str) -> None:
+    def refuse(message: str) -> NoReturn:
         raise InputError(f"{message}; settings are written KEY=VALUE, and {program()} --help lists them")
 
-    parser.error = refuse  # argparse would print a usage of twenty lines
+    setattr(parser, "error", refuse)  # noqa: B010 (a method is replaced: argparse would print a usage of twenty lines)
     parser.parse_args(arguments)
 
 

@@ -75,7 +75,7 @@ def share(text: str) -> float:
 
 def yes_no_auto(text: str) -> bool | str:
     """Return True, False or "auto"."""
-    known = {"true": True, "false": False, "auto": "auto"}
+    known: dict[str, bool | str] = {"true": True, "false": False, "auto": "auto"}
     if text not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is none of true, false, auto")
     return known[text]

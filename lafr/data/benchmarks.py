@@ -2,15 +2,17 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from lafr.data.degradation.operators import degraded
+from lafr.data.degradation.operators import Degrade, degraded
 from lafr.data.faces import Faces, read_list
+from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError, setting
 from lafr.images import list_images, read_image
 from lafr.storage import read_json
@@ -38,6 +40,19 @@ class Pair:
     hq_path: Path | None = None
 
 
+class Benchmark(Protocol):
+    """A test set: named, each of its images too."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Pair: ...
+
+    def stem(self, index: int) -> str:
+        """Return the name of image `index`."""
+
+
 class SyntheticBenchmark:
     """HQ faces, each degraded `draws` times with fixed random parameters.
 
@@ -48,8 +63,8 @@ class SyntheticBenchmark:
     def __init__(
         self,
         name: str,
-        faces: Sequence[Tensor],
-        degradation: Callable[[Tensor, np.random.Generator], Tensor],
+        faces: FaceSet,
+        degradation: Degrade,
         draws: int = 1,
         seed: int = 0,
     ):
@@ -77,7 +92,7 @@ def folder_benchmark(
     name: str,
     root: str | None,
     resolution: int,
-    degradation: Callable[[Tensor, np.random.Generator], Tensor],
+    degradation: Degrade,
     file_list: str | None = None,
     count: int | None = None,
     remedy: str = "",
@@ -179,14 +194,16 @@ def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Pa
     Raises InputError naming images without a reference and references without an image.
     """
     by_stem = {path.stem: path for path in references}
-    found = []
+    found, lost = [], []
     for image in images:
         # "face_03" is the fourth degradation of "face", unless a reference is called "face_03" itself
         stem, _, suffix = image.stem.rpartition("_")
         numbered = by_stem.get(stem) if suffix.isdigit() else None
-        found.append(by_stem.get(image.stem) or numbered)
+        if reference := by_stem.get(image.stem) or numbered:
+            found.append(reference)
+        else:
+            lost.append(image.name)
     # both sides are checked: an unused reference is as likely a wrong folder as a missing one
-    lost = [image.name for image, reference in zip(images, found, strict=True) if reference is None]
     unused = sorted(set(by_stem.values()) - set(found))
     if lost or unused:
         raise InputError(

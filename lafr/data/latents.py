@@ -4,7 +4,7 @@ Stages that need z_hq alone then run no encoder. A file is `FOLDER/CODEC/xx/IMAG
 the encoder and IMAGE is the hash of the 8-bit pixels: other weights or pixels have other files, so none is stale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from lafr.data.faces.sources import FaceSet
 from lafr.errors import setting
 from lafr.images import to_uint8
 from lafr.storage import atomic_write, sha256_of_tensors
@@ -22,7 +23,7 @@ SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: E(flip(x)
 
 @torch.no_grad()
 def cached_latents(
-    faces: Sequence[Tensor],
+    faces: FaceSet,
     encode: Callable[[Tensor], Tensor],
     folder: str | Path,
     codec_key: str,

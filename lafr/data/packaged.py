@@ -3,7 +3,7 @@
 scikit-image's astronaut (public domain) and the six faces of insightface's `t1.jpg` (copyrighted: used in place).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lafr.alignment import FFHQ_512, similarity
 from lafr.data.benchmarks import SyntheticBenchmark
+from lafr.data.degradation.operators import Degrade
 from lafr.images import from_pil, read_pil, resize_pil
 from lafr.weights import locate
 
@@ -63,7 +64,7 @@ def aligned(name: str) -> Image.Image:
 def packaged_benchmark(
     name: str,
     resolution: int,
-    degradation: Callable[[Tensor, np.random.Generator], Tensor],
+    degradation: Degrade,
     draws: int,
     seed: int = 0,
     names: Sequence[str] = tuple(LANDMARKS),

@@ -1,13 +1,14 @@
 """The training stream: pair n depends on (seed, n) alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lafr.data.degradation.operators import apply, degraded, target
+from lafr.data.degradation.operators import Degrade, Recipe, apply, degraded, target
+from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
 
 MIRRORED = 0.5  # share of pairs
@@ -33,9 +34,7 @@ class PairStream(Dataset):
 
     latents: Tensor | None = None
 
-    def __init__(
-        self, faces: Sequence[Tensor], degradation: Callable[[Tensor, np.random.Generator], Tensor], seed: int
-    ):
+    def __init__(self, faces: FaceSet, degradation: Degrade, seed: int):
         self.faces, self.degradation, self.seed = faces, degradation, seed
 
     def face_index(self, n: int) -> int:
@@ -63,8 +62,10 @@ class PairStream(Dataset):
     def record(self, n: int) -> dict:
         """Return the random parameters of pair `n`, for JSON; `rebuilt` makes the pair from them.
 
-        Only recipes whose `draw` returns a record (`lafr.data.degradation.operators`) have one.
+        Raises InputError unless the degradation is a `Recipe`.
         """
+        if not isinstance(self.degradation, Recipe):
+            raise InputError("degradation", self.degradation, "a recipe whose `draw` returns a record")
         index, mirrored, rng = self._drawn(n)
         height, width = self.faces[index].shape[-2:]
         return {
@@ -74,7 +75,7 @@ class PairStream(Dataset):
             "degradation": self.degradation.draw(height, width, rng),
         }
 
-    def held_out(self, faces: Sequence[Tensor]) -> "HeldOut":
+    def held_out(self, faces: FaceSet) -> "HeldOut":
         """Return the validation pairs of `faces`."""
         return HeldOut(faces, self.degradation, self.seed)
 
@@ -114,7 +115,7 @@ def rebuilt(record: dict, face: Tensor) -> dict[str, Tensor]:
 class HeldOut:
     """Validation pairs: face i, not mirrored, degraded by the generator (seed, 2, i): the same at every step."""
 
-    def __init__(self, faces: Sequence[Tensor], degradation: Callable, seed: int):
+    def __init__(self, faces: FaceSet, degradation: Degrade, seed: int):
         self.faces, self.degradation, self.seed = faces, degradation, seed
 
     def __len__(self) -> int:

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lafr.data.benchmarks import Pair
+from lafr.data.benchmarks import Benchmark
 from lafr.errors import InputError
 from lafr.evaluation.latents import LatentNumbers
 from lafr.evaluation.methods import Batch, Method, input_method, method_of, truth_method
 from lafr.evaluation.plan import HQ, LQ, MODEL
 from lafr.evaluation.progress import Processes, ProgressLog
 from lafr.evaluation.restored import RestoredImages
-from lafr.evaluation.scoring import Metric, Scoring
+from lafr.evaluation.scoring import Scoring
 from lafr.evaluation.summary import Evaluation, best_median_worst, ranking_metric, write_scores
 from lafr.images import write_image
-from lafr.metrics.registry import is_set_metric
+from lafr.metrics.registry import Metric, is_set_metric
 from lafr.models.restorer import Restorer
 
 WORK = "work"  # folder of the logs and features, inside an evaluation's
@@ -25,7 +25,7 @@ WORK = "work"  # folder of the logs and features, inside an evaluation's
 
 @torch.no_grad()
 def restore_and_score(
-    benchmark: Sequence[Pair],
+    benchmark: Benchmark,
     restorer: Restorer | None,
     methods: Mapping[str, Method | Callable[[Tensor, Tensor | None], Tensor]],
     metrics: Mapping[str, Metric],
@@ -92,7 +92,7 @@ def restore_and_score(
     return result
 
 
-def as_methods(methods: Mapping, benchmark: Sequence[Pair], has_truth: bool) -> dict[str, Method]:
+def as_methods(methods: Mapping, benchmark: Benchmark, has_truth: bool) -> dict[str, Method]:
     """Return functions as methods too; raises InputError where one needs a ground truth and there is none."""
     compared = {name: method if isinstance(method, Method) else method_of(method) for name, method in methods.items()}
     if not has_truth and (lost := [name for name, method in compared.items() if method.needs_hq]):
@@ -101,7 +101,7 @@ def as_methods(methods: Mapping, benchmark: Sequence[Pair], has_truth: bool) -> 
 
 
 def own_batches(
-    benchmark: Sequence[Pair], groups: Sequence[range], device: torch.device | str, processes: Processes
+    benchmark: Benchmark, groups: Sequence[range], device: torch.device | str, processes: Processes
 ) -> Iterator[Batch]:
     """Return this process's batches one after another, on a device; the main process shows its progress."""
     own = list(enumerate(groups))[processes.index :: processes.count]
@@ -123,12 +123,15 @@ def load(log: ProgressLog, images: RestoredImages, scoring: Scoring, latents: La
 def merged(scoring: Scoring, batches: Sequence[list[str]], seed: int) -> Evaluation:
     """Return the scores of all processes, in the order of the benchmark."""
     images, methods, metrics = scoring.images, scoring.methods, scoring.metrics
-    of_sets = [name for name, metric in metrics.items() if is_set_metric(metric)]
+    of_sets = {name: metric for name, metric in metrics.items() if is_set_metric(metric)}
     of_images = [name for name in metrics if name not in of_sets]
     return Evaluation(
         stems=[stem for stems in batches for stem in stems],
         scores={m: {name: scoring.values(m, name, batches) for name in of_images} for m in methods},
-        of_sets={m: {name: scoring.of_set(m, name, batches, seed) for name in of_sets} for m in methods},
+        of_sets={
+            m: {name: scoring.of_set(m, name, metric, batches, seed) for name, metric in of_sets.items()}
+            for m in methods
+        },
         folders={method: images.folder / name for method, name in images.folders.items()},
     )
 
@@ -150,18 +153,12 @@ def kept(
     return {what: (max(0, total - made), total) for (what, total), made in zip(totals.items(), new, strict=True)}
 
 
-class _Columns:
-    """The images that faces.png shows next to each other, read on demand."""
-
-    def __init__(self, images: RestoredImages, method: str, stems: Sequence[str]):
-        self.images, self.stems = images, stems
-        self.names = [name for name in (LQ, method, HQ) if name in images.methods]
-
-    def __getitem__(self, index: int) -> list[Tensor]:
-        return [self.images.read(name, [self.stems[index]])[0] for name in self.names]
-
-
 def write_faces(result: Evaluation, images: RestoredImages, method: str, path: Path) -> None:
     """Write the best, median and worst faces of a method, if a metric ranks them."""
     if (ranking := ranking_metric(result.scores[method])) is not None:
-        write_image(best_median_worst(_Columns(images, method, result.stems), ranking[1]), path)
+        columns = [name for name in (LQ, method, HQ) if name in images.methods]
+
+        def face(index: int) -> list[Tensor]:
+            return [images.read(name, [result.stems[index]])[0] for name in columns]
+
+        write_image(best_median_worst(face, ranking[1]), path)

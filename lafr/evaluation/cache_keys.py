@@ -21,7 +21,7 @@ from lafr.storage import read_json, sha256_of_file, sha256_of_tensors, sha256_of
 
 def key_of_code(*modules: ModuleType) -> str:
     """Return the key of the source of modules and whole packages: changed code may change the numbers."""
-    files = {}
+    files: dict[str, str] = {}
     for module in modules:
         for root in getattr(module, "__path__", None) or [module.__file__]:
             found = sorted(Path(root).rglob("*.py")) if Path(root).is_dir() else [Path(root)]
@@ -91,7 +91,7 @@ def described(value: object) -> object:
 def key_of_class(cls: type) -> str:
     """Return the key of the file that defines a class; its name, where there is no file (a class typed in a shell)."""
     module = inspect.getmodule(cls)
-    return key_of_code(module) if getattr(module, "__file__", None) else cls.__qualname__
+    return key_of_code(module) if module and getattr(module, "__file__", None) else cls.__qualname__
 
 
 def require_same_model(folder: Path, restorer: nn.Module, write: bool = True) -> None:

@@ -1,13 +1,13 @@
 """Check that a folder is the set it claims to be: names and hashes of a prepared set, and how degraded its LQ is."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lafr.data.benchmarks import Pair, PairedBenchmark
+from lafr.data.benchmarks import Benchmark, PairedBenchmark
 from lafr.data.severity import BOUNDARY, SETS, psnr, sharpness
 from lafr.errors import InputError, setting
 from lafr.images import to_uint8
@@ -16,7 +16,7 @@ from lafr.storage import read_json, sha256_of_file
 SAMPLE = 32  # files that are hashed, pairs that are measured, evenly spaced
 
 
-def check_set(benchmark: Sequence[Pair], severity: str | None = None) -> list[str]:
+def check_set(benchmark: Benchmark, severity: str | None = None) -> list[str]:
     """Return what was checked of a set, one line each; raises InputError when it is not the set of its name.
 
     Args:

@@ -44,10 +44,10 @@ def match_outputs(folder: Path, stems: Sequence[str], side: int) -> dict[str, Pa
     Raises InputError that lists missing and extra files, stems with two files, and images not of `side` x `side`.
     """
     found: dict[str, list[Path]] = {stem: [] for stem in stems}
-    extra = []
+    extra: list[Path] = []
     for path in list_images(folder):
         shorter, _, suffix = path.stem.rpartition("_")
-        stem = path.stem if path.stem in found else shorter if suffix.isdigit() else None
+        stem = shorter if path.stem not in found and suffix.isdigit() else path.stem
         found.get(stem, extra).append(path)
     problems = {
         "{:,} missing": [stem for stem, files in found.items() if not files],

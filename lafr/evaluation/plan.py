@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lafr.data.benchmarks import Benchmark
 from lafr.errors import InputError, setting
 from lafr.models.restorer import require_fidelity
 
@@ -17,7 +18,7 @@ class Plan:
 
     Args:
         benchmark: name of the test set.
-        build_benchmark: maps the images' side in pixels to the set, a sequence of `lafr.data.benchmarks.Pair`.
+        build_benchmark: maps the images' side in pixels to the set, a `lafr.data.benchmarks.Benchmark`.
         metrics: name -> function that builds the metric, or raises InputError where it cannot be measured here.
         methods: names of those to compare, see `chosen_methods`.
         model: "mini", or the folder of a trained model.
@@ -45,7 +46,7 @@ class Plan:
     """
 
     benchmark: str
-    build_benchmark: Callable[[int], Sequence]
+    build_benchmark: Callable[[int], Benchmark]
     metrics: Mapping[str, Callable[[], Callable]]
     methods: Sequence[str]
     model: str = "mini"

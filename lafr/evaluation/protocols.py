@@ -153,11 +153,11 @@ def explain(measured: Mapping | Iterable[Mapping] | None = None, method: str = "
                 said = "; ".join(filter(None, [f"called {definition.called}", describe(definition.metric).definition]))
                 there = f". There: {definition.differs}" if definition.differs else ""
                 lines += _line(protocol, definition.metric, _number(definition.metric, values, reasons), said + there)
-        for metric in (others := other_metrics(name)):
-            lines += _line("other", metric, _number(metric, values, reasons), describe(metric).definition)
+        for other in (others := other_metrics(name)):
+            lines += _line("other", other, _number(other, values, reasons), describe(other).definition)
         used = [*(each.metric for each in quantity.protocols.values()), *others]
         for metric in dict.fromkeys(used):
-            if metric in reasons and metric not in values:
+            if metric and metric in reasons and metric not in values:
                 lines += _wrapped(f"{metric} was not measured: {reasons[metric]}", "  ", "    ")
         lines += _wrapped(f"Why: {quantity.why}", "  ", "    ")
         parts.append("\n".join(lines))
@@ -168,7 +168,9 @@ def _measured(
     measured: Mapping | Iterable[Mapping] | None, method: str
 ) -> tuple[dict[str, float | None], dict[str, str], list[str]]:
     records = [] if measured is None else [measured] if isinstance(measured, Mapping) else list(measured)
-    values, reasons, shown = {}, {}, []
+    values: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    shown: list[str] = []
     for record in records:
         scores = {} if "not_measured" in record else record
         if record.get("rows"):

@@ -48,7 +48,7 @@ def record_of(plan: Plan, result: Result) -> dict:
     """Return what result.json holds. Its key "rows" is method -> metric -> mean, low and high."""
     scores = result.scores
     rows = scores.summary(plan.seed)
-    sweep = {f"{f:g}": rows.pop(name_at(f), None) or rows[MODEL] for f in plan.sweep}
+    sweep = {f"{f:g}": rows.pop(name_at(f)) if name_at(f) in rows else rows[MODEL] for f in plan.sweep}
     images = {name: os.path.relpath(where, plan.folder) for name, where in scores.folders.items()}
     return {
         "benchmark": plan.benchmark,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lafr.data.benchmarks import MissingSetError, Pair
+from lafr.data.benchmarks import Benchmark, MissingSetError
 from lafr.errors import InputError, setting
 from lafr.evaluation.batches import restore_and_score
 from lafr.evaluation.cache_keys import key_of_metric, key_of_restorer, require_same_model
@@ -15,11 +15,10 @@ from lafr.evaluation.methods import Method, at_fidelity, input_method, output_me
 from lafr.evaluation.outputs import match_outputs, side_of
 from lafr.evaluation.plan import CEILING, MODEL, Plan
 from lafr.evaluation.progress import Processes
-from lafr.evaluation.scoring import Metric
 from lafr.evaluation.summary import Evaluation, trained_on
 from lafr.evaluation.sweep import curve_metrics, name_at
 from lafr.metrics.card import Card, card_of
-from lafr.metrics.registry import describe
+from lafr.metrics.registry import Metric, describe
 from lafr.models.restorer import Restorer
 
 
@@ -118,7 +117,7 @@ def load_model(plan: Plan, device: torch.device | str) -> Restorer:
     return restorer
 
 
-def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer | None, Sequence[Pair], int]:
+def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer | None, Benchmark, int]:
     """Return the model (None where nothing needs one), the test set, and the side in pixels of its images.
 
     Raises MissingError that names both when both are missing, and InputError when they differ in size.
@@ -148,7 +147,8 @@ def build_metrics(plan: Plan, side: int, has_truth: bool) -> tuple[dict[str, Met
 
     Raises MissingError when none can.
     """
-    metrics, not_measured = {}, {}
+    metrics: dict[str, Metric] = {}
+    not_measured: dict[str, str] = {}
     for name, build in plan.metrics.items():
         try:
             metric = build()
@@ -199,7 +199,7 @@ def build_methods(
     names: Sequence[str],
     restorer: Restorer | None,
     controls: Mapping[str, Restorer],
-    benchmark: Sequence[Pair],
+    benchmark: Benchmark,
     side: int,
 ) -> dict[str, Method]:
     """Return the methods called `names`, then LAFR at each other fidelity of the sweep."""
@@ -209,5 +209,7 @@ def build_methods(
         known[name] = output_method(match_outputs(folder, stems, side), side)
     methods = {name: known[name] for name in names}
     others = [f for f in plan.sweep if f != plan.fidelity or MODEL not in names]
-    key = key_of_restorer(restorer) if others else None
+    if restorer is None or not others:
+        return methods
+    key = key_of_restorer(restorer)
     return methods | {name_at(f): at_fidelity(restorer, f, key) for f in others}

@@ -1,9 +1,9 @@
 """Every metric of every method, computed from the PNG files and logged batch by batch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,23 +12,8 @@ from torch import Tensor
 from lafr.evaluation.cache_keys import key_of_metric
 from lafr.evaluation.methods import HQ, Batch
 from lafr.evaluation.restored import RestoredImages
-from lafr.metrics.registry import describe, is_set_metric
+from lafr.metrics.registry import Metric, SetMetric, describe, is_set_metric
 from lafr.storage import atomic_write, sha256_of_values
-
-ImageMetric = Callable[[Tensor, Tensor | None], Tensor]  # (restored, HQ) [B, 3, R, R] -> one number for each, [B]
-
-
-class SetMetric(Protocol):
-    """A metric of a whole set by the features of its images (FID, KID)."""
-
-    def features(self, image: Tensor) -> Tensor:
-        """Return the features `[B, D]` of images `[B, 3, R, R]`."""
-
-    def score(self, features: Tensor, reference: Tensor | None, seed: int) -> dict[str, float]:
-        """Return mean, low and high."""
-
-
-Metric = ImageMetric | SetMetric
 
 
 class Scoring:
@@ -73,13 +58,15 @@ class Scoring:
                 for name in missing:
                     self._measure(method, name, batch, image, hq)
         for name, metric in self.metrics.items():
-            if needs_truth_features(name, metric) and not self._is_there(HQ, name, batch):
-                self._write_features(HQ, name, batch, hq)
+            if hq is None or not is_set_metric(metric) or not needs_truth_features(name, metric):
+                continue
+            if not self._is_there(HQ, name, batch):
+                self._write_features(HQ, name, metric, batch, hq)
 
     def _measure(self, method: str, name: str, batch: Batch, image: Tensor, hq: Tensor | None) -> None:
         metric = self.metrics[name]
         if is_set_metric(metric):
-            self._write_features(method, name, batch, image)
+            self._write_features(method, name, metric, batch, image)
             return
         values = [None if math.isnan(value) else value for value in metric(image, hq).tolist()]
         key = self.key(method, name, batch.stems)
@@ -94,10 +81,10 @@ class Scoring:
     def _features_path(self, method: str, metric: str, batch: int) -> Path:
         return self.folder / "features" / metric / self.images.folders[method] / f"{batch:06d}.npz"
 
-    def _write_features(self, method: str, metric: str, batch: Batch, image: Tensor) -> None:
-        features = self.metrics[metric].features(image).cpu().numpy()
-        key = self.key(method, metric, batch.stems)
-        path = self._features_path(method, metric, batch.number)
+    def _write_features(self, method: str, name: str, metric: SetMetric, batch: Batch, image: Tensor) -> None:
+        features = metric.features(image).cpu().numpy()
+        key = self.key(method, name, batch.stems)
+        path = self._features_path(method, name, batch.number)
         atomic_write(path, lambda temporary: np.savez(temporary, features=features, key=key))
 
     def _features(self, method: str, metric: str, batch: int, stems: Sequence[str]) -> np.ndarray | None:
@@ -112,17 +99,19 @@ class Scoring:
         found = [value for stems in batches for value in self.known[self.key(method, metric, stems)]]
         return np.array([math.nan if value is None else value for value in found])
 
-    def of_set(self, method: str, metric: str, batches: Sequence[list[str]], seed: int) -> dict[str, float]:
+    def of_set(
+        self, method: str, name: str, metric: SetMetric, batches: Sequence[list[str]], seed: int
+    ) -> dict[str, float | None]:
         """Return a set metric's mean, low and high of a method."""
-        measure = self.metrics[metric]
 
         def features(of: str) -> Tensor:
-            parts = [self._features(of, metric, number, stems) for number, stems in enumerate(batches)]
-            return torch.from_numpy(np.concatenate(parts))
+            parts = [self._features(of, name, number, stems) for number, stems in enumerate(batches)]
+            return torch.from_numpy(np.concatenate(cast(list[np.ndarray], parts)))  # `measure` wrote all of them
 
-        return measure.score(features(method), features(HQ) if needs_truth_features(metric, measure) else None, seed)
+        truth = features(HQ) if needs_truth_features(name, metric) else None
+        return {**metric.score(features(method), truth, seed)}
 
 
-def needs_truth_features(name: str, metric: Metric) -> bool:
+def needs_truth_features(name: str, metric: SetMetric) -> bool:
     """Return whether a set metric compares with the ground truth's features (else with stored statistics)."""
-    return is_set_metric(metric) and describe(name, metric).needs_reference
+    return describe(name, metric).needs_reference

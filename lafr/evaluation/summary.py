@@ -1,7 +1,7 @@
 """From scores to numbers and files: means with intervals, scores.csv and faces.png."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,16 +30,16 @@ class Evaluation:
     stems: list[str]
     scores: dict[str, dict[str, np.ndarray]]
     latents: dict[str, float] = field(default_factory=dict)
-    of_sets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    of_sets: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def summary(self, seed: int = 0) -> dict[str, dict[str, dict[str, float]]]:
+    def summary(self, seed: int = 0) -> dict[str, dict[str, dict[str, float | None]]]:
         """Return mean and 95 % bootstrap interval (over images, 2,000 resamples) of each method and metric."""
-        found = {}
+        found: dict[str, dict[str, dict[str, float | None]]] = {}
         for method, metrics in self.scores.items():
             of_images = {metric: mean_and_interval(values, seed) for metric, values in metrics.items()}
-            found[method] = of_images | self.of_sets.get(method, {})
+            found[method] = {**of_images, **self.of_sets.get(method, {})}
         return found
 
 
@@ -50,7 +50,7 @@ def mean_and_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) 
     mean, low and high are None.
     """
     whole = values[~np.isnan(values)]
-    failed = {"failed": len(values) - len(whole)} if len(whole) < len(values) else {}
+    failed: dict[str, float | None] = {"failed": len(values) - len(whole)} if len(whole) < len(values) else {}
     if not len(whole):
         return {"mean": None, "low": None, "high": None} | failed
     picks = np.random.default_rng(seed).integers(0, len(whole), (resamples, len(whole)))
@@ -60,7 +60,9 @@ def mean_and_interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) 
 
 def trained_on(models: Mapping[str, Restorer], metrics: Mapping[str, object]) -> dict[str, list[str]]:
     """Return method -> the metrics whose network its model was trained with, or that share a teacher with one."""
-    origins = {name: getattr(metric, "origins", frozenset()) for name, metric in metrics.items()}
+    origins: dict[str, frozenset[str]] = {
+        name: getattr(metric, "origins", frozenset()) for name, metric in metrics.items()
+    }
     found = {}
     for method, model in models.items():
         if names := [name for name, networks in origins.items() if networks & model.trained_with]:
@@ -89,14 +91,12 @@ def picked(distance: np.ndarray, each: int = 3) -> list[np.ndarray]:
     return [order[:each], order[middle : middle + each], order[len(order) - each :]]
 
 
-def best_median_worst(triples: Sequence[Sequence[Tensor]], distance: np.ndarray, each: int = 3) -> Tensor:
+def best_median_worst(face: Callable[[int], Sequence[Tensor]], distance: np.ndarray, each: int = 3) -> Tensor:
     """Return one image of the faces of least, middle and greatest distance, LQ | restored | HQ below each other.
 
-    `triples[i]` is read only if face i is shown.
+    `face(i)` is called only if face i is shown.
     """
-    columns = [
-        torch.cat([torch.cat(list(triples[i]), dim=2) for i in group], dim=1) for group in picked(distance, each)
-    ]
+    columns = [torch.cat([torch.cat(list(face(i)), dim=2) for i in group], dim=1) for group in picked(distance, each)]
     gap = torch.ones(3, columns[0].shape[1], 8)
     return torch.cat([columns[0], gap, columns[1], gap, columns[2]], dim=2)
 

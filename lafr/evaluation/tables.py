@@ -77,7 +77,7 @@ def marks(record: dict) -> dict[tuple[str, str], str]:
 
     A second best is named where at least three methods were measured.
     """
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for metric in metrics_of(record):
         sign = {HIGHER: 1, LOWER: -1}.get(direction(record, metric))
         if sign is None:
@@ -153,7 +153,8 @@ def markdown_table(record: dict) -> str:
     styles = {"best": "**{}**", "second": "*{}*"}
     rows = []
     for method in record["rows"]:
-        cells = [styles.get(marked.get((method, m)), "{}").format(shown(record, method, m)) for m in columns]
+        kinds = {m: styles[marked[method, m]] if (method, m) in marked else "{}" for m in columns}
+        cells = [kind.format(shown(record, method, m)) for m, kind in kinds.items()]
         rows.append([markdown.escaped(method), *cells])
     text = markdown.table(["method", *columns.values()], rows)
     return "\n".join([text, *("\n" + note for note in notes(record))])

@@ -1,9 +1,9 @@
 """A metric's card: everything that must be equal before two numbers of it can be compared."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from lafr import __version__
 from lafr.metrics.registry import describe
@@ -46,7 +46,7 @@ class Card:
     reference: ReferenceSet | None = None
 
 
-def card_of(name: str, metric: Callable) -> Card:
+def card_of(name: str, metric: Any) -> Card:
     """Return the card of `metric`, which is called `name`.
 
     Its facts are those of its record (`lafr.metrics.registry`). Read from the metric itself, where it has them:

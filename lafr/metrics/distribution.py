@@ -56,7 +56,7 @@ class SetMetric:
     def __init__(self, network: nn.Module | None = None):
         self.network = Inception() if network is None else network
         self.weights = getattr(self.network, "weights", ())
-        self.origins = getattr(self.network, "origins", frozenset())
+        self.origins: frozenset[str] = getattr(self.network, "origins", frozenset())
 
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 `origins` names the networks behind a metric; weights that are missing are an InputError, never a download.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +30,8 @@ class FeatureDistance:
     """
 
     network: nn.Module
+    features: Callable[[Tensor], Any]
+    compare: Callable[[Any, Any], Tensor]
 
     def __init__(self):
         self._truth = TruthCache()

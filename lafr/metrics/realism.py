@@ -21,7 +21,7 @@ from lafr.weights import FOLDER_VARIABLE, load_pickle, locate
 INSTALL = "'lafr[iqa]' (pyiqa is for non-commercial use only)"
 
 # name -> pyiqa's name, our entry in EXTERNAL, settings that keep it from loading anything itself
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, str, dict]] = {
     "musiq": ("musiq", "musiq_koniq", {"pretrained": False}),
     "maniqa": ("maniqa", "maniqa_koniq", {"pretrained": False}),
     "topiq_face": (

@@ -8,10 +8,29 @@ imports no network, so that tables of stored results are made without torch.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lafr.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeIs
+
 HIGHER, LOWER = "↑", "↓"
+
+
+class SetMetric(Protocol):
+    """A metric of a whole set by the features of its images (FID, KID)."""
+
+    def features(self, image: "Tensor") -> "Tensor":
+        """Return the features `[B, D]` of images `[B, 3, R, R]`."""
+
+    def score(self, features: "Tensor", reference: "Tensor | None", seed: int) -> dict[str, float]:
+        """Return mean, low and high."""
+
+
+ImageMetric = Callable[["Tensor", "Tensor | None"], "Tensor"]  # (restored, HQ) [B, 3, R, R] -> one number for each, [B]
+Metric = ImageMetric | SetMetric
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,7 @@ def register(name: str, **facts) -> Callable[[Callable], Callable]:
     return describe_it
 
 
-def describe(name: str, metric: Callable | None = None) -> MetricRecord:
+def describe(name: str, metric: Any = None) -> MetricRecord:
     """Return the record of the metric called `name`, whether or not it is registered.
 
     Args:
@@ -96,14 +115,13 @@ def describe(name: str, metric: Callable | None = None) -> MetricRecord:
             truth unless it compares with stored statistics).
     """
     maker = metric.func if isinstance(metric, partial) else metric
-    named = maker if hasattr(maker, "__qualname__") else type(maker)
     record = METRICS.get(name)
     if record is None:
-        record = MetricRecord(name) if maker is None else _unregistered(name, named)
+        record = MetricRecord(name) if maker is None else _unregistered(name, maker)
     return replace(record, **{key: getattr(maker, key) for key in ATTRIBUTES if hasattr(maker, key)})
 
 
-def is_set_metric(metric: Callable) -> bool:
+def is_set_metric(metric: Metric) -> "TypeIs[SetMetric]":
     """Return whether a metric scores a whole set by the features of its images (FID, KID), not image by image."""
     return hasattr(metric, "features") and hasattr(metric, "score")
 
@@ -119,6 +137,7 @@ def first_of(aspects: tuple[str, ...], metrics: list[str]) -> str | None:
 
 def _unregistered(name: str, maker: Callable) -> MetricRecord:
     # another setting of a registered class: what depends on the code alone holds for it too
+    maker = maker if hasattr(maker, "__qualname__") else type(maker)
     dotted = _dotted(maker)
     related = next((record for record in METRICS.values() if record.implementation == dotted), MetricRecord(name))
     kept = {key: getattr(related, key) for key in ATTRIBUTES if key not in ("definition", "label")}
@@ -136,155 +155,239 @@ def _dotted(maker: Callable) -> str:
 _SSIM = "Gaussian window 11 of sigma 1.5, population covariance, border mirrored"
 _ARCFACE = "angle between embeddings of ArcFace's gray ResNet-18, the whole crop at 128 px"
 _COSINE = "cosine of the embeddings of restored and HQ"
-_PIXELS = {"aspect": "pixels", "direction": HIGHER}
-_PSNR = {**_PIXELS, "unit": "dB", "digits": 2, "quantity": "PSNR", "printed": ("psnr",), "plausible": (10, 40)}
-_SSIM_FACTS = {**_PIXELS, "quantity": "SSIM", "printed": ("ssim",), "plausible": (0.2, 1)}
-_PERCEPTION = {"aspect": "perception", "direction": LOWER, "plausible": (0, 1)}
-_LPIPS = {**_PERCEPTION, "quantity": "LPIPS", "implementation": "lafr.metrics.perceptual.LPIPS"}
-_ST_LPIPS = {**_PERCEPTION, "quantity": "LPIPS", "implementation": "lafr.metrics.perceptual.ShiftTolerantLPIPS"}
-_FID = {
-    "aspect": "realism", "direction": LOWER, "digits": 2, "implementation": "lafr.metrics.distribution.FID",
-    "networks": ("inception_2015",), "plausible": (0, 300),
-}  # fmt: skip
-_FID_FFHQ = {**_FID, "quantity": "FID to FFHQ", "needs_reference": False, "printed": ("fid_ffhq",)}
-_NIQE = {
-    "aspect": "realism", "direction": LOWER, "digits": 3, "quantity": "NIQE", "networks": ("niqe_pristine",),
-    "needs_reference": False, "min_side": 192, "printed": ("niqe",), "plausible": (1, 20),
-}  # fmt: skip
-_PYIQA = {
-    "aspect": "realism", "direction": HIGHER, "implementation": "lafr.metrics.realism.PyIQA", "needs_reference": False,
-    "plausible": (0, 1),
-}  # fmt: skip
-_IDENTITY = {"aspect": "identity", "quantity": "Identity"}
-_COSINES = {**_IDENTITY, "direction": HIGHER, "implementation": "lafr.metrics.face.IdentityCosine"}
-_DEG = {
-    "aspect": "identity", "direction": LOWER, "unit": "degrees", "digits": 2, "quantity": "Deg",
-    "implementation": "lafr.metrics.face.Deg", "networks": ("arcface_resnet18",), "printed": ("deg",),
-    "plausible": (0, 90),
-}  # fmt: skip
-_LMD = {
-    "aspect": "landmarks", "direction": LOWER, "unit": "pixels at 512", "quantity": "LMD",
-    "implementation": "lafr.metrics.face.LMD", "plausible": (0, 50),
-}  # fmt: skip
+# Kinds of metrics: the facts that several records below share.
+_pixels = partial(MetricRecord, aspect="pixels", direction=HIGHER)
+_psnr = partial(_pixels, unit="dB", digits=2, quantity="PSNR", printed=("psnr",), plausible=(10, 40))
+_ssim = partial(_pixels, quantity="SSIM", printed=("ssim",), plausible=(0.2, 1))
+_perception = partial(MetricRecord, aspect="perception", direction=LOWER, plausible=(0, 1))
+_lpips = partial(_perception, quantity="LPIPS", implementation="lafr.metrics.perceptual.LPIPS")
+_st_lpips = partial(_perception, quantity="LPIPS", implementation="lafr.metrics.perceptual.ShiftTolerantLPIPS")
+_fid = partial(
+    MetricRecord,
+    aspect="realism",
+    direction=LOWER,
+    digits=2,
+    implementation="lafr.metrics.distribution.FID",
+    networks=("inception_2015",),
+    plausible=(0, 300),
+)
+_fid_ffhq = partial(_fid, quantity="FID to FFHQ", needs_reference=False, printed=("fid_ffhq",))
+_niqe = partial(
+    MetricRecord,
+    aspect="realism",
+    direction=LOWER,
+    digits=3,
+    quantity="NIQE",
+    networks=("niqe_pristine",),
+    needs_reference=False,
+    min_side=192,
+    printed=("niqe",),
+    plausible=(1, 20),
+)
+_pyiqa = partial(
+    MetricRecord,
+    aspect="realism",
+    direction=HIGHER,
+    implementation="lafr.metrics.realism.PyIQA",
+    needs_reference=False,
+    plausible=(0, 1),
+)
+_identity = partial(MetricRecord, aspect="identity", quantity="Identity")
+_cosines = partial(_identity, direction=HIGHER, implementation="lafr.metrics.face.IdentityCosine")
+_deg = partial(
+    MetricRecord,
+    aspect="identity",
+    direction=LOWER,
+    unit="degrees",
+    digits=2,
+    quantity="Deg",
+    implementation="lafr.metrics.face.Deg",
+    networks=("arcface_resnet18",),
+    printed=("deg",),
+    plausible=(0, 90),
+)
+_lmd = partial(
+    MetricRecord,
+    aspect="landmarks",
+    direction=LOWER,
+    unit="pixels at 512",
+    quantity="LMD",
+    implementation="lafr.metrics.face.LMD",
+    plausible=(0, 50),
+)
 
 _RECORDS = (
+    _psnr(
+        "psnr_rgb",
+        "RGB, 8-bit, no crop; mean of the images' dB",
+        "PSNR",
+        implementation="lafr.metrics.fidelity.psnr_rgb",
+    ),
+    _psnr(
+        "psnr_y",
+        "Y of BT.601 (16 to 235), 8-bit RGB, no crop; mean of the images' dB",
+        "PSNR (Y)",
+        implementation="lafr.metrics.fidelity.psnr_y",
+    ),
+    _ssim("ssim_rgb", f"mean over R, G and B; {_SSIM}", "SSIM", implementation="lafr.metrics.fidelity.ssim_rgb"),
+    _ssim("ssim_y", f"Y of BT.601 (16 to 235); {_SSIM}", "SSIM (Y)", implementation="lafr.metrics.fidelity.ssim_y"),
+    _lpips(
+        "lpips_vgg",
+        "LPIPS 0.1, VGG16, RGB in [-1, 1], at the images' own size",
+        "LPIPS (VGG)",
+        networks=("lpips_vgg", "torchvision_vgg16"),
+        printed=("lpips", "lpips_vgg"),
+    ),
+    _lpips(
+        "lpips_alex",
+        "LPIPS 0.1, AlexNet, RGB in [-1, 1], at the images' own size",
+        "LPIPS (AlexNet)",
+        networks=("lpips_alex", "torchvision_alexnet"),
+        printed=("lpips",),
+    ),
+    _perception(
+        "dists",
+        "DISTS, VGG16, RGB in [0, 1], at the images' own size",
+        "DISTS",
+        quantity="DISTS",
+        implementation="lafr.metrics.perceptual.DISTS",
+        networks=("dists",),
+        printed=("dists",),
+    ),
+    _st_lpips(
+        "st_lpips_vgg",
+        "shift-tolerant LPIPS, VGG16; not comparable with LPIPS",
+        "ST-LPIPS (VGG)",
+        networks=("st_lpips_vgg",),
+    ),
+    _st_lpips(
+        "st_lpips_alex",
+        "shift-tolerant LPIPS, AlexNet; not comparable with LPIPS",
+        "ST-LPIPS (AlexNet)",
+        networks=("st_lpips_alex",),
+    ),
+    _fid_ffhq("fid_ffhq", "FID to FFHQ at 512 px, all 70,000 images", "FID-FFHQ"),
+    _fid_ffhq("fid_ffhq_50k", "FID to FFHQ at 512 px, 50,000 of its images", "FID-FFHQ (50k)"),
+    _fid("fid_hq", "FID to the set's own HQ images", "FID-HQ", quantity="FID to the HQ images", printed=("fid_hq",)),
     MetricRecord(
-        "psnr_rgb", "RGB, 8-bit, no crop; mean of the images' dB", "PSNR",
-        implementation="lafr.metrics.fidelity.psnr_rgb", **_PSNR,
+        "kid",
+        "KID to the set's own HQ images: cubic kernel, mean over 100 subsets of up to 1,000",
+        "KID",
+        direction=LOWER,
+        implementation="lafr.metrics.distribution.KID",
+        networks=("inception_2015",),
+        aspect="realism",
+        quantity="FID to the HQ images",
+        printed=("kid",),
+        plausible=(0, 0.5),
+    ),
+    _niqe(
+        "niqe",
+        "Y of BT.601 rounded, blocks of 96 px, LIVE's pristine model",
+        "NIQE",
+        implementation="lafr.metrics.niqe.NIQE",
+    ),
+    _niqe(
+        "niqe_pyiqa",
+        "Y of YIQ (0 to 255) rounded, blocks of 96 px, LIVE's pristine model",
+        "NIQE (pyiqa)",
+        implementation="lafr.metrics.realism.PyIQANIQE",
+    ),
+    _pyiqa(
+        "musiq",
+        "MUSIQ trained on KonIQ-10k, 0 to 100",
+        "MUSIQ",
+        digits=2,
+        networks=("musiq_koniq",),
+        quantity="MUSIQ",
+        printed=("musiq",),
+        plausible=(0, 100),
+    ),
+    _pyiqa(
+        "maniqa",
+        "MANIQA trained on KonIQ-10k, 20 crops of 224 px, 0 to 1",
+        "MANIQA",
+        networks=("maniqa_koniq",),
+        quantity="MANIQA",
+        printed=("maniqa",),
+    ),
+    _pyiqa(
+        "clipiqa",
+        "CLIP-IQA, RN50, pyiqa's five pairs of prompts, 0 to 1",
+        "CLIP-IQA",
+        networks=("clip_rn50",),
+        quantity="CLIP-IQA",
+        printed=("clipiqa",),
+    ),
+    _pyiqa(
+        "topiq_face",
+        "TOPIQ for faces trained on CGFIQA-40k, 512 px, no alignment of its own, 0 to 1",
+        "TOPIQ (face)",
+        networks=("topiq_cgfiqa",),
+    ),
+    _cosines("identity_cos_mini", _COSINE, "Identity (miniature)", networks=("mini_recogniser",)),
+    _cosines("identity_cos_irse50", _COSINE, "Identity (IR-SE-50)", networks=("arcface_irse50",)),
+    _cosines("identity_cos_clip", _COSINE, "Identity (CLIP)", networks=("clip",)),
+    _cosines("identity_cos_adaface", _COSINE, "Identity (AdaFace)", networks=("adaface",)),
+    _cosines("identity_cos_insightface", _COSINE, "Identity (InsightFace)", networks=("insightface",)),
+    _cosines("identity_cos_insightface_r100", _COSINE, "Identity (InsightFace R100)", networks=("insightface_r100",)),
+    _cosines("identity_cos_arcface_torch", _COSINE, "Identity (ArcFace-torch)", networks=("arcface_torch",)),
+    _cosines("identity_cos_sface", _COSINE, "Identity (SFace)", networks=("sface",)),
+    _identity(
+        "identity_distance_dlib",
+        "Euclidean distance of the embeddings of restored and HQ",
+        "Identity dist. (dlib)",
+        direction=LOWER,
+        implementation="lafr.metrics.face.IdentityDistance",
+        networks=("dlib",),
+    ),
+    _deg("deg", f"{_ARCFACE}, OpenCV's 8-bit gray; all pairs", "Deg"),
+    _deg("deg_vqfr", f"{_ARCFACE}, OpenCV's 8-bit gray; pairs under 1 degree left out", "Deg (VQFR)"),
+    _deg(
+        "ida_rad",
+        f"{_ARCFACE}, red and blue exchanged, in [0, 1]",
+        "IDA",
+        unit="radians",
+        digits=4,
+        implementation="lafr.metrics.face.IdaRad",
+        printed=("ida_rad",),
+        plausible=(0, 1.6),
+    ),
+    _lmd("lmd", "mean distance of the 98 WFLW points of AWing FAN", "LMD", networks=("awing_fan",), printed=("lmd",)),
+    _lmd("lmd_68", "mean distance of dlib's 68 points", "LMD (68)", networks=("dlib_68",)),
+    MetricRecord(
+        "pose_distance",
+        "Euclidean distance of the head's Euler angles by Deep3DFaceRecon",
+        "Pose",
+        unit="degrees",
+        digits=2,
+        direction=LOWER,
+        implementation="lafr.metrics.face.PoseDistance",
+        networks=("deep3d",),
+        aspect="landmarks",
+        plausible=(0, 90),
     ),
     MetricRecord(
-        "psnr_y", "Y of BT.601 (16 to 235), 8-bit RGB, no crop; mean of the images' dB", "PSNR (Y)",
-        implementation="lafr.metrics.fidelity.psnr_y", **_PSNR,
+        "expression_distance",
+        "Euclidean distance of 64 expression coefficients by Deep3DFaceRecon",
+        "Expression",
+        digits=2,
+        direction=LOWER,
+        implementation="lafr.metrics.face.ExpressionDistance",
+        networks=("deep3d",),
+        aspect="landmarks",
+        plausible=(0, 30),
     ),
     MetricRecord(
-        "ssim_rgb", f"mean over R, G and B; {_SSIM}", "SSIM",
-        implementation="lafr.metrics.fidelity.ssim_rgb", **_SSIM_FACTS,
+        "precision",
+        "share of restored images within the reference's manifold; printed by others, not offered here",
+        "Precision",
+        direction=HIGHER,
+        needs_reference=False,
+        printed=("precision",),
+        plausible=(0, 1),
     ),
-    MetricRecord(
-        "ssim_y", f"Y of BT.601 (16 to 235); {_SSIM}", "SSIM (Y)",
-        implementation="lafr.metrics.fidelity.ssim_y", **_SSIM_FACTS,
-    ),
-    MetricRecord(
-        "lpips_vgg", "LPIPS 0.1, VGG16, RGB in [-1, 1], at the images' own size", "LPIPS (VGG)",
-        networks=("lpips_vgg", "torchvision_vgg16"), printed=("lpips", "lpips_vgg"), **_LPIPS,
-    ),
-    MetricRecord(
-        "lpips_alex", "LPIPS 0.1, AlexNet, RGB in [-1, 1], at the images' own size", "LPIPS (AlexNet)",
-        networks=("lpips_alex", "torchvision_alexnet"), printed=("lpips",), **_LPIPS,
-    ),
-    MetricRecord(
-        "dists", "DISTS, VGG16, RGB in [0, 1], at the images' own size", "DISTS", quantity="DISTS",
-        implementation="lafr.metrics.perceptual.DISTS", networks=("dists",), printed=("dists",), **_PERCEPTION,
-    ),
-    MetricRecord(
-        "st_lpips_vgg", "shift-tolerant LPIPS, VGG16; not comparable with LPIPS", "ST-LPIPS (VGG)",
-        networks=("st_lpips_vgg",), **_ST_LPIPS,
-    ),
-    MetricRecord(
-        "st_lpips_alex", "shift-tolerant LPIPS, AlexNet; not comparable with LPIPS", "ST-LPIPS (AlexNet)",
-        networks=("st_lpips_alex",), **_ST_LPIPS,
-    ),
-    MetricRecord("fid_ffhq", "FID to FFHQ at 512 px, all 70,000 images", "FID-FFHQ", **_FID_FFHQ),
-    MetricRecord("fid_ffhq_50k", "FID to FFHQ at 512 px, 50,000 of its images", "FID-FFHQ (50k)", **_FID_FFHQ),
-    MetricRecord(
-        "fid_hq", "FID to the set's own HQ images", "FID-HQ", quantity="FID to the HQ images", printed=("fid_hq",),
-        **_FID,
-    ),
-    MetricRecord(
-        "kid", "KID to the set's own HQ images: cubic kernel, mean over 100 subsets of up to 1,000", "KID",
-        direction=LOWER, implementation="lafr.metrics.distribution.KID", networks=("inception_2015",),
-        aspect="realism", quantity="FID to the HQ images", printed=("kid",), plausible=(0, 0.5),
-    ),
-    MetricRecord(
-        "niqe", "Y of BT.601 rounded, blocks of 96 px, LIVE's pristine model", "NIQE",
-        implementation="lafr.metrics.niqe.NIQE", **_NIQE,
-    ),
-    MetricRecord(
-        "niqe_pyiqa", "Y of YIQ (0 to 255) rounded, blocks of 96 px, LIVE's pristine model", "NIQE (pyiqa)",
-        implementation="lafr.metrics.realism.PyIQANIQE", **_NIQE,
-    ),
-    MetricRecord(
-        "musiq", "MUSIQ trained on KonIQ-10k, 0 to 100", "MUSIQ", digits=2, networks=("musiq_koniq",),
-        quantity="MUSIQ", printed=("musiq",), **{**_PYIQA, "plausible": (0, 100)},
-    ),
-    MetricRecord(
-        "maniqa", "MANIQA trained on KonIQ-10k, 20 crops of 224 px, 0 to 1", "MANIQA", networks=("maniqa_koniq",),
-        quantity="MANIQA", printed=("maniqa",), **_PYIQA,
-    ),
-    MetricRecord(
-        "clipiqa", "CLIP-IQA, RN50, pyiqa's five pairs of prompts, 0 to 1", "CLIP-IQA", networks=("clip_rn50",),
-        quantity="CLIP-IQA", printed=("clipiqa",), **_PYIQA,
-    ),
-    MetricRecord(
-        "topiq_face", "TOPIQ for faces trained on CGFIQA-40k, 512 px, no alignment of its own, 0 to 1",
-        "TOPIQ (face)", networks=("topiq_cgfiqa",), **_PYIQA,
-    ),
-    MetricRecord("identity_cos_mini", _COSINE, "Identity (miniature)", networks=("mini_recogniser",), **_COSINES),
-    MetricRecord("identity_cos_irse50", _COSINE, "Identity (IR-SE-50)", networks=("arcface_irse50",), **_COSINES),
-    MetricRecord("identity_cos_clip", _COSINE, "Identity (CLIP)", networks=("clip",), **_COSINES),
-    MetricRecord("identity_cos_adaface", _COSINE, "Identity (AdaFace)", networks=("adaface",), **_COSINES),
-    MetricRecord("identity_cos_insightface", _COSINE, "Identity (InsightFace)", networks=("insightface",), **_COSINES),
-    MetricRecord(
-        "identity_cos_insightface_r100", _COSINE, "Identity (InsightFace R100)", networks=("insightface_r100",),
-        **_COSINES,
-    ),
-    MetricRecord(
-        "identity_cos_arcface_torch", _COSINE, "Identity (ArcFace-torch)", networks=("arcface_torch",), **_COSINES,
-    ),
-    MetricRecord("identity_cos_sface", _COSINE, "Identity (SFace)", networks=("sface",), **_COSINES),
-    MetricRecord(
-        "identity_distance_dlib", "Euclidean distance of the embeddings of restored and HQ", "Identity dist. (dlib)",
-        direction=LOWER, implementation="lafr.metrics.face.IdentityDistance", networks=("dlib",), **_IDENTITY,
-    ),
-    MetricRecord("deg", f"{_ARCFACE}, OpenCV's 8-bit gray; all pairs", "Deg", **_DEG),
-    MetricRecord(
-        "deg_vqfr", f"{_ARCFACE}, OpenCV's 8-bit gray; pairs under 1 degree left out", "Deg (VQFR)", **_DEG,
-    ),
-    MetricRecord(
-        "ida_rad", f"{_ARCFACE}, red and blue exchanged, in [0, 1]", "IDA",
-        **{**_DEG, "unit": "radians", "digits": 4, "implementation": "lafr.metrics.face.IdaRad",
-           "printed": ("ida_rad",), "plausible": (0, 1.6)},
-    ),
-    MetricRecord(
-        "lmd", "mean distance of the 98 WFLW points of AWing FAN", "LMD", networks=("awing_fan",), printed=("lmd",),
-        **_LMD,
-    ),
-    MetricRecord("lmd_68", "mean distance of dlib's 68 points", "LMD (68)", networks=("dlib_68",), **_LMD),
-    MetricRecord(
-        "pose_distance", "Euclidean distance of the head's Euler angles by Deep3DFaceRecon", "Pose", unit="degrees",
-        digits=2, direction=LOWER, implementation="lafr.metrics.face.PoseDistance", networks=("deep3d",),
-        aspect="landmarks", plausible=(0, 90),
-    ),
-    MetricRecord(
-        "expression_distance", "Euclidean distance of 64 expression coefficients by Deep3DFaceRecon", "Expression",
-        digits=2, direction=LOWER, implementation="lafr.metrics.face.ExpressionDistance", networks=("deep3d",),
-        aspect="landmarks", plausible=(0, 30),
-    ),
-    MetricRecord(
-        "precision", "share of restored images within the reference's manifold; printed by others, not offered here",
-        "Precision", direction=HIGHER, needs_reference=False, printed=("precision",), plausible=(0, 1),
-    ),
-)  # fmt: skip
+)
 
 for _record in _RECORDS:
     add(_record)

@@ -80,7 +80,7 @@ def build_statistics(
         raise InputError(f"statistics need at least 2 images, {len(images)} given")
     network = network.to(device)
     # sums of x and x x^T in float64: [N, 2048] features of 70,000 images need not be held
-    sums = products = 0.0
+    sums, products = torch.zeros(()).double(), torch.zeros(()).double()
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc=f"statistics of {name}", unit="batch", dynamic_ncols=True):
         batch = torch.stack([read_image(file, size) for file in images[start : start + batch_size]])

@@ -30,17 +30,18 @@ class TruthCache:
     def __call__(self, compute: Callable[[Tensor], Any], hq: Tensor) -> Any:
         """Return `compute(hq)`; `compute` must be the same function at every call."""
         if self._pixels is None or not torch.equal(self._pixels, hq):
-            self._output = compute(hq) if self._folder is None else self._stored(compute, hq)
+            self._output = compute(hq) if self._folder is None else _stored(self._folder, compute, hq)
             self._pixels = hq.clone()  # the caller may reuse the batch's memory
         return self._output
 
-    def _stored(self, compute: Callable[[Tensor], Tensor], hq: Tensor) -> Tensor:
-        path = self._folder / f"{sha256_of_tensors({'': hq})}.safetensors"
-        if path.is_file():
-            try:
-                return load_file(path)["seen"].to(hq.device)
-            except (SafetensorError, KeyError):  # damaged: compute it again
-                pass
-        output = compute(hq)
-        atomic_write(path, lambda partial: save_file({"seen": output.contiguous()}, partial))
-        return output
+
+def _stored(folder: Path, compute: Callable[[Tensor], Tensor], hq: Tensor) -> Tensor:
+    path = folder / f"{sha256_of_tensors({'': hq})}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)["seen"].to(hq.device)
+        except (SafetensorError, KeyError):  # damaged: compute it again
+            pass
+    output = compute(hq)
+    atomic_write(path, lambda partial: save_file({"seen": output.contiguous()}, partial))
+    return output

@@ -64,7 +64,8 @@ def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:
         return Measure(name, float(before.mean()), float(after.mean()), wanted, bool(holds(before, after)))
 
     def clearly_above(before: np.ndarray, after: np.ndarray) -> bool:
-        return mean_and_interval(after - before, seed)["low"] > 0
+        low = mean_and_interval(after - before, seed)["low"]
+        return low is not None and low > 0
 
     def mean_is(compare: Callable[[float, float], bool]) -> Callable:
         return lambda before, after: compare(before.mean(), after.mean())

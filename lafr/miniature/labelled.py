@@ -1,13 +1,16 @@
 """Faces with landmarks, warped and degraded: training data of the miniature's recogniser, landmarker and parser."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from lafr.data.degradation.operators import Degrade
+from lafr.data.faces import Faces
 from lafr.data.stream import MIRRORED, PairStream
 from lafr.errors import InputError, setting
 from lafr.miniature.regions import draw_regions
@@ -27,7 +30,7 @@ def read_landmarks(root: str | Path | None, folders: Sequence[str] | None) -> di
     if root is None or not folders:
         example = setting("data", "congress_omi")
         raise InputError("folders", folders, "given: landmarks are stored by folder", f"choose data such as {example}")
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for folder in folders:
         path = Path(root) / f"{folder}_landmarks68.npz"
         if not path.is_file():
@@ -49,8 +52,8 @@ class LabelledStream(PairStream):
 
     def __init__(
         self,
-        faces,
-        degradation: Callable[[Tensor, np.random.Generator], Tensor],
+        faces: Faces,
+        degradation: Degrade,
         seed: int,
         landmarks: Mapping[str, np.ndarray],
         mix: float = 0.0,
@@ -59,12 +62,13 @@ class LabelledStream(PairStream):
     ):
         super().__init__(faces, degradation, seed)
         self.landmarks = landmarks
-        self.points = [landmarks.get("/".join(path.parts[-2:])) for path in faces.paths]
         self.mix, self.degraded, self.warp = mix, degraded, warp
-        if missing := [str(p) for p, found in zip(faces.paths, self.points, strict=True) if found is None]:
+        keys = ["/".join(path.parts[-2:]) for path in faces.paths]
+        if missing := [key for key in keys if key not in landmarks]:
             raise InputError(f"{len(missing)} faces have no landmarks, first {missing[0]!r}; remove them")
+        self.points = [landmarks[key] for key in keys]
 
-    def held_out(self, faces) -> "HeldOutFaces":
+    def held_out(self, faces: Any) -> "HeldOutFaces":  # Faces: landmarks are found by path
         """Return validation items: one warp and degradation for each face, no blends."""
         return HeldOutFaces(
             faces, self.degradation, self.seed + 1, self.landmarks, degraded=self.degraded, warp=self.warp

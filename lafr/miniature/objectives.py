@@ -1,11 +1,10 @@
 """Objectives of the miniature's base model, its autoencoder and its diffusion prior, on HQ faces alone."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
 from lafr.losses.multilevel import Restoration
 from lafr.training.objectives import Batch, Objective, hq_latents, seeded_noise
@@ -44,7 +43,7 @@ class CodecObjective(Objective):
         return self.vae.decode(self.vae.encode(batch["hq"]).latent_dist.mode()).sample
 
     @torch.no_grad()
-    def finish(self, faces: Sequence[Tensor], device: torch.device) -> None:
+    def finish(self, faces: FaceSet, device: torch.device) -> None:
         """Set the latent scale: 1 / standard deviation over (up to) 256 training faces (LDM, appendix G)."""
         some = [faces[i][None].to(device) for i in range(min(256, len(faces)))]  # [1, 3, R, R] each
         z = torch.cat([self.vae.encode(face).latent_dist.mode() for face in some])

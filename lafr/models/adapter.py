@@ -126,7 +126,7 @@ class Convolutional:
         quantizer: class of the quantizer, called with the channels d and its own settings.
     """
 
-    quantizer: type[Quantizer]
+    quantizer: type[Any]  # a Quantizer; each has settings of its own
 
     def __call__(
         self,
@@ -202,11 +202,12 @@ def builder_of(kind: str) -> Builder:
 
 def settings_of(builder: Builder) -> dict[str, inspect.Parameter]:
     """Return a builder's settings with annotation and default, those of its quantizer and of the bases included."""
-    functions = [builder.__call__ if isinstance(builder, Convolutional) else builder]
+    functions: list[Callable] = [builder.__call__ if isinstance(builder, Convolutional) else builder]
     for cls in builder.quantizer.__mro__ if isinstance(builder, Convolutional) else ():
         if "__init__" in vars(cls):
-            functions.append(cls.__init__)
-            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values()):
+            made_by = vars(cls)["__init__"]
+            functions.append(made_by)
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made_by).parameters.values()):
                 break  # it passes nothing on to its own base
     given = [p for function in functions for p in inspect.signature(function, eval_str=True).parameters.values()]
     return {p.name: p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

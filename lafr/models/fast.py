@@ -55,7 +55,8 @@ def optimised(
     if compile:
         for part in (vae.encoder, unet, vae.decoder):
             part.compile(**_compiler(device, chosen))
-    restorer.is_optimised, restorer.save_pretrained = True, _refuse_to_save
+    restorer.is_optimised = True
+    setattr(restorer, "save_pretrained", _refuse_to_save)  # noqa: B010 (a method is replaced)
     return restorer
 
 

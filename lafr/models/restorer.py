@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -138,8 +138,8 @@ class Restorer(nn.Module):
             text: "none", or "empty_prompt" to keep cross-attention; see `Denoiser.from_base`.
         """
         base = Base.from_pretrained(folder, remedy, offline, sha256, expect, variant, text=text != "none")
-        condition = {} if text == "none" else dict(text=text, null_embedding=base.null_embedding)
-        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, **condition)
+        null = None if text == "none" else base.null_embedding
+        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
         if lora is not None:
             denoiser.add_lora(**lora)
         return cls(base.codec(), adapter, denoiser, resolution, base.source, dict(expect=expect, variant=variant))
@@ -153,13 +153,13 @@ class Restorer(nn.Module):
                 "(lafr.models.adapter.register_adapter) and make it by build_adapter"
             )
         # a path is kept relative to the model, so that both can be moved together
-        base = None if full else self.base if _is_name(self.base) else os.path.relpath(self.base, folder)
+        base = None if full or self.base is None else _from(folder, self.base)
         lora = self.denoiser.lora_config
         index = Saved(
             resolution=self.resolution,
             timestep=self.denoiser.timestep,
             scale_input=self.denoiser.scale_input,
-            text=self.denoiser.text,
+            text=cast(Any, self.denoiser.text),  # one of two: `require_foldable` checked it
             adapter={"kind": self.adapter.kind, "settings": dict(self.adapter.settings)},
             lora=lora_settings(lora) if lora else None,
             fidelity="scale_lora",
@@ -231,6 +231,10 @@ def require_fidelity(value: float) -> None:
 
 def _is_name(base: str) -> bool:
     return base == "mini" or base.startswith(HUB)
+
+
+def _from(folder: Path, base: str) -> str:
+    return base if _is_name(base) else os.path.relpath(base, folder)
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:

@@ -90,5 +90,7 @@ class Deep3DFace(nn.Module):
     def forward(self, image: Tensor) -> Coefficients:
         """Return the coefficients."""
         features = self.backbone(self.prepare(image.float()))[:, :, None, None]  # [B, 2048, 1, 1]
-        *rest, shift, depth = (head(features).flatten(1) for head in self.final_layers)
-        return Coefficients(*rest, torch.cat([shift, depth], 1))
+        identity, expression, texture, angle, light, shift, depth = (
+            head(features).flatten(1) for head in self.final_layers
+        )
+        return Coefficients(identity, expression, texture, angle, light, torch.cat([shift, depth], 1))

@@ -28,8 +28,8 @@ class OnnxRecogniser(Recogniser):
         onnxruntime = need("onnxruntime", "onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
-        model = model if isinstance(model, bytes) else str(model)
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(model)
+        self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self.crop, self.mean, self.scale = SimilarityCrop(), mean, scale
 
     def prepare(self, image: Tensor) -> Tensor:

@@ -204,7 +204,8 @@ class GraphLayers:
             for norm, values in zip(norms, self.found["bn"], strict=True):
                 _load_norm(norm, values)
             ((weight, bias),) = self.found["linear"]
-            _copy(network.fc.weight, weight), _copy(network.fc.bias, bias)
+            _copy(network.fc.weight, weight)
+            _copy(network.fc.bias, bias)
             for values in self.found["features"]:
                 _load_norm(network.features, values)
             if not self.found["features"]:  # merged into the linear layer

@@ -139,7 +139,8 @@ class MiniNetworks(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.recogniser, self.landmarker, self.parser = MiniRecogniser(), MiniLandmarker(), MiniParser()
-        self.teacher, self.trained_share = None, 1.0
+        self.teacher: dict[str, Tensor] | None = None
+        self.trained_share = 1.0
 
     @classmethod
     def from_teacher(cls, teacher: MobileFaceNet, trained_share: float = 0.5, seed: int = 0) -> "MiniNetworks":

@@ -27,14 +27,18 @@ class Parser(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def __init__(self, network: nn.Module, state: dict[str, Tensor] | None):
+    def __init__(self, state: dict[str, Tensor] | None = None):
         super().__init__()
-        self.network = network
+        self.network = self.architecture()
         if state is not None:
             self.network.load_state_dict(state)
         self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(self.std)[:, None, None], persistent=False)
         self.requires_grad_(False).eval()
+
+    def architecture(self) -> nn.Module:
+        """Return the untrained network; raises InputError when facexlib is missing."""
+        raise NotImplementedError
 
     @classmethod
     def from_pretrained(cls) -> "Parser":
@@ -63,9 +67,9 @@ class ParseNet(Parser):
     regions = {"eyes": (4, 5), "brows": (6, 7), "nose": (2,), "mouth": (10, 11, 12), "skin": (1,)}  # noqa: RUF012
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
-    def __init__(self, state: dict[str, Tensor] | None = None):
-        architecture = need("facexlib.parsing.parsenet", NO_DEPS)
-        super().__init__(architecture.ParseNet(in_size=512, out_size=512, parsing_ch=19), state)
+    def architecture(self) -> nn.Module:
+        """Return the untrained network."""
+        return need("facexlib.parsing.parsenet", NO_DEPS).ParseNet(in_size=512, out_size=512, parsing_ch=19)
 
 
 class BiSeNet(Parser):
@@ -81,5 +85,6 @@ class BiSeNet(Parser):
     regions = {"eyes": (4, 5), "brows": (2, 3), "nose": (10,), "mouth": (11, 12, 13), "skin": (1,)}  # noqa: RUF012
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-    def __init__(self, state: dict[str, Tensor] | None = None):
-        super().__init__(need("facexlib.parsing.bisenet", NO_DEPS).BiSeNet(num_class=19), state)
+    def architecture(self) -> nn.Module:
+        """Return the untrained network."""
+        return need("facexlib.parsing.bisenet", NO_DEPS).BiSeNet(num_class=19)

@@ -20,21 +20,22 @@ from lafr.weights import load_pickle
 TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}  # the name in LPIPS -> torchvision's
 
 # ST-LPIPS: (kind, ...) in the order of the published networks; "tap" marks a layer whose features are compared.
-ALEX = [
+Layer = str | tuple[str, str, int]
+ALEX: list[Layer] = [
     ("conv", "net.slice1.0", 2), "blur", "relu", "tap",
     "pool3", "blur", ("conv", "net.slice2.5", 2), "relu", "tap",
     "pool3", "blur", ("conv", "net.slice3.9", 1), "relu", "tap",
     ("conv", "net.slice4.11", 1), "relu", "tap",
     ("conv", "net.slice5.13", 1), "relu", "tap",
 ]  # fmt: skip
-VGG = [
+VGG: list[Layer] = [
     ("conv", "net.slice1.0", 1), "relu", ("conv", "net.slice1.2", 1), "relu", "tap",
     "pool2", "blur", ("conv", "net.slice2.6", 1), "relu", ("conv", "net.slice2.8", 1), "relu", "tap",
     "pool2", "blur", *[s for i in (12, 14, 16) for s in (("conv", f"net.slice3.{i}", 1), "relu")], "tap",
     "pool2", "blur", *[s for i in (20, 22, 24) for s in (("conv", f"net.slice4.{i}", 1), "relu")], "tap",
     "pool2", "blur", *[s for i in (28, 30, 32) for s in (("conv", f"net.slice5.{i}", 1), "relu")], "tap",
 ]  # fmt: skip
-LAYERS = {"alex": ALEX, "vgg": VGG}
+LAYERS: dict[str, list[Layer]] = {"alex": ALEX, "vgg": VGG}
 
 
 class STLPIPS(nn.Module):

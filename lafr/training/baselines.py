@@ -103,7 +103,8 @@ class OSEDiffObjective(Objective):
             for network, where in ((base.vae, ENCODER_TARGETS), (self.unet, targets), (self.following, targets)):
                 network.add_adapter(LoraConfig(r=rank, target_modules=where, init_lora_weights="gaussian"))
         self.weights = loss.weights | {"vsd": 1.0}
-        self.learning_rate, self.optimizer = learning_rate, None
+        self.learning_rate = learning_rate
+        self.optimizer: torch.optim.Optimizer | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

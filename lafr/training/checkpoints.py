@@ -40,7 +40,7 @@ def set_random_state(state: dict) -> None:
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
     key = state["numpy_key"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, state["numpy_position"]))
+    np.random.set_state(("MT19937", key, state["numpy_position"], 0, 0.0))
     random.setstate((3, tuple(state["python"]), None))
 
 

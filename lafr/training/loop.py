@@ -96,18 +96,19 @@ def train(
         objective.decode_crops(decode_crop, pairs.seed)
     # the objective's constructor has decided what is trained
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = new_optimizer(optimizer, parameters, learning_rate, weight_decay)
-    scheduler = get_scheduler(schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
+    adamw = new_optimizer(optimizer, parameters, learning_rate, weight_decay)
+    scheduler = get_scheduler(schedule, adamw, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
     # the schedule is not prepared: Accelerate would advance it once a process, and a step is one global batch here
-    model, optimizer = accelerator.prepare(objective.train(), optimizer)
+    model, adamw = accelerator.prepare(objective.train(), adamw)
     # use_ema_warmup: the decay at step s is min(ema_decay, 1 - (1 + s)^-0.75), so that the start is forgotten
     ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, power=0.75) if ema_decay else None
     best = BestWeights(require_validation(validate, validate_every, patience), monitor) if patience else None
-    state = TrainingState(objective, optimizer, scheduler, accelerator.scaler, ema, best)
+    state = TrainingState(objective, adamw, scheduler, accelerator.scaler, ema, best)
     resume(checkpoints, state, accelerator)
 
     # resumed after its last step, which patience may have chosen: only validation is left
-    ended = best is not None and state.step % validate_every == 0 and best.is_stale(state.step, patience)
+    validated = validate_every is not None and state.step % validate_every == 0
+    ended = best is not None and patience is not None and validated and best.is_stale(state.step, patience)
     loader = pairs.loader(
         state.step,
         state.step if ended else max_steps,
@@ -133,8 +134,8 @@ def train(
                 if accelerator.sync_gradients:
                     # of the whole gradient, before it is clipped
                     norm = accelerator.clip_grad_norm_(parameters, clip_norm)
-                optimizer.step()  # a no-op until gradients are synchronised
-                optimizer.zero_grad()
+                adamw.step()  # a no-op until gradients are synchronised
+                adamw.zero_grad()
                 all_terms.append({key: value.detach() for key, value in terms.items()})
         scheduler.step()
         objective.after_step(state.step, accelerator.gather)
@@ -153,7 +154,7 @@ def train(
         # the last step is validated below, with the weights that become the result
         if validate and validate_every and step % validate_every == 0 and step < max_steps:
             log.validation(step, validate_on_main(best or validate, state, accelerator))
-            if best and best.age(step) >= patience:
+            if best and patience and best.age(step) >= patience:
                 break
         if step % checkpoint_every == 0 and step < max_steps:
             save(checkpoints, state, accelerator)

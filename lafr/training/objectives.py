@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
@@ -51,7 +52,7 @@ class Objective(nn.Module):
         """Return the images that validation measures and shows, `[B, 3, H, W]`, or None."""
         return None
 
-    def finish(self, faces: Sequence[Tensor], device: torch.device) -> None:
+    def finish(self, faces: FaceSet, device: torch.device) -> None:
         """Compute what depends on the trained weights, once, after the last step."""
 
     def trained_buffers(self) -> dict[str, Tensor]:

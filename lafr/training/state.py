@@ -1,6 +1,7 @@
 """Everything that changes while a stage trains, in one record: what a checkpoint holds and a resumed run loads."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -63,9 +64,9 @@ class TrainingState:
 def save(checkpoints: Checkpoints, state: TrainingState, accelerator: Accelerator) -> None:
     """Write a checkpoint on the main process, with the random state of every process."""
     # objectives draw from generators of their own; the global state is saved for layers such as dropout
-    random_states = [random_state()]
+    random_states: list[Any] = [random_state()]
     if accelerator.num_processes > 1:
-        random_states = [None] * accelerator.num_processes
+        random_states = [None] * accelerator.num_processes  # filled by all_gather_object
         torch.distributed.all_gather_object(random_states, random_state())
     # weights and optimiser are equal on all processes: one writes them
     if accelerator.is_main_process:

@@ -46,7 +46,8 @@ def inference(cfg: DictConfig) -> dict:
     device, size = choose_device(cfg.device), cfg[cfg.scale]
     methods = build_methods(cfg, size, device)
     generator = torch.Generator().manual_seed(cfg.seed)
-    found, ceiling = {}, {}
+    found: dict[str, dict] = {}
+    ceiling: dict = {}
     bar = tqdm(total=len(cfg.batch_sizes) * len(methods) * (cfg.repeats + 1), desc="inference", unit="pass")
     for batch_size in cfg.batch_sizes:
         shape = (batch_size, 3, size.resolution, size.resolution)

@@ -1,6 +1,7 @@
 """What a cache of HQ latents saves in each stage, and after how many steps it has paid for its filling."""
 
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -76,12 +77,12 @@ def compared(objective, batch: dict[str, Tensor], device: torch.device, rounds: 
         objective.after_step(0, lambda tensor: tensor)
 
     ways = {"encoded": {key: value for key, value in batch.items() if key != "z_hq"}, "cached": batch}
-    seconds = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for given in ways.values():
         step(given)
     for _ in range(rounds):
         for way, given in ways.items():
-            seconds[way].append(measure(lambda given=given: step(given), device, repeats=3, warm_up=0).seconds)
+            seconds[way].append(measure(partial(step, given), device, repeats=3, warm_up=0).seconds)
     ratios = [cached / encoded for encoded, cached in zip(seconds["encoded"], seconds["cached"], strict=True)]
     return {
         **{f"{way}_seconds": median(own) for way, own in seconds.items()},

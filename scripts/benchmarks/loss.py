@@ -1,5 +1,7 @@
 """What each term of the loss costs, compared with the rest of the restoration step."""
 
+from functools import partial
+
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -42,7 +44,7 @@ def loss(cfg: DictConfig) -> dict:
         objective.total(objective({"lq": lq, "hq": hq})).backward()
 
     work = {"encode and align, no gradient": frozen, "denoise and decode, with gradient": trained}
-    work |= {f"term: {name}": lambda name=name: term([name]) for name in terms}
+    work |= {f"term: {name}": partial(term, [name]) for name in terms}
     work |= {"all terms together": lambda: term(list(terms)), "whole step": step}
     cost = {name: measure(do, device, cfg.repeats) for name, do in tqdm(work.items(), desc="loss", unit="part")}
     parts = {name: vars(c) | {"share": c.seconds / cost["whole step"].seconds} for name, c in cost.items()}

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lafr.commands.doors import Parser
 from lafr.evaluation import markdown
@@ -87,7 +88,7 @@ def benchmark_block(topic: str, record: dict, head: str = "", note: str = "") ->
     return "\n\n".join(part for part in (head.format(**record), table, made) if part)
 
 
-def of_topic(topic: str, **texts: str) -> Callable[[dict], str]:
+def of_topic(topic: str, **texts: Any) -> Callable[[dict], str]:
     """Return the block of a benchmark's record."""
     return partial(benchmark_block, topic, **texts)
 

@@ -28,12 +28,14 @@ def basicsr_module(path: str) -> types.ModuleType | None:
     if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
         raise ValueError(f"{archive} is not the known {SOURCE}; delete it and run make again")
     with tarfile.open(archive) as tar:
-        code = tar.extractfile(f"basicsr-1.4.2/basicsr/{path}").read()
+        member = tar.extractfile(f"basicsr-1.4.2/basicsr/{path}")
+        assert member is not None, "the archive with this sha256 has the file"
+        code = member.read()
     from torchvision.transforms import functional
 
     # torchvision renamed the module that BasicSR imports one function from
     old = types.ModuleType("torchvision.transforms.functional_tensor")
-    old.rgb_to_grayscale = functional.rgb_to_grayscale
+    vars(old)["rgb_to_grayscale"] = functional.rgb_to_grayscale
     sys.modules.setdefault(old.__name__, old)
     module = types.ModuleType(f"basicsr_{Path(path).stem}")
     with np.errstate():  # the module silences NumPy's warnings for everybody

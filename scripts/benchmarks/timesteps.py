@@ -9,8 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
+from lafr.data.benchmarks import Benchmark
 from lafr.data.packaged import packaged_benchmark
-from lafr.evaluation import markdown, mean_and_interval
+from lafr.evaluation import markdown
+from lafr.evaluation.summary import mean_and_interval
 from lafr.models.base.model import Base
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
@@ -44,14 +46,15 @@ def timesteps(cfg: DictConfig) -> dict:
     }
 
 
-def encoded(restorer: Restorer, pairs, device: torch.device) -> tuple[Tensor, ...]:
+def encoded(restorer: Restorer, pairs: Benchmark, device: torch.device) -> tuple[Tensor, ...]:
     """Return z_lq, z_aligned and z_hq `[N, C, h, w]` of all pairs, in order."""
     found = []
     with torch.no_grad():
         for pair in (pairs[n] for n in range(len(pairs))):
             z_lq, z_hq = restorer.codec.encode(torch.stack([pair.lq, pair.hq]).to(device)).split(1)
             found.append((z_lq, restorer.adapter(z_lq), z_hq))
-    return tuple(torch.cat(column) for column in zip(*found, strict=True))
+    z_lq, z_aligned, z_hq = zip(*found, strict=True)
+    return torch.cat(z_lq), torch.cat(z_aligned), torch.cat(z_hq)
 
 
 def gap(z: Tensor, z_hq: Tensor, draws: int, seed: int) -> dict:

@@ -39,7 +39,7 @@ def training(cfg: DictConfig) -> dict:
     device = choose_device(cfg.device)
     folder = mini_folder() / "base" if cfg.model.folder == "mini" else cfg.model.folder
     loss = instantiate(cfg.loss, _convert_="all")
-    rounds = []
+    rounds: list[dict] = []
     for _ in tqdm(range(cfg.rounds), desc="training", unit="round"):
         rounds.append({})
         for stage in RECIPE:  # in turn, so that a busy machine slows all of them

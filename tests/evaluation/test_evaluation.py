@@ -156,7 +156,7 @@ def test_the_number_of_images_in_a_batch_changes_no_score(evaluated, tmp_path):
 def test_best_median_and_worst_are_the_ends_and_the_middle_of_the_order():
     triples = [torch.full((3, 3, 1, 1), float(i)) for i in range(9)]
     distance = np.array([4, 8, 0, 5, 1, 7, 3, 6, 2.0])  # face 2 is best, face 1 worst
-    picture = best_median_worst(triples, distance, each=2)
+    picture = best_median_worst(triples.__getitem__, distance, each=2)
     columns = [picture[0, :, left].tolist() for left in (0, 3 + 8, 2 * (3 + 8))]
     assert columns == [[2, 4], [6, 0], [5, 1]]
 

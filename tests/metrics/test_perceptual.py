@@ -110,9 +110,7 @@ def test_dists_of_faces_is_torchmetrics_and_pyiqas(trunks, faces, monkeypatch):
 
 def test_without_the_trunks_weights_lpips_says_how_to_get_them_and_asks_no_network():
     for trunk in ["vgg", "alex"]:
-        with pytest.raises(
-            InputError, match=r"download https://download.pytorch.org/models/\S+ into .*LAFR_"
-        ):
+        with pytest.raises(InputError, match=r"download https://download.pytorch.org/models/\S+ into .*LAFR_"):
             LPIPS(trunk)
 
 

@@ -141,7 +141,8 @@ class Degradation:
 
     def pair(self, hq: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the training pair (hq, lq); hq is gray where `gray_target` says so."""
-        record = self.draw(*hq.shape[-2:], rng)
+        height, width = hq.shape[-2:]
+        record = self.draw(height, width, rng)
         # rng stands where the noise begins, so apply continues with it instead of rebuilding a generator
         return target(record, hq), apply(record, hq, rng)
 

@@ -3,6 +3,8 @@
 The families are Real-ESRGAN's (Wang et al., ICCVW 2021, section 3.1).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -46,7 +48,7 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
     return _normalised(kernel)
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[..., np.ndarray]] = {
     "gaussian": gaussian_kernel,
     "generalized": generalized_kernel,
     "plateau": plateau_kernel,

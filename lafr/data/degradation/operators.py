@@ -6,6 +6,7 @@ lists, dictionaries, numbers and strings: writing one as JSON loses nothing.
 """
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -19,6 +20,18 @@ from lafr.data.degradation.resampling import blur_then_resize
 from lafr.errors import InputError
 
 Record = list[dict]
+Degrade = Callable[[Tensor, np.random.Generator], Tensor]  # (hq, rng) -> lq, both [3, H, W] in [-1, 1]
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """A degradation that draws its random parameters first, as a record."""
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Record:
+        """Return the steps for an image of this size."""
+
+    def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return `lq`."""
 
 
 def blur(image: np.ndarray, kernel: dict) -> np.ndarray:
@@ -129,7 +142,7 @@ def target(record: Record, hq: Tensor) -> Tensor:
     return apply([{"op": "gray"}], hq) if is_gray else hq
 
 
-def degraded(hq: Tensor, degradation: Callable, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def degraded(hq: Tensor, degradation: Degrade, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return the pair (hq, lq) from a recipe, or from any function (hq, rng) -> lq."""
     return degradation.pair(hq, rng) if hasattr(degradation, "pair") else (hq, degradation(hq, rng))
 

@@ -153,7 +153,8 @@ class SecondOrderDegradation:
 
     def __call__(self, hq: Tensor, rng: np.random.Generator) -> Tensor:
         """Return `lq`, degraded `hq`: both `[3, H, W]` in [-1, 1], 8-bit levels, same size."""
-        return apply(self.draw(*hq.shape[-2:], rng), hq)
+        height, width = hq.shape[-2:]
+        return apply(self.draw(height, width, rng), hq)
 
 
 def _resize(size: Sequence[int], rng: np.random.Generator) -> dict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def train_and_validation(
     folders: Sequence[str] | None = None,
     remedy: str = f"give a folder of aligned faces, or {setting('data', 'packaged')} for a first look",
     memory_gb: float = 2.0,
-    **choice: object,
+    **choice: Any,
 ) -> tuple[Faces, Faces]:
     """Split the faces under a folder into a training and a validation set that share no file.
 
@@ -74,17 +75,17 @@ def train_and_validation(
     # before anything is listed: the remedy says how to get the faces
     if not Path(root).is_dir():
         raise InputError("root", root, "a folder that exists", remedy)
-    chosen = training_and_held_out(folder(root, folders), setting("root", root), root, **choice)
-    return tuple(Faces(items, resolution, memory_gb) for items in chosen)
+    training, held_out = training_and_held_out(folder(root, folders), setting("root", root), root, **choice)
+    return Faces(training, resolution, memory_gb), Faces(held_out, resolution, memory_gb)
 
 
 def from_shards(
-    shards: str | Sequence[str] | None, resolution: int, memory_gb: float = 2.0, **choice: object
+    shards: str | Sequence[str] | None, resolution: int, memory_gb: float = 2.0, **choice: Any
 ) -> tuple[Faces, Faces]:
     """Split the faces in WebDataset shards, named by path, glob or braces; otherwise as `train_and_validation`."""
     # setting(...) names the source in errors: each command spells the parameter in its own words
-    chosen = training_and_held_out(in_shards(shards), setting("shards", shards), **choice)
-    return tuple(Faces(items, resolution, memory_gb) for items in chosen)
+    training, held_out = training_and_held_out(in_shards(shards), setting("shards", shards), **choice)
+    return Faces(training, resolution, memory_gb), Faces(held_out, resolution, memory_gb)
 
 
 def from_huggingface(
@@ -94,12 +95,12 @@ def from_huggingface(
     image_column: str = "image",
     name_column: str | None = None,
     memory_gb: float = 2.0,
-    **choice: object,
+    **choice: Any,
 ) -> tuple[Faces, Faces]:
     """Split the faces of a Hugging Face dataset (see `rows`); otherwise as `train_and_validation`."""
     found = rows(path, split, image_column, name_column)
-    chosen = training_and_held_out(found, setting("path", path), **choice)
-    return tuple(Faces(items, resolution, memory_gb) for items in chosen)
+    training, held_out = training_and_held_out(found, setting("path", path), **choice)
+    return Faces(training, resolution, memory_gb), Faces(held_out, resolution, memory_gb)
 
 
 def read_list(path: Path, base: Path) -> list[Path]:

@@ -54,6 +54,8 @@ def rows(
         name_column: column of names or relative paths, all different.
     """
     datasets = need("datasets", "'lafr[data]'")
+    if not path:
+        raise InputError("path", path, KINDS)
     dataset = load(datasets, path, split).with_format(None)
     # a dataset may have several columns of images, such as a photo and its mask
     columns = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
@@ -72,10 +74,8 @@ def rows(
     return in_order(Row(PurePosixPath(p), images, image_column, index) for index, p in enumerate(paths))
 
 
-def load(datasets: ModuleType, path: str | None, split: str) -> Any:
+def load(datasets: ModuleType, path: str, split: str) -> Any:
     """Return one split as a `datasets.Dataset`; raises InputError with the message of `datasets`."""
-    if not path:
-        raise InputError("path", path, KINDS)
     try:
         # load_dataset does not read what save_to_disk wrote, and load_from_disk reads nothing else
         if not any((Path(path) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
@@ -90,11 +90,11 @@ def load(datasets: ModuleType, path: str | None, split: str) -> Any:
 
 def stored_paths(files: list[str | None], root: str) -> list[str]:
     """Return the paths that a dataset stores with its images, or row numbers where one has none."""
-    if None in files:  # images that were added as bytes or arrays have no path
-        width = len(str(len(files) - 1))
-        return [f"{index:0{width}d}" for index in range(len(files))]
     bases, paths = (abspath(root), realpath(root)), []  # `datasets` stores either, by its version and cache
     for file in files:
+        if file is None:  # images that were added as bytes or arrays have no path
+            width = len(str(len(files) - 1))
+            return [f"{index:0{width}d}" for index in range(len(files))]
         inner = PurePath(file.rpartition("zip://")[2].partition("::")[0])  # zip://a/1.png::/archive.zip
         # relative to the folder, as the same files have it in a folder source
         for base in bases:

@@ -110,7 +110,7 @@ def drawn(items: Sequence[Item], count: int, score: dict[str, float] | None, see
     """Return `count` items, in their order: the best by `score`, or without it drawn by `seed`."""
     if score is None:
         # the published list of 600 is this draw: it must not change
-        chosen = np.random.default_rng(seed).choice(len(items), count, replace=False)
+        chosen = np.random.default_rng(seed).choice(len(items), count, replace=False).tolist()
     else:
         # sorted() is stable: of equal scores the first by name is taken
         chosen = sorted(range(len(items)), key=lambda i: -score[items[i].name])[:count]
@@ -159,12 +159,16 @@ def read_text(path: Path) -> str:
 def listed(path: Path, items: Sequence[Item], root: str | None = None) -> list[Item]:
     """Return the items that a list names, in its order; a name may also be a file in `root` that is no item."""
     names = read_names(path)
-    found = items_named(names, items, path)
-    if root:
-        for i, name in enumerate(names):
-            if found[i] is None and (Path(root) / name).is_file():
-                found[i] = File(Path(root) / name, without_extension(PurePosixPath(name)))
-    if missing := [name for name, item in zip(names, found, strict=True) if item is None]:
+    found: list[Item] = []
+    missing = []
+    for name, item in zip(names, items_named(names, items, path), strict=True):
+        if item is not None:
+            found.append(item)
+        elif root and (Path(root) / name).is_file():
+            found.append(File(Path(root) / name, without_extension(PurePosixPath(name))))
+        else:
+            missing.append(name)
+    if missing:
         raise InputError(f"list {str(path)!r} names {len(missing)} missing of {len(names)} files, first {missing[0]!r}")
     return found
 

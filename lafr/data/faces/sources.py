@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from os.path import relpath
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from PIL import Image
+from torch import Tensor
 
 from lafr.errors import InputError, setting
 from lafr.images import EXTENSIONS, list_images, read_pil
@@ -22,11 +23,30 @@ from lafr.images import EXTENSIONS, list_images, read_pil
 class Item(Protocol):
     """An image of a source; `str(item)` names its place in messages."""
 
-    name: str
-    path: PurePath
+    @property
+    def name(self) -> str:
+        """Return the path without the image extension."""
+
+    @property
+    def path(self) -> PurePath:
+        """Return the path of the file, or the one stored in a shard or a dataset."""
 
     def picture(self) -> Image.Image:
         """Return the upright 8-bit RGB image."""
+
+
+AnItem = TypeVar("AnItem", bound=Item)
+
+
+class FaceSet(Protocol):
+    """Faces by index, each with a name: `lafr.data.faces.Faces`, or `lafr.data.packaged.PackagedFaces`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+    def name(self, index: int) -> str:
+        """Return the name of face `index`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ def without_extension(path: PurePath) -> str:
     return (path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path).as_posix()
 
 
-def in_order(items: Iterable[Item]) -> list[Item]:
+def in_order(items: Iterable[AnItem]) -> list[AnItem]:
     """Return items sorted by path, folder by folder, as `list_images` sorts.
 
     Raises InputError when two share a name.
@@ -69,10 +89,10 @@ def in_order(items: Iterable[Item]) -> list[Item]:
     return distinct(sorted(items, key=place))
 
 
-def distinct(items: list[Item], key: Callable[[Item], str] = attrgetter("name")) -> list[Item]:
+def distinct(items: list[AnItem], key: Callable[[AnItem], str] = attrgetter("name")) -> list[AnItem]:
     """Return `items`; raises InputError when two have one key."""
     # names identify images in lists, scores and records: "1.png" and "1.jpg" cannot both be "1"
-    known: dict[str, Item] = {}
+    known: dict[str, AnItem] = {}
     for item in items:
         if (other := known.setdefault(key(item), item)) is not item:
             raise InputError(

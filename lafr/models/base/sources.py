@@ -87,7 +87,7 @@ def _snapshot(name: str, revision: str | None, offline: bool, variant: str | Non
     """Fetch the parts in use, of one precision, into the hub's own cache."""
     parts = CONFIGS | (TEXT if text else {})
     configs = [f"{part}/{file}" for part, file in parts.items()] + (["tokenizer/*"] if text else [])
-    reason = None
+    reason: NotThere | None = None
     # the preferred one first, each once
     for precision in dict.fromkeys((variant, None, "fp16")):
         wanted = [
@@ -105,7 +105,7 @@ def _snapshot(name: str, revision: str | None, offline: bool, variant: str | Non
             reason = reason or NotThere(f"is not in the hub's cache and {why}")
         except Exception as error:  # whatever the network does, the next source may do
             reason = reason or NotThere(f"can't be fetched ({type(error).__name__})")
-    raise reason
+    raise reason or NotThere("holds no weights")
 
 
 def _files(stem: str, variant: str | None) -> list[str]:
@@ -146,7 +146,9 @@ def require_pinned(root: Path, files: Sequence[Path], pins: Mapping[str, str] | 
     `pins` maps paths relative to `root` to hex digests. Where there are pins, every weights file needs one;
     configurations are compared where they have one.
     """
-    for path in files if pins else ():
+    if not pins:
+        return
+    for path in files:
         name = path.relative_to(root).as_posix()
         if name not in pins and path.suffix not in SINGLE:
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lafr.errors import InputError, setting
 
@@ -10,7 +11,7 @@ VAE = dict(
     down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4, norm_num_groups=32,
     scaling_factor=0.18215,
 )  # fmt: skip
-UNET = dict(
+UNET: dict[str, Any] = dict(
     in_channels=4, out_channels=4, block_out_channels=[320, 640, 1280, 1280], layers_per_block=2, norm_num_groups=32,
     down_block_types=["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
@@ -56,7 +57,7 @@ def known(name: str) -> Known:
 def differences(given: Mapping, wanted: Mapping) -> list[str]:
     """Return where `given` says otherwise than `wanted`; what it doesn't say can't differ."""
 
-    def per_block(value) -> list:  # 8 heads and [8, 8, 8, 8] heads are the same
+    def per_block(value: Any) -> list:  # 8 heads and [8, 8, 8, 8] heads are the same
         return list(value) if isinstance(value, list | tuple) else [value] * len(UNET["block_out_channels"])
 
     both = [(name, given[name], value) for name, value in wanted.items() if name in given]

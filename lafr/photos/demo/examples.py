@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
+from lafr.data.degradation.operators import Degrade
 from lafr.images import from_pil, read_pil, to_pil
 
 FILES = {
@@ -24,9 +24,7 @@ GROUP = "Two people"
 HEIGHT = 512  # pixels of each person in the group
 
 
-def installed_examples(
-    degradation: Callable[[Tensor, np.random.Generator], Tensor], seed: int = 0
-) -> dict[str, Callable[[], Image.Image]]:
+def installed_examples(degradation: Degrade, seed: int = 0) -> dict[str, Callable[[], Image.Image]]:
     """Return label -> a function that makes the degraded photo, for each photo that an installed package carries."""
     found = {label: path for label, place in FILES.items() if (path := _path(*place))}
     photos = {label: partial(read_pil, path) for label, path in found.items()}
@@ -53,7 +51,5 @@ def _side_by_side(paths: list[Path]) -> Image.Image:
     return group
 
 
-def _degraded(
-    photo: Callable[[], Image.Image], degradation: Callable[[Tensor, np.random.Generator], Tensor], seed: int
-) -> Image.Image:
+def _degraded(photo: Callable[[], Image.Image], degradation: Degrade, seed: int) -> Image.Image:
     return to_pil(degradation(from_pil(photo()), np.random.default_rng(seed)))
