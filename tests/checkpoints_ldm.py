@@ -19,11 +19,22 @@ def _under(state, old, new):
 
 def unet_ldm(state: dict, levels: int, layers: int) -> dict:
     """`model.diffusion_model.*`: blocks are counted through, a level's last one re-samples."""
-    names = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-             "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}  # fmt: skip
+    names = {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
     out = {}
-    for old, new in {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "conv_out": "out.2",
-                     "time_embedding.linear_2": "time_embed.2", "conv_norm_out": "out.0"}.items():  # fmt: skip
+    for old, new in {
+        "conv_in": "input_blocks.0.0",
+        "time_embedding.linear_1": "time_embed.0",
+        "conv_out": "out.2",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_norm_out": "out.0",
+    }.items():
         out |= _under(state, old, new)
     number = 1
     for level in range(levels):

@@ -9,16 +9,34 @@ from pathlib import Path
 import torch
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
-ADAPTER = ["adapter.width=16", "adapter.code_dim=8", "adapter.extractor_blocks=1", "adapter.mapper_blocks=1",
-           "adapter.num_codes=16", "adapter.dead_below=8"]  # fmt: skip
+ADAPTER = [
+    "adapter.width=16",
+    "adapter.code_dim=8",
+    "adapter.extractor_blocks=1",
+    "adapter.mapper_blocks=1",
+    "adapter.num_codes=16",
+    "adapter.dead_below=8",
+]
 
 
 def overrides(base_folder, face_folder, steps, batch_size=4):
     """The command line of a run on the tiny base model, `steps` in each stage."""
-    stages = [f"stage.{name}.{key}={value}" for name in ("codebook", "alignment", "restoration")
-              for key, value in (("max_steps", steps), ("batch_size", batch_size), ("warmup_steps", 2))]  # fmt: skip
-    return ["run_name=test", "data=faces", f"data.root={face_folder}", "model.resolution=32", *ADAPTER, *stages,
-            f"model.build.folder={base_folder}", "trainer.trackers=[]", "trainer.log_every=1"]  # fmt: skip
+    stages = [
+        f"stage.{name}.{key}={value}"
+        for name in ("codebook", "alignment", "restoration")
+        for key, value in (("max_steps", steps), ("batch_size", batch_size), ("warmup_steps", 2))
+    ]
+    return [
+        "run_name=test",
+        "data=faces",
+        f"data.root={face_folder}",
+        "model.resolution=32",
+        *ADAPTER,
+        *stages,
+        f"model.build.folder={base_folder}",
+        "trainer.trackers=[]",
+        "trainer.log_every=1",
+    ]
 
 
 def run_script(arguments, output=os.devnull):

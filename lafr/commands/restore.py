@@ -13,8 +13,18 @@ from lafr.commands.doors import Parser, as_option, one_line_errors, require_devi
 from lafr.errors import InputError
 
 # `extension`, `only_center_face` and the like are named as arguments of `restore_files`
-PASSED_ON = ("fidelity", "upscale", "force", "aligned", "side_by_side", "again", "extension", "suffix", "save_faces",
-             "only_center_face")  # fmt: skip
+PASSED_ON = (
+    "fidelity",
+    "upscale",
+    "force",
+    "aligned",
+    "side_by_side",
+    "again",
+    "extension",
+    "suffix",
+    "save_faces",
+    "only_center_face",
+)
 MADE_BY = ("detector", "mask", "upscaler", "fast", "dtype", "compile")  # what else an output depends on
 EXAMPLES = """\
 examples:
@@ -37,14 +47,23 @@ def parser() -> Parser:
     add("--model", default="mini", metavar="FOLDER", help='a trained model, or "mini" (128 px; default)')
     add("--fidelity", type=share, default=0.0, metavar="0..1", help="0: as trained (default); 1: nearest the input")
     add("--upscale", type=int, default=1, choices=(1, 2, 4), help="times a photo's size (default 1)")
-    add("--aligned", default="auto", type=yes_no_auto, metavar="true|false|auto",
-        help="whether each image is one face in FFHQ's alignment; auto (default): by shape and face")  # fmt: skip
+    add(
+        "--aligned",
+        default="auto",
+        type=yes_no_auto,
+        metavar="true|false|auto",
+        help="whether each image is one face in FFHQ's alignment; auto (default): by shape and face",
+    )
     add("--force", action="store_true", help="restore faces also where they are sharp, in profile or cut by the border")
     add("--only-center-face", action="store_true", help="restore only the face nearest to a photo's centre")
     add("--detector", default="yunet", choices=("yunet", "dlib", "retinaface", "scrfd"), help="default yunet")
     add("--mask", default="ellipse", choices=("ellipse", "parsing"), help="what of a face goes back into the photo")
-    add("--upscaler", default=None, metavar="MODULE:CLASS",
-        help="enlarges what is no face, instead of Lanczos: CLASS() is called with (RGB image, 2 or 4)")  # fmt: skip
+    add(
+        "--upscaler",
+        default=None,
+        metavar="MODULE:CLASS",
+        help="enlarges what is no face, instead of Lanczos: CLASS() is called with (RGB image, 2 or 4)",
+    )
 
     add = top.add_argument_group("what is written").add_argument
     add("--ext", dest="extension", default="png", choices=("png", "jpg", "webp"), help="format of images (default png)")
@@ -57,10 +76,17 @@ def parser() -> Parser:
     add = top.add_argument_group("where and how fast").add_argument
     add("--device", default="auto", type=device, metavar="NAME", help="auto (default), cpu, cuda, cuda:N or mps")
     add("--batch-size", type=int, default=8, metavar="N", help="faces at once (default 8)")
-    add("--fast", action="store_true",
-        help="other layers, order and precision for the same function; pixels differ in the last bits")  # fmt: skip
-    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-        help="with --fast; auto: bfloat16 where the device has it, else float16 (CUDA) or float32")  # fmt: skip
+    add(
+        "--fast",
+        action="store_true",
+        help="other layers, order and precision for the same function; pixels differ in the last bits",
+    )
+    add(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="with --fast; auto: bfloat16 where the device has it, else float16 (CUDA) or float32",
+    )
     add("--compile", action="store_true", help="with --fast: torch.compile, minutes before the first batch")
     return top
 

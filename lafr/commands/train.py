@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from lafr.data.faces import Faces
     from lafr.models.codec import Codec
 
-LOOP = ("optimizer", "gradient_checkpointing", "decode_crop", "num_workers", "log_every", "log_pairs", "validate_every",
-        "checkpoint_every", "keep_checkpoints")  # fmt: skip
+LOOP = (
+    "optimizer",
+    "gradient_checkpointing",
+    "decode_crop",
+    "num_workers",
+    "log_every",
+    "log_pairs",
+    "validate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 
 def main(cfg: DictConfig) -> None:

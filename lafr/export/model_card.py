@@ -161,12 +161,15 @@ def scores(record: dict) -> list[EvalResult]:
     """Return the model's own row for the metadata; a metric that failed is left out."""
     return [
         EvalResult(
-            task_type="image-to-image", dataset_type=record["benchmark"], dataset_name=record["benchmark"],
-            metric_type=metric, metric_value=round(values["mean"], 6),
+            task_type="image-to-image",
+            dataset_type=record["benchmark"],
+            dataset_name=record["benchmark"],
+            metric_type=metric,
+            metric_value=round(values["mean"], 6),
         )
         for metric, values in record["rows"][ROW].items()
         if values["mean"] is not None
-    ]  # fmt: skip
+    ]
 
 
 def hub_name(base: str | None) -> str | None:

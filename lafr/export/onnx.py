@@ -116,9 +116,15 @@ def write_graph(restorer: Restorer, lq: Tensor, path: Path, said: Callable[[str]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on parts of the quantiser that are not used
         program = torch.onnx.export(
-            model, (lq,), dynamo=True, opset_version=OPSET, input_names=["lq"], output_names=["restored"],
-            dynamic_shapes={"lq": {0: torch.export.Dim("batch")}}, verbose=False,
-        )  # fmt: skip
+            model,
+            (lq,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["lq"],
+            output_names=["restored"],
+            dynamic_shapes={"lq": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
     said("write")
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     program.save(path, external_data=size > ONE_FILE)

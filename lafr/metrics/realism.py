@@ -25,11 +25,12 @@ NETWORKS: dict[str, tuple[str, str, dict]] = {
     "musiq": ("musiq", "musiq_koniq", {"pretrained": False}),
     "maniqa": ("maniqa", "maniqa_koniq", {"pretrained": False}),
     "topiq_face": (
-        "topiq_nr-face", "topiq_cgfiqa",
+        "topiq_nr-face",
+        "topiq_cgfiqa",
         {"pretrained": False, "backbone_pretrain": False, "align_crop_face": False},
     ),
     "clipiqa": ("clipiqa", "clip_rn50", {"pretrained": False}),
-}  # fmt: skip
+}
 
 
 class PyIQA:

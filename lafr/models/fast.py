@@ -90,9 +90,14 @@ def fold_upsampling(model: nn.Module) -> None:
 def _is_plain(layer: Upsample2D) -> bool:
     conv = getattr(layer, "conv", None)
     return (
-        layer.interpolate and isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3)
-        and conv.padding == (1, 1) and conv.stride == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
-    )  # fmt: skip
+        layer.interpolate
+        and isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (3, 3)
+        and conv.padding == (1, 1)
+        and conv.stride == (1, 1)
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+    )
 
 
 @torch.no_grad()
@@ -106,9 +111,15 @@ def transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
     flipped = conv.weight.flip(2, 3).transpose(0, 1)  # [C, D, 3, 3]
     kernel = sum(nn.functional.pad(flipped, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1))  # [C, D, 4, 4]
     layer = nn.ConvTranspose2d(
-        conv.in_channels, conv.out_channels, 4, stride=2, padding=1, bias=conv.bias is not None,
-        device="meta", dtype=kernel.dtype,
-    )  # fmt: skip
+        conv.in_channels,
+        conv.out_channels,
+        4,
+        stride=2,
+        padding=1,
+        bias=conv.bias is not None,
+        device="meta",
+        dtype=kernel.dtype,
+    )
     layer.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
     if conv.bias is not None:
         layer.bias = nn.Parameter(conv.bias.clone(), requires_grad=False)

@@ -42,8 +42,13 @@ class SimilarityCrop(nn.Module):
         side = image.shape[-1]
         scale = side / self.source_size
         image = antialias(image, self.shrink * scale)
-        return F.grid_sample(image, self._grid(side, scale).to(image).expand(len(image), -1, -1, -1),
-                             mode="bilinear", padding_mode="border", align_corners=False)  # fmt: skip
+        return F.grid_sample(
+            image,
+            self._grid(side, scale).to(image).expand(len(image), -1, -1, -1),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
 
     def _grid(self, side: int, scale: float) -> Tensor:
         # Pixel centres lie at whole numbers, as in OpenCV; at another scale the centre of pixel 0 moves.

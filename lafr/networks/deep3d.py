@@ -17,10 +17,15 @@ from lafr.weights import load_pickle
 
 SIZE = 224
 # The same five points as in `lafr.alignment`, of the mean face in the model's own units; y points up.
-MEAN_FACE = np.array([
-    (-0.31148657, 0.29036078, 0.13377953), (0.30979887, 0.28972036, 0.13179526), (0.0032535, -0.04617932, 0.55244243),
-    (-0.25216928, -0.38133916, 0.22405732), (0.2484662, -0.38128236, 0.22235769),
-])  # fmt: skip
+MEAN_FACE = np.array(
+    [
+        (-0.31148657, 0.29036078, 0.13377953),
+        (0.30979887, 0.28972036, 0.13179526),
+        (0.0032535, -0.04617932, 0.55244243),
+        (-0.25216928, -0.38133916, 0.22405732),
+        (0.2484662, -0.38128236, 0.22235769),
+    ]
+)
 RESCALE = 102.0  # pixels of the crop a unit of the mean face
 # Heads in the order of `final_layers`: coefficients of shape, expression and albedo; Euler angles about x, y, z in
 # radians; nine spherical harmonics a channel; translation in x and y, and in depth.

@@ -90,9 +90,12 @@ class IRLayer(nn.Module):
         self.shortcut_layer = shortcut
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(inputs),
-            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.PReLU(outputs),
-            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs),
-        )  # fmt: skip
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, inputs, h, w]` to `[B, outputs, h / stride, w / stride]`."""
@@ -120,9 +123,12 @@ class AdaFace(Recogniser):
             inputs = outputs
         self.body = nn.Sequential(*layers)
         self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(512), nn.Dropout(0.4), nn.Flatten(),
-            nn.Linear(512 * 7 * 7, 512), nn.BatchNorm1d(512, affine=False),
-        )  # fmt: skip
+            nn.BatchNorm2d(512),
+            nn.Dropout(0.4),
+            nn.Flatten(),
+            nn.Linear(512 * 7 * 7, 512),
+            nn.BatchNorm1d(512, affine=False),
+        )
         if state is not None:
             inside = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
             self.load_state_dict(inside or state)

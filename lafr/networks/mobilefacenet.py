@@ -44,12 +44,13 @@ class MobileFaceNet(nn.Module):
         self.crop = SimilarityCrop()
         widths = [64, *(outputs for _, outputs, _ in BOTTLENECKS)]
         self.layers = nn.Sequential(
-            *convolution(3, 64, 3, 2), *convolution(64, 64, 3, 1, 64),
+            *convolution(3, 64, 3, 2),
+            *convolution(64, 64, 3, 1, 64),
             *(Bottleneck(inputs, *shape) for inputs, shape in zip(widths, BOTTLENECKS, strict=False)),
             *convolution(128, 512),
             nn.Conv2d(512, 512, 7, groups=512),  # a weight for each position: 7 x 7 to 1 x 1
             nn.Conv2d(512, 512, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the embeddings."""

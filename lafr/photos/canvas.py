@@ -11,8 +11,21 @@ from lafr.images import to_rgb
 
 KEPT = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
 # Modes that cannot hold a restored face, and the nearest mode that can.
-INSTEAD = {"1": "L", "P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "LAB": "RGB",
-           "HSV": "RGB", "I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16", "I": "I;16"}  # fmt: skip
+INSTEAD = {
+    "1": "L",
+    "P": "RGB",
+    "PA": "RGBA",
+    "La": "LA",
+    "RGBa": "RGBA",
+    "RGBX": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+    "HSV": "RGB",
+    "I;16B": "I;16",
+    "I;16L": "I;16",
+    "I;16N": "I;16",
+    "I": "I;16",
+}
 TOP_16 = 257  # 65535 / 255
 LUMA = np.array([299, 587, 114], np.float32) / 1000  # ITU-R BT.601, as Pillow
 

@@ -68,9 +68,18 @@ def grid_draw(images: int, seed: int) -> Draw:
     def draw(number: int, name: str, height: int, width: int) -> Record:
         cell, rng = cells[chosen[number]], own_generator(seed, name, 0)
         scale = width / 512
-        return first_order(height, width, odd(41 * scale), cell["sigma_x"] * scale, cell["sigma_y"] * scale,
-                           cell["theta"], max(1.0, cell["down"] * scale), cell["noise_sigma"], cell["jpeg_quality"],
-                           as_text(rng))  # fmt: skip
+        return first_order(
+            height,
+            width,
+            odd(41 * scale),
+            cell["sigma_x"] * scale,
+            cell["sigma_y"] * scale,
+            cell["theta"],
+            max(1.0, cell["down"] * scale),
+            cell["noise_sigma"],
+            cell["jpeg_quality"],
+            as_text(rng),
+        )
 
     return draw
 
@@ -178,8 +187,13 @@ def _make(items: Sequence[File], draw: Draw, resolution: int, work: Unfinished) 
         for part, image in (("hq", target(record, hq)), ("lq", degrade_exactly(hq, record))):
             file = f"{part}/{item.name.replace('/', '_')}.png"
             write_stored_png(image, work.set / file)
-            facts = {"part": part, "name": item.name, "file": file, "sha256": sha256_of(work.set / file),
-                     "pixels_sha256": sha256_of_pixels(to_pil(image))}  # fmt: skip
+            facts = {
+                "part": part,
+                "name": item.name,
+                "file": file,
+                "sha256": sha256_of(work.set / file),
+                "pixels_sha256": sha256_of_pixels(to_pil(image)),
+            }
             drawn = {"reference": file.replace("lq/", "hq/", 1), "degradation": record} if part == "lq" else {}
             work.note(facts | drawn)
     return [work.done[part, item.name] for part in ("hq", "lq") for item in items]

@@ -49,8 +49,14 @@ def write_images(folder: Path, images: int, different: int, side: int, seed: int
 
 def scored(folder: Path, metrics: list[str]) -> dict[str, float]:
     """Run `lafr eval` on the images; return its seconds and its peak memory in MB."""
-    arguments = [f"data.lq={folder / 'lq'}", f"data.hq={folder / 'hq'}", f"outputs={folder / 'method'}", "device=cpu",
-                 f"output={folder / 'run'}", f"+protocol={{name: speed, metrics: [{', '.join(metrics)}]}}"]  # fmt: skip
+    arguments = [
+        f"data.lq={folder / 'lq'}",
+        f"data.hq={folder / 'hq'}",
+        f"outputs={folder / 'method'}",
+        "device=cpu",
+        f"output={folder / 'run'}",
+        f"+protocol={{name: speed, metrics: [{', '.join(metrics)}]}}",
+    ]
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "lafr", "eval", "benchmark=pair", "report=false", *arguments])
     _, status, usage = os.wait4(process.pid, 0)

@@ -93,8 +93,12 @@ def build_methods(cfg: DictConfig, size: DictConfig, device: torch.device) -> di
                 chosen = choose_dtype(dtype, device)
                 optimised(restorer, device, dtype, compile=compiled)
             name = f"LAFR {dtype if dtype == 'exact' else str(chosen)[6:]}{', compiled' if compiled else ''}"
-            parts = {"encoder": restorer.codec.encode, "adapter": restorer.adapter, "UNet": restorer.denoiser,
-                     "decoder": restorer.codec.decode}  # fmt: skip
+            parts = {
+                "encoder": restorer.codec.encode,
+                "adapter": restorer.adapter,
+                "UNet": restorer.denoiser,
+                "decoder": restorer.codec.decode,
+            }
             methods[name] = Method(chosen, parts, keeps_memory=dtype != "exact")
             methods[name].psnr = psnr(run(methods[name], lq.to(device)), exact)
     reference = reference_method(base, size, device)  # last: it puts the base itself on the device
@@ -134,11 +138,14 @@ def reference_method(base: Base, size: DictConfig, device: torch.device) -> Meth
         return (z - noise * unet(z, REFERENCE_TIMESTEP, prompt.expand(len(z), -1, -1)).sample) / signal
 
     scale = vae.config.scaling_factor
-    return Method(dtype, {
-        "encoder": lambda lq: vae.encode(lq.to(dtype)).latent_dist.mode() * scale,
-        "UNet": step,
-        "decoder": lambda z: vae.decode(z / scale).sample,
-    })  # fmt: skip
+    return Method(
+        dtype,
+        {
+            "encoder": lambda lq: vae.encode(lq.to(dtype)).latent_dist.mode() * scale,
+            "UNet": step,
+            "decoder": lambda z: vae.decode(z / scale).sample,
+        },
+    )
 
 
 def run(method: Method, x: Tensor) -> Tensor:
@@ -213,9 +220,11 @@ def summary(method: Method, batch_size: int, reference: Method) -> dict:
     for name in method.seconds[0]:
         own = [seconds[name] for seconds in method.seconds]
         parts[name] = {
-            "seconds": median(own), "fastest": min(own), "slowest": max(own),
+            "seconds": median(own),
+            "fastest": min(own),
+            "slowest": max(own),
             "gmacs": method.gmacs[name] if name != "whole" else sum(method.gmacs.values()),
-        }  # fmt: skip
+        }
         if name in reference.seconds[0]:
             ratios = [theirs[name] / ours for theirs, ours in zip(reference.seconds, own, strict=True)]
             parts[name] |= {"speed": median(ratios), "lowest": min(ratios), "highest": max(ratios)}

@@ -30,8 +30,13 @@ from lafr.training.objectives import RestorationObjective
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
 
-RECIPE = {"codebook": "LAFR", "alignment": "LAFR", "restoration": "LAFR", "encoder": "encoder + LoRA",
-          "osediff": "OSEDiff"}  # fmt: skip
+RECIPE = {
+    "codebook": "LAFR",
+    "alignment": "LAFR",
+    "restoration": "LAFR",
+    "encoder": "encoder + LoRA",
+    "osediff": "OSEDiff",
+}
 
 
 def training(cfg: DictConfig) -> dict:
@@ -162,10 +167,14 @@ def full_size_loss():
 
     parser = ParseNet()
     terms = {
-        "pixel_mse": PixelMSE(), "perceptual": Untrained(), "latent_l1": LatentL1(),
-        "identity": IdentityCosine(ArcFaceIRSE50()), "landmark_distance": LandmarkDistance(AWingFAN()),
-        "parsing": ParsingSoftLabel(parser), "region_l1": RegionL1(parser),
-    }  # fmt: skip
+        "pixel_mse": PixelMSE(),
+        "perceptual": Untrained(),
+        "latent_l1": LatentL1(),
+        "identity": IdentityCosine(ArcFaceIRSE50()),
+        "landmark_distance": LandmarkDistance(AWingFAN()),
+        "parsing": ParsingSoftLabel(parser),
+        "region_l1": RegionL1(parser),
+    }
     return MultiLevelLoss(terms, dict.fromkeys(terms, 1.0))
 
 

@@ -179,13 +179,19 @@ def test_kept_activations_are_counted_and_gradient_checkpointing_gives_some_back
 def made_up_record():
     seconds = {"codebook": 1.0, "alignment": 2.0, "restoration": 5.0, "encoder": 8.0, "osediff": 10.0}
     return {
-        "stages": {name: {"seconds": s, "ratio": s / 8, "lowest": 0.1, "highest": 9.0, "peak_mb": 7.0}
-                   for name, s in seconds.items()},
-        "full_size": {name: {"tera_operations": 3 * s, "peak_gb": s, "trained_values": 4e6}
-                      for name, s in seconds.items()},
+        "stages": {
+            name: {"seconds": s, "ratio": s / 8, "lowest": 0.1, "highest": 9.0, "peak_mb": 7.0}
+            for name, s in seconds.items()
+        },
+        "full_size": {
+            name: {"tera_operations": 3 * s, "peak_gb": s, "trained_values": 4e6} for name, s in seconds.items()
+        },
         "presets": {"gpu12": {"micro_batch": 1, "peak_gb": 9.0}},
-        "reference": "encoder", "resolution": 128, "batch_size": 2, "device": "cpu",
-    }  # fmt: skip
+        "reference": "encoder",
+        "resolution": 128,
+        "batch_size": 2,
+        "device": "cpu",
+    }
 
 
 def test_a_recipe_costs_its_steps_times_their_seconds_and_the_claim_holds_at_the_steps_that_it_would_need():

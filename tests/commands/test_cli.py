@@ -74,17 +74,57 @@ class Enlarge:
 
 def test_every_option_arrives(photos, model_folder, monkeypatch):
     Image.radial_gradient("L").crop((0, 0, 60, 40)).save("wide.png")
-    command = ["wide.png", "-o", "out", "--model", model_folder, "--upscale", "2", "--aligned", "false", "--force",
-               "--batch-size", "3", "--device", "cpu", "--detector", "yunet", "--mask", "parsing", "--fidelity", "0.5",
-               "--no-side-by-side", "--ext", "webp", "--suffix", "new", "--save-faces", "--only-center-face", "--fast",
-               "--dtype", "float32", "--upscaler", f"{__name__}:Enlarge"]  # fmt: skip
+    command = [
+        "wide.png",
+        "-o",
+        "out",
+        "--model",
+        model_folder,
+        "--upscale",
+        "2",
+        "--aligned",
+        "false",
+        "--force",
+        "--batch-size",
+        "3",
+        "--device",
+        "cpu",
+        "--detector",
+        "yunet",
+        "--mask",
+        "parsing",
+        "--fidelity",
+        "0.5",
+        "--no-side-by-side",
+        "--ext",
+        "webp",
+        "--suffix",
+        "new",
+        "--save-faces",
+        "--only-center-face",
+        "--fast",
+        "--dtype",
+        "float32",
+        "--upscaler",
+        f"{__name__}:Enlarge",
+    ]
     assert code_of(*command) == 0
     line = json.loads((photos / "out" / "restored.jsonl").read_text(encoding="utf-8"))
     expected = {
-        "fidelity": 0.5, "upscale": 2, "force": True, "aligned": False, "side_by_side": False, "mask": "parsing",
-        "extension": "webp", "suffix": "new", "save_faces": True, "only_center_face": True, "fast": True,
-        "dtype": "float32", "upscaler": f"{__name__}:Enlarge",
-    }  # fmt: skip
+        "fidelity": 0.5,
+        "upscale": 2,
+        "force": True,
+        "aligned": False,
+        "side_by_side": False,
+        "mask": "parsing",
+        "extension": "webp",
+        "suffix": "new",
+        "save_faces": True,
+        "only_center_face": True,
+        "fast": True,
+        "dtype": "float32",
+        "upscaler": f"{__name__}:Enlarge",
+    }
     assert {key: line["settings"][key] for key in expected} == expected
     assert Image.open("out/wide_new.webp").size == (120, 80) and not (photos / "out" / "side_by_side").exists()
 

@@ -183,8 +183,11 @@ def test_without_a_dataset_prepare_data_is_what_quickstart_and_tables_expect():
     config = resolved("prepare_data", "output=.")
     assert "dataset" not in config
     assert {key: config[key] for key in ("input", "output", "resolution", "seed")} == {
-        "input": None, "output": ".", "resolution": 128, "seed": 0,
-    }  # fmt: skip
+        "input": None,
+        "output": ".",
+        "resolution": 128,
+        "seed": 0,
+    }
     assert config["degradation"] == resolved("train", "run_name=x", "degradation=mini")["degradation"]
 
 
@@ -248,9 +251,11 @@ def test_both_multi_level_losses_have_the_same_terms_and_the_networks_that_they_
 def test_the_losses_of_other_networks_change_one_level_alone():
     full = resolved("train", "run_name=x", "loss=multilevel")["loss"]
     for name, term, network in (
-        ("multilevel_clip", "identity", "clip"), ("multilevel_insightface", "identity", "insightface_r50"),
-        ("multilevel_dists", "perceptual", "dists"), ("multilevel_edge_dists", "perceptual", "dists"),
-    ):  # fmt: skip
+        ("multilevel_clip", "identity", "clip"),
+        ("multilevel_insightface", "identity", "insightface_r50"),
+        ("multilevel_dists", "perceptual", "dists"),
+        ("multilevel_edge_dists", "perceptual", "dists"),
+    ):
         loss = resolved("train", "run_name=x", f"loss={name}")["loss"]
         given = loss["terms"][term].pop("network")
         assert (given["_target_"], given["name"]) == ("lafr.networks.load", network)

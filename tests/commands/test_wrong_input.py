@@ -103,8 +103,12 @@ def test_wrong_input_is_one_line_and_nothing_is_written(script, tmp_path, face_f
         (tmp_path / "sd15" / part / "diffusion_pytorch_model.safetensors").touch()
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (tmp_path / "sd15" / part / name).write_text(json.dumps(config), encoding="utf-8")
-    places = {"model": model_folder, "faces": face_folder, "torn": tmp_path / "torn (1).safetensors",
-              "sd15": tmp_path / "sd15"}  # fmt: skip
+    places = {
+        "model": model_folder,
+        "faces": face_folder,
+        "torn": tmp_path / "torn (1).safetensors",
+        "sd15": tmp_path / "sd15",
+    }
     for name, arguments, words in WRONG:
         require_one_line(script(name, *[argument.format(**places) for argument in arguments]), *words)
 
@@ -126,18 +130,28 @@ def test_an_error_amid_a_progress_bar_has_a_line_of_its_own(script, tmp_path, mo
 def test_evaluation_writes_what_it_says(script, face_folder, model_folder, tmp_path):
     (face_folder / "val.txt").write_text("00.png\n03.png\n")
     ended = script(
-        "eval", "benchmark=val", f"data.root={face_folder}", f"model.folder={model_folder}", "output=out",
-        "controls={same: '" + str(model_folder) + "'}", "run_name=tiny", "publish=true",
-    )  # fmt: skip
+        "eval",
+        "benchmark=val",
+        f"data.root={face_folder}",
+        f"model.folder={model_folder}",
+        "output=out",
+        "controls={same: '" + str(model_folder) + "'}",
+        "run_name=tiny",
+        "publish=true",
+    )
     (face_folder / "val.txt").unlink()
     assert ended.code == 0, ended.stderr
     files = sorted(p.as_posix() for p in Path().rglob("*") if p.is_file())
     images = [name for name in files if name.startswith("out/pictures/")]
     assert len(images) == 2 * 7 and {"out/pictures/LAFR/00.png", "out/pictures/HQ/03.png"} <= set(images)
     assert [name for name in files if name not in images and not name.startswith("out/work/")] == [
-        "out/faces.png", "out/report.html", "out/result.json", "out/scores.csv",
-        "results/tiny/val.csv", "results/tiny/val.json",
-    ]  # fmt: skip
+        "out/faces.png",
+        "out/report.html",
+        "out/result.json",
+        "out/scores.csv",
+        "results/tiny/val.csv",
+        "results/tiny/val.json",
+    ]
     for row in ("LQ input", "codec(LQ)", "adapter only", "same", "LAFR", "codec(HQ)"):
         assert row in ended.stdout
     for file in ("out/faces.png", "out/pictures", "out/result.json", "out/scores.csv", "results/tiny/val.json"):
@@ -151,17 +165,26 @@ def test_a_prepared_set_is_evaluated_and_its_index_says_what_made_it(script, fac
             (tmp_path / "x y" / part).mkdir(parents=True, exist_ok=True)
             image.save(tmp_path / "x y" / part / f"{number}.png")
     ended = script(
-        "prepare_data", "dataset=celeba_test_mild", f"source={tmp_path / 'x y'}", "count=2", "resolution=32",
+        "prepare_data",
+        "dataset=celeba_test_mild",
+        f"source={tmp_path / 'x y'}",
+        "count=2",
+        "resolution=32",
         "dataset.severity=null",
-    )  # fmt: skip
+    )
     assert ended.code == 0, ended.stderr
     assert "prepared 2 pairs of celeba_test_mild at 32 px in data/celeba_test_mild" in ended.stdout
     made_by = json.loads(Path("data/celeba_test_mild/index.json").read_text(encoding="utf-8"))["made_by"]
     assert made_by["command"].startswith("python scripts/prepare_data.py dataset=celeba_test_mild 'source=x y' count=2")
     assert made_by["versions"]["pillow"] == PIL.__version__ and "date" in made_by
     ended = script(
-        "eval", "benchmark=celeba_test_mild", f"model.folder={model_folder}", "benchmark.resolution=32",
-        "benchmark.build.count=2", "benchmark.severity=null", "output=out",
-    )  # fmt: skip
+        "eval",
+        "benchmark=celeba_test_mild",
+        f"model.folder={model_folder}",
+        "benchmark.resolution=32",
+        "benchmark.build.count=2",
+        "benchmark.severity=null",
+        "output=out",
+    )
     assert ended.code == 0, ended.stderr
     assert "celeba_test_mild: 2 images" in ended.stdout

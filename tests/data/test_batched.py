@@ -31,8 +31,15 @@ def hq():
 
 def records(count: int, chain=None) -> list:
     # at 96 px as if it were 512: the full kernel, from enlarged by 1/0.8 to 12 pixels a side
-    chain = chain or Degradation((0.1, 15), (0.8, 8), gray=0.2, colour_shift_probability=0.3, colour_jitter=JITTER,
-                                 colour_jitter_probability=0.3, reference_resolution=96)  # fmt: skip
+    chain = chain or Degradation(
+        (0.1, 15),
+        (0.8, 8),
+        gray=0.2,
+        colour_shift_probability=0.3,
+        colour_jitter=JITTER,
+        colour_jitter_probability=0.3,
+        reference_resolution=96,
+    )
     return [chain.draw(96, 96, np.random.default_rng(n)) for n in range(count)]
 
 

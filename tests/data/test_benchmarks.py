@@ -155,9 +155,13 @@ def test_a_prepared_set_says_what_of_it_was_checked(noisy):
     assert said[1].startswith("LQ against HQ has 21.") and said[1].endswith(f"dB on {SAMPLE} pairs: severe")
 
 
-@pytest.mark.parametrize(("name", "decibels", "severity", "other"), [
-    ("celeba_test", 26, "severe", "celeba_test_mild"), ("celeba_test_mild", 21, "mild", "celeba_test"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "decibels", "severity", "other"),
+    [
+        ("celeba_test", 26, "severe", "celeba_test_mild"),
+        ("celeba_test_mild", 21, "mild", "celeba_test"),
+    ],
+)
 def test_each_of_the_two_sets_is_refused_under_the_others_name(noisy, name, decibels, severity, other):
     with pytest.raises(InputError, match=rf"is not {name}: the mean PSNR .* run with benchmark='{other}'$"):
         check_set(noisy(name, decibels)(), severity)

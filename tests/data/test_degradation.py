@@ -131,8 +131,10 @@ def test_the_result_has_the_input_size_and_sits_on_8_bit_levels(hq, degradation)
 def draws(chain: Degradation, side: int, count: int) -> dict[str, np.ndarray]:
     """Return what `count` records of the first order hold, by name."""
     records = [chain.draw(side, side, np.random.default_rng(n)) for n in range(count)]
-    values = [{**r[0]["kernel"], "factor": r[0]["factor"], "noise": r[1]["sigma"], "quality": r[2]["quality"]}
-              for r in records]  # fmt: skip
+    values = [
+        {**r[0]["kernel"], "factor": r[0]["factor"], "noise": r[1]["sigma"], "quality": r[2]["quality"]}
+        for r in records
+    ]
     return {key: np.array([v[key] for v in values]) for key in values[0]}
 
 
@@ -188,8 +190,17 @@ def recipe(name: str):
 
 
 def test_a_pair_of_every_recipe_is_rebuilt_from_its_record_read_back_from_json(hq):
-    assert RECIPES == ["codeformer", "daefr", "difface", "diffbir", "gfpgan", "mini", "osediff_face", "realesrgan",
-                       "vqfr_v2"]  # fmt: skip
+    assert RECIPES == [
+        "codeformer",
+        "daefr",
+        "difface",
+        "diffbir",
+        "gfpgan",
+        "mini",
+        "osediff_face",
+        "realesrgan",
+        "vqfr_v2",
+    ]
     for name in RECIPES:
         chain = recipe(name)
         for seed in range(8 if name in ("realesrgan", "gfpgan") else 3):

@@ -117,10 +117,12 @@ def test_a_list_chooses_exactly_its_names_with_or_without_folder_and_extension(t
     training, held_out = train_and_validation(str(tmp_path), 8, file_list="list.txt", validation_fraction=1)
     assert [training.name(i) for i in range(4)] == ["4", "a/2", "b/1", "b/3.5"]
     assert [held_out.name(i) for i in range(2)] == ["5", "a/1"]
-    for text, said in (("1\n", r"'1' may be '.*a/1.png' or '.*b/1.png'; write the folder too"),
-                       ("4\n4.png\n", r"names '.*4.png' twice, '4' and '4.png'"),
-                       ("4\n6\n7\n", r"names 2 missing of 3 files, first '6'"),
-                       ("# nothing\n", "names no file")):  # fmt: skip
+    for text, said in (
+        ("1\n", r"'1' may be '.*a/1.png' or '.*b/1.png'; write the folder too"),
+        ("4\n4.png\n", r"names '.*4.png' twice, '4' and '4.png'"),
+        ("4\n6\n7\n", r"names 2 missing of 3 files, first '6'"),
+        ("# nothing\n", "names no file"),
+    ):
         (tmp_path / "list.txt").write_text(text)
         with pytest.raises(InputError, match=rf"list '.*list.txt':? {said}"):
             train_and_validation(str(tmp_path), 8, file_list="list.txt")
@@ -157,10 +159,12 @@ def test_scores_keep_the_best_and_what_is_good_enough(form, face_folder, tmp_pat
 def test_scores_that_leave_a_doubt_are_refused(face_folder, tmp_path):
     file = tmp_path / "scores.csv"
     whole = [f"{i:02d},0.{i}" for i in range(10)]
-    for lines, said in ((whole[:7], r"3 of 10 images have none, first '.*07.png'"),
-                        ([*whole, "03.png,1"], r"names '.*03.png' twice, '03' and '03.png'"),
-                        ([*whole[:9], "09,nan"], "line 10, '09,nan': nan is no score; write 00000,0.7"),
-                        ([*whole[:9], "09"], "line 10, '09': not enough values")):  # fmt: skip
+    for lines, said in (
+        (whole[:7], r"3 of 10 images have none, first '.*07.png'"),
+        ([*whole, "03.png,1"], r"names '.*03.png' twice, '03' and '03.png'"),
+        ([*whole[:9], "09,nan"], "line 10, '09,nan': nan is no score; write 00000,0.7"),
+        ([*whole[:9], "09"], "line 10, '09': not enough values"),
+    ):
         file.write_text("\n".join(lines))
         with pytest.raises(InputError, match=said):
             choose(face_folder, scores=str(file), min_score=0)

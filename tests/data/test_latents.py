@@ -188,8 +188,16 @@ def trained(restorer, base, faces, degradation, accelerator, tmp_path):
             done(step, gather)
 
         objective.after_step = stop
-        train(objective, pairs, accelerator(), tmp_path / stage / folder, max_steps=4, batch_size=4,
-              learning_rate=1e-4, checkpoint_every=2)  # fmt: skip
+        train(
+            objective,
+            pairs,
+            accelerator(),
+            tmp_path / stage / folder,
+            max_steps=4,
+            batch_size=4,
+            learning_rate=1e-4,
+            checkpoint_every=2,
+        )
         return {name: value.clone() for name, value in objective.trained_state().items()}
 
     return trained
@@ -257,11 +265,13 @@ def test_a_codec_that_is_still_learning_is_not_cached_and_the_next_stage_caches_
 ):
     cache = tmp_path / "cache"
     steps = [f"stage.{name}.{key}" for name in ("codec", "prior") for key in ("max_steps=1", "batch_size=2")]
-    script(base=[
-        *["+experiment=mini_base", "data=faces", f"data.root={face_folder}", *steps],
-        *["model.resolution=32", "model.build.vae.block_out_channels=[8,16,16]"],
-        *["model.build.unet.block_out_channels=[16,16,32]", "trainer.trackers=[]"],
-        *["trainer.cache_latents=true", f"trainer.latent_cache={cache}"],
-    ])  # fmt: skip
+    script(
+        base=[
+            *["+experiment=mini_base", "data=faces", f"data.root={face_folder}", *steps],
+            *["model.resolution=32", "model.build.vae.block_out_channels=[8,16,16]"],
+            *["model.build.unet.block_out_channels=[16,16,32]", "trainer.trackers=[]"],
+            *["trainer.cache_latents=true", f"trainer.latent_cache={cache}"],
+        ]
+    )
     (codec,) = cache.iterdir()
     assert codec.name == f"{Base.from_pretrained(tmp_path / 'base' / 'model').codec().fingerprint()}-fp32"

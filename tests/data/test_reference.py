@@ -42,15 +42,23 @@ def image():
 @pytest.mark.parametrize("size", [7, 41])
 def test_kernels_are_basicsrs(size, sigma_x, sigma_y, theta):
     shape = dict(isotropic=False)
-    pairs = [(kernels.gaussian_kernel(size, sigma_x, sigma_y, theta),
-              basicsr.bivariate_Gaussian(size, sigma_x, sigma_y, theta, **shape))]  # fmt: skip
+    pairs = [
+        (
+            kernels.gaussian_kernel(size, sigma_x, sigma_y, theta),
+            basicsr.bivariate_Gaussian(size, sigma_x, sigma_y, theta, **shape),
+        )
+    ]
     for beta in (0.5, 1.3, 4):
         pairs += [
-            (kernels.generalized_kernel(size, sigma_x, sigma_y, theta, beta),
-             basicsr.bivariate_generalized_Gaussian(size, sigma_x, sigma_y, theta, beta, **shape)),
-            (kernels.plateau_kernel(size, sigma_x, sigma_y, theta, beta),
-             basicsr.bivariate_plateau(size, sigma_x, sigma_y, theta, beta, **shape)),
-        ]  # fmt: skip
+            (
+                kernels.generalized_kernel(size, sigma_x, sigma_y, theta, beta),
+                basicsr.bivariate_generalized_Gaussian(size, sigma_x, sigma_y, theta, beta, **shape),
+            ),
+            (
+                kernels.plateau_kernel(size, sigma_x, sigma_y, theta, beta),
+                basicsr.bivariate_plateau(size, sigma_x, sigma_y, theta, beta, **shape),
+            ),
+        ]
     for ours, theirs in pairs:
         assert np.abs(ours - theirs).max() < 1e-7
 
@@ -143,8 +151,9 @@ def test_ten_thousand_draws_are_distributed_as_basicsrs(name, basicsr_draws, mon
     kernels_drawn = basicsr_draws("bivariate_Gaussian")
     levels, qualities = basicsr_draws("generate_gaussian_noise"), basicsr_draws("add_jpg_compression")
     for _ in range(DRAWS):
-        basicsr.random_mixed_kernels(["iso", "aniso"], [0.5, 0.5], 41, chain.blur_sigma, chain.blur_sigma,
-                                     [-np.pi, np.pi], noise_range=None)  # fmt: skip
+        basicsr.random_mixed_kernels(
+            ["iso", "aniso"], [0.5, 0.5], 41, chain.blur_sigma, chain.blur_sigma, [-np.pi, np.pi], noise_range=None
+        )
         basicsr.random_add_gaussian_noise(np.zeros((1, 1)), chain.noise_sigma)
         basicsr.random_add_jpg_compression(np.zeros((1, 1)), chain.jpeg_quality)
     theirs = {
@@ -181,13 +190,23 @@ def test_ten_thousand_second_order_kernels_are_distributed_as_basicsrs(basicsr_d
         cutoffs = [kernel["cutoff"] for kernel in sinc if kernel["size"] in chosen]
         assert kstest(cutoffs, uniform(low, np.pi - low).cdf).pvalue > 0.01
     assert chisquare([sum(k["size"] == size for k in passes) for size in chain.kernel_size]).pvalue > 0.01
-    names = {"gaussian": "bivariate_Gaussian", "generalized": "bivariate_generalized_Gaussian",
-             "plateau": "bivariate_plateau"}  # fmt: skip
+    names = {
+        "gaussian": "bivariate_Gaussian",
+        "generalized": "bivariate_generalized_Gaussian",
+        "plateau": "bivariate_plateau",
+    }
     theirs = {family: basicsr_draws(name) for family, name in names.items()}
     for _ in range(DRAWS):
-        basicsr.random_mixed_kernels(list(chain.kernels), list(chain.kernels.values()), 21, chain.first.blur_sigma,
-                                     chain.first.blur_sigma, [-np.pi, np.pi], chain.generalized_beta,
-                                     chain.plateau_beta)  # fmt: skip
+        basicsr.random_mixed_kernels(
+            list(chain.kernels),
+            list(chain.kernels.values()),
+            21,
+            chain.first.blur_sigma,
+            chain.first.blur_sigma,
+            [-np.pi, np.pi],
+            chain.generalized_beta,
+            chain.plateau_beta,
+        )
     counts = {family: sum(k["family"] == family for k in ours) for family in names}
     expected = {family: len(seen) * len(ours) / DRAWS for family, seen in theirs.items()}
     assert chisquare(list(counts.values()), list(expected.values())).pvalue > 0.01

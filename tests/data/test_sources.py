@@ -70,13 +70,20 @@ def places(tmp_path_factory):
             data = (root / file).read_bytes()
             writer.write({"__key__": name, extension: data, "json": {"age": number}, "txt": "a face"})
     mixed = FILES[3:] + FILES[:3]
-    table = {"picture": [{"bytes": (root / f).read_bytes(), "path": None} for f in mixed], "file": mixed,
-             "stem": [f.rpartition(".")[0] for f in mixed]}  # fmt: skip
+    table = {
+        "picture": [{"bytes": (root / f).read_bytes(), "path": None} for f in mixed],
+        "file": mixed,
+        "stem": [f.rpartition(".")[0] for f in mixed],
+    }
     dataset = datasets.Dataset.from_dict(table).cast_column("picture", datasets.Image())
     datasets.DatasetDict({"faces": dataset}).save_to_disk(base / "saved")
     dataset.select_columns(["picture"]).save_to_disk(base / "nameless")
-    return {"folder": str(root), "shards": str(base / "faces-{000000..000002}.tar"), "saved": str(base / "saved"),
-            "nameless": str(base / "nameless")}  # fmt: skip
+    return {
+        "folder": str(root),
+        "shards": str(base / "faces-{000000..000002}.tar"),
+        "saved": str(base / "saved"),
+        "nameless": str(base / "nameless"),
+    }
 
 
 def sources(places) -> dict[str, list]:
@@ -180,14 +187,24 @@ def test_folders_that_datasets_itself_reads_have_the_names_of_the_files(kind, pl
 
 def test_a_configuration_of_each_source_trains_on_the_same_faces(places, tmp_path):
     (tmp_path / "scores.csv").write_text("".join(f"{file},{i}\n" for i, file in enumerate(FILES)))
-    options = ["run_name=x", "model.resolution=24", f"data.scores={tmp_path}/scores.csv", "data.min_score=2",
-               "data.num_images=3", "seed=4"]  # fmt: skip
+    options = [
+        "run_name=x",
+        "model.resolution=24",
+        f"data.scores={tmp_path}/scores.csv",
+        "data.min_score=2",
+        "data.num_images=3",
+        "seed=4",
+    ]
     given = {
         "faces": [f"data.root={places['folder']}"],
         "webdataset": [f"data.shards='{places['shards']}'"],
-        "huggingface": [f"data.path={places['saved']}", "data.split=faces", "data.image_column=picture",
-                        "data.name_column=file"],
-    }  # fmt: skip
+        "huggingface": [
+            f"data.path={places['saved']}",
+            "data.split=faces",
+            "data.image_column=picture",
+            "data.name_column=file",
+        ],
+    }
     chosen = {}
     with initialize_config_dir(str(CONFIGS), version_base=None):
         for name, own in given.items():
@@ -257,8 +274,10 @@ def test_a_shard_gives_its_images_alone_each_once(shard):
 
 def test_shards_that_do_not_exist_are_counted_and_the_form_is_shown(shard, monkeypatch):
     path = shard("1.png", file="f-0.tar")
-    for pattern, said in ((path.parent / "f-{0..2}.tar", r"2 of 3 do not exist, first '.*f-1.tar'"),
-                          (path.parent / "g*.tar", "1 of 1 do not exist, first .*")):  # fmt: skip
+    for pattern, said in (
+        (path.parent / "f-{0..2}.tar", r"2 of 3 do not exist, first '.*f-1.tar'"),
+        (path.parent / "g*.tar", "1 of 1 do not exist, first .*"),
+    ):
         with pytest.raises(InputError, match=rf"shards .*faces-{{000000..000009}}.tar.*{said}"):
             shards(str(pattern))
     with pytest.raises(InputError, match=r"shards .*None"):

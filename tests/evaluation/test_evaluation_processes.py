@@ -14,8 +14,14 @@ def evaluate_as(rank, world, port, arguments, folder, output):
     """Run the script as process `rank` of `world`, as `accelerate launch` would with ACCELERATE_USE_CPU=true."""
     variables = {"ACCELERATE_USE_CPU": "true"}
     if world > 1:
-        variables |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world,
-                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        variables |= {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": world,
+            "LOCAL_WORLD_SIZE": world,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
     os.environ |= {name: str(value) for name, value in variables.items()}
     run_eval(arguments, folder, output)
 

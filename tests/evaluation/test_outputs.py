@@ -62,8 +62,10 @@ def test_another_methods_images_get_the_scores_of_their_pixels(script, pair, met
     record = json.loads(Path("runs/eval/tiny/pair/result.json").read_text(encoding="utf-8"))
     assert list(record["rows"]) == ["LQ input", "Method (1)"]  # the model is not asked
     assert record["latents"] == {}
-    assert record["pictures"] == {name: f"pictures/{folder}" for name, folder in
-                                  {"LQ input": "LQ_input", "Method (1)": "Method_1", "HQ": "HQ"}.items()}  # fmt: skip
+    assert record["pictures"] == {
+        name: f"pictures/{folder}"
+        for name, folder in {"LQ input": "LQ_input", "Method (1)": "Method_1", "HQ": "HQ"}.items()
+    }
     assert "Method (1)" in out
 
 
@@ -86,8 +88,12 @@ def test_outputs_are_compared_with_our_methods_and_with_other_outputs(script, pa
     assert code == 0, said
     table = Path("runs/eval/tiny/pair/scores.csv")
     assert list(json.loads(table.with_name("result.json").read_text(encoding="utf-8"))["rows"]) == [
-        "LQ input", "LAFR", "A", "B", "codec(HQ)",
-    ]  # fmt: skip
+        "LQ input",
+        "LAFR",
+        "A",
+        "B",
+        "codec(HQ)",
+    ]
     assert columns(table, "B", "psnr_rgb") == columns(table, "LQ input", "psnr_rgb")
 
 

@@ -80,18 +80,33 @@ def result(tmp_path):
     with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["image", "row", "psnr_rgb", "st_lpips_vgg", "identity_cos_sface"], *lines])
     record = {
-        "benchmark": "val", "images": 20, "protocol": None, "rows": scores, "trained_on": {}, "latents": {},
-        "not_measured": {"deg": "weights 'resnet18_110.pth' not found, get them by hand"}, "seed": 0,
-        "pictures": {name: name for name in ("LQ input", "LAFR", "HQ")}, "command": "python scripts/eval.py",
-        "config": {}, "versions": {"torch": "2"},
+        "benchmark": "val",
+        "images": 20,
+        "protocol": None,
+        "rows": scores,
+        "trained_on": {},
+        "latents": {},
+        "not_measured": {"deg": "weights 'resnet18_110.pth' not found, get them by hand"},
+        "seed": 0,
+        "pictures": {name: name for name in ("LQ input", "LAFR", "HQ")},
+        "command": "python scripts/eval.py",
+        "config": {},
+        "versions": {"torch": "2"},
         "metrics": {
             "psnr_rgb": {
-                "name": "psnr_rgb", "unit": "dB", "direction": "↑", "digits": 2, "definition": "RGB",
-                "version": "1.9.0", "implementation": "torchmetrics", "weights": [["vgg.pth", "ab" * 32]],
-                "needs_reference": True, "reference": {"name": "FFHQ", "images": 70000, "sha256": "cd" * 32},
+                "name": "psnr_rgb",
+                "unit": "dB",
+                "direction": "↑",
+                "digits": 2,
+                "definition": "RGB",
+                "version": "1.9.0",
+                "implementation": "torchmetrics",
+                "weights": [["vgg.pth", "ab" * 32]],
+                "needs_reference": True,
+                "reference": {"name": "FFHQ", "images": 70000, "sha256": "cd" * 32},
             }
         },
-    }  # fmt: skip
+    }
     return folder, record
 
 
@@ -270,8 +285,16 @@ def test_scores_that_are_missing_or_others_are_refused(result):
 def test_what_was_not_measured_and_how_the_rest_was_are_said(result):
     text = made(*result).text
     assert text.count("weights 'resnet18_110.pth' not found, get them by hand") == 2  # below the table, and on its own
-    for words in ("torchmetrics", "1.9.0", "vgg.pth",
-                  "ab" * 32, "FFHQ, 70000 images", "cd" * 32, "dB", "python scripts/eval.py"):  # fmt: skip
+    for words in (
+        "torchmetrics",
+        "1.9.0",
+        "vgg.pth",
+        "ab" * 32,
+        "FFHQ, 70000 images",
+        "cd" * 32,
+        "dB",
+        "python scripts/eval.py",
+    ):
         assert words in text, words
 
 

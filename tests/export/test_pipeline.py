@@ -73,10 +73,15 @@ def result(tmp_path):
     """A result as eval.py writes it."""
     score = {"psnr_rgb": {"mean": 24.25, "low": 24.0, "high": 24.5}, "lmd_68": {"mean": None}}
     record = {
-        "benchmark": "val", "images": 2, "rows": {"LQ input": score, "LAFR": score}, "latents": {},
-        "command": "python scripts/eval.py benchmark=val", "seed": 0, "date": "2026-01-01",
+        "benchmark": "val",
+        "images": 2,
+        "rows": {"LQ input": score, "LAFR": score},
+        "latents": {},
+        "command": "python scripts/eval.py benchmark=val",
+        "seed": 0,
+        "date": "2026-01-01",
         "versions": {"torch": "2", "diffusers": "0"},
-    }  # fmt: skip
+    }
     (tmp_path / "val.json").write_text(json.dumps(record))
     return tmp_path / "val.json"
 
@@ -156,9 +161,13 @@ def test_a_part_that_was_replaced_is_used(pipe):
 def test_an_export_with_a_base_holds_what_was_trained_a_reference_and_a_card_and_loads_bit_for_bit(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     assert files(tmp_path / "model") == [
-        "README.md", "adapter.safetensors", "denoiser/pytorch_lora_weights.safetensors", "lafr.json",
-        "model_index.json", "pipeline.py",
-    ]  # fmt: skip
+        "README.md",
+        "adapter.safetensors",
+        "denoiser/pytorch_lora_weights.safetensors",
+        "lafr.json",
+        "model_index.json",
+        "pipeline.py",
+    ]
     assert str(Path.home()) not in (tmp_path / "model" / "model_index.json").read_text(encoding="utf-8")
     expected = pipe(unit(), output_type="pt").images
     assert torch.equal(LAFRPipeline.from_pretrained(tmp_path / "model")(unit(), output_type="pt").images, expected)

@@ -39,9 +39,14 @@ def batch(count: int = 2) -> dict:
 def clip_folder(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, projection_dim=16,
-        image_size=32, patch_size=8,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=16,
+        image_size=32,
+        patch_size=8,
+    )
     torch.manual_seed(0)
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
     return tmp_path / "clip"

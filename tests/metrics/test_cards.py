@@ -59,10 +59,26 @@ def test_a_record_names_what_its_yaml_builds_and_networks_that_are_known():
 
 def test_a_metric_that_measures_error_falls_and_one_that_measures_likeness_rises():
     falls = {name for name, record in METRICS.items() if record.direction == LOWER}
-    assert falls == {name for name in METRICS if name.startswith(
-        ("lpips", "st_lpips", "dists", "fid", "kid", "niqe", "deg", "ida", "lmd", "identity_distance", "pose",
-         "expression")
-    )}  # fmt: skip
+    assert falls == {
+        name
+        for name in METRICS
+        if name.startswith(
+            (
+                "lpips",
+                "st_lpips",
+                "dists",
+                "fid",
+                "kid",
+                "niqe",
+                "deg",
+                "ida",
+                "lmd",
+                "identity_distance",
+                "pose",
+                "expression",
+            )
+        )
+    }
 
 
 def test_the_cards_name_the_hashes_of_the_files_that_were_read(mini):
@@ -84,8 +100,9 @@ def test_every_network_that_a_metric_may_look_through_has_its_files_on_record():
 
 def test_a_card_says_who_does_the_work_and_in_which_version(mini):
     assert (mini[1]["psnr_rgb"].implementation, mini[1]["psnr_rgb"].version) == (
-        "lafr.metrics.fidelity.psnr_rgb", lafr.__version__,
-    )  # fmt: skip
+        "lafr.metrics.fidelity.psnr_rgb",
+        lafr.__version__,
+    )
     packages = {"lpips_vgg": "lpips", "dists": "torchmetrics", "fid_hq": "torch-fidelity", "musiq": "pyiqa"}
     for name, package in packages.items():
         kind = get_object(configured("full")[name]._target_)

@@ -235,10 +235,18 @@ def test_fid_and_kid_of_two_folders_are_torch_fidelitys_own_run(inception_state,
         write_image(image, tmp_path / "restored" / f"{name}.png")
     torch.save(inception_state, tmp_path / "inception.pth")
     theirs = torch_fidelity.calculate_metrics(
-        input1=str(tmp_path / "restored"), input2=str(folder), cuda=False, fid=True, kid=True, kid_subset_size=7,
-        kid_subsets=2, cache=False, verbose=False, save_cpu_ram=True,
+        input1=str(tmp_path / "restored"),
+        input2=str(folder),
+        cuda=False,
+        fid=True,
+        kid=True,
+        kid_subset_size=7,
+        kid_subsets=2,
+        cache=False,
+        verbose=False,
+        save_cpu_ram=True,
         feature_extractor_weights_path=str(tmp_path / "inception.pth"),
-    )  # fmt: skip
+    )
     network = Inception(inception_state)
     fid, kid = FID(resamples=2, network=network), KID(subsets=2, resamples=2, network=network)
     restored, hq = fid.features(blurred), fid.features(images)

@@ -102,18 +102,33 @@ def test_the_settings_are_those_given_and_the_defaults_of_adapter_and_quantizer(
     settings = build_adapter("topk_codebook", width=16).settings
     assert settings["width"] == 16 and settings["top_k"] == 4 and settings["temperature"] == 0.5
     assert settings.keys() == {
-        "latent_channels", "width", "code_dim", "extractor_blocks", "mapper_blocks", "top_k", "temperature",
-        "num_codes", "decay", "dead_below",
-    }  # fmt: skip
+        "latent_channels",
+        "width",
+        "code_dim",
+        "extractor_blocks",
+        "mapper_blocks",
+        "top_k",
+        "temperature",
+        "num_codes",
+        "decay",
+        "dead_below",
+    }
 
 
 def test_a_setting_of_another_type_or_out_of_range_is_refused_with_its_value():
     for kind, setting, value in (
-        ("codebook", "num_codes", 0), ("codebook", "num_codes", 10**9), ("codebook", "num_codes", "16"),
-        ("codebook", "num_codes", True), ("codebook", "decay", 1.5), ("codebook", "decay", float("nan")),
-        ("conv", "width", -3), ("conv", "extractor_blocks", 65), ("soft_codebook", "temperature", 0),
-        ("topk_codebook", "top_k", None), ("code_prediction", "heads", 0),
-    ):  # fmt: skip
+        ("codebook", "num_codes", 0),
+        ("codebook", "num_codes", 10**9),
+        ("codebook", "num_codes", "16"),
+        ("codebook", "num_codes", True),
+        ("codebook", "decay", 1.5),
+        ("codebook", "decay", float("nan")),
+        ("conv", "width", -3),
+        ("conv", "extractor_blocks", 65),
+        ("soft_codebook", "temperature", 0),
+        ("topk_codebook", "top_k", None),
+        ("code_prediction", "heads", 0),
+    ):
         with pytest.raises(InputError, match=f"{setting} must be .*got {value!r}"):
             build_adapter(kind, **{setting: value})
 
@@ -238,9 +253,17 @@ def stages(base_folder, faces, degradation, accelerator, tmp_path):
             )
             start = None if name == "codebook" else total(objective, faces, degradation)
             train(
-                objective, PairStream(faces, degradation, 0), accelerator(), tmp_path / folder / name,
-                max_steps=count, batch_size=4, learning_rate=3e-3, schedule="cosine", log_every=1, **of_loop,
-            )  # fmt: skip
+                objective,
+                PairStream(faces, degradation, 0),
+                accelerator(),
+                tmp_path / folder / name,
+                max_steps=count,
+                batch_size=4,
+                learning_rate=3e-3,
+                schedule="cosine",
+                log_every=1,
+                **of_loop,
+            )
             trained.append({key: value.clone() for key, value in objective.trained_state().items()})
             fallen.append(start and total(objective, faces, degradation) / start)
         return restorer, trained, fallen[-1]

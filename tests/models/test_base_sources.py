@@ -23,16 +23,31 @@ from lafr.weights import mini_folder, sha256
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # What the hub's repository of 2.1-base lists.
 PUBLISHED = [
-    "README.md", "model_index.json", "feature_extractor/preprocessor_config.json", "scheduler/scheduler_config.json",
-    "text_encoder/config.json", "text_encoder/model.fp16.safetensors", "text_encoder/model.safetensors",
-    "text_encoder/pytorch_model.bin", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
-    "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
-    "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.bin",
-    "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors",
-    "v2-1_512-ema-pruned.ckpt", "v2-1_512-ema-pruned.safetensors", "v2-1_512-nonema-pruned.ckpt", "vae/config.json",
-    "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.safetensors",
+    "README.md",
+    "model_index.json",
+    "feature_extractor/preprocessor_config.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.fp16.safetensors",
+    "text_encoder/model.safetensors",
+    "text_encoder/pytorch_model.bin",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.fp16.bin",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "v2-1_512-ema-pruned.ckpt",
+    "v2-1_512-ema-pruned.safetensors",
+    "v2-1_512-nonema-pruned.ckpt",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.bin",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
-]  # fmt: skip
+]
 
 
 def require_equal(found, expected):
@@ -253,10 +268,17 @@ def test_when_no_source_is_there_one_line_says_of_each_why_and_ends_with_the_rem
 
 # --- wrong models -----------------------------------------------------------------------------------------------------
 
-XL = UNET | dict(cross_attention_dim=2048, use_linear_projection=True, attention_head_dim=[5, 10, 20],
-                 block_out_channels=[320, 640, 1280], down_block_types=UNET["down_block_types"][1:],
-                 up_block_types=UNET["up_block_types"][:3], addition_embed_type="text_time",
-                 addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)  # fmt: skip
+XL = UNET | dict(
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    attention_head_dim=[5, 10, 20],
+    block_out_channels=[320, 640, 1280],
+    down_block_types=UNET["down_block_types"][1:],
+    up_block_types=UNET["up_block_types"][:3],
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
 V = SCHEDULER | {"prediction_type": "v_prediction"}
 WRONG = {  # (unet, scheduler, expected model, what the message says)
     "xl": (XL, SCHEDULER, "sd21_base", "is Stable Diffusion XL .cross-attention 2048"),

@@ -65,9 +65,13 @@ def test_gradients_reach_the_latent_through_the_frozen_decoder(base):
 def test_an_autoencoder_without_a_posterior_works_the_same():
     torch.manual_seed(0)
     tiny = AutoencoderTiny(
-        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
-        num_decoder_blocks=(1, 1, 1), latent_channels=4, scaling_factor=0.5,
-    )  # fmt: skip
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=4,
+        scaling_factor=0.5,
+    )
     codec = Codec(tiny)
     z = codec.encode(images())
     assert codec.downscale == 4 and z.shape == (2, codec.latent_channels, 8, 8)

@@ -85,9 +85,14 @@ def test_the_fixed_keys_and_values_are_those_of_the_text_encoders_path(base):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = CLIPTextConfig(
-            hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=9,
-            bos_token_id=7, eos_token_id=8,
-        )  # fmt: skip
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            vocab_size=9,
+            bos_token_id=7,
+            eos_token_id=8,
+        )
         encoder = CLIPTextModel(config).eval()
     embedding = encoder(torch.tensor([[7] + 76 * [8]])).last_hidden_state  # the empty prompt, padded to 77
     computed = {}
@@ -242,10 +247,12 @@ def test_a_base_model_that_predicts_velocity_is_refused(base):
 @pytest.mark.parametrize(
     "setting",
     [
-        {"resnet_time_scale_shift": "scale_shift"}, {"time_embedding_act_fn": "silu"}, {"num_class_embeds": 3},
+        {"resnet_time_scale_shift": "scale_shift"},
+        {"time_embedding_act_fn": "silu"},
+        {"num_class_embeds": 3},
         {"cross_attention_norm": "layer_norm"},
     ],
-)  # fmt: skip
+)
 def test_a_unet_that_takes_time_or_text_in_another_way_is_refused(base, setting):
     unet = UNet2DConditionModel(**BASE["unet"] | setting)
     with pytest.raises(InputError, match=str(*setting)):

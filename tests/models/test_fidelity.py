@@ -119,8 +119,13 @@ def test_the_curves_points_are_lafrs_scores_at_each_fidelity(trained, face_folde
     trained.save_pretrained(tmp_path / "model", full=True)
     (tmp_path / "list.txt").write_text("00.png\n01.png\n02.png\n03.png\n")
     monkeypatch.chdir(tmp_path)
-    given = ["benchmark=val", f"data.root={face_folder}", f"benchmark.build.file_list={tmp_path / 'list.txt'}",
-             "model.folder=model", "methods=['LQ input',LAFR]"]  # fmt: skip
+    given = [
+        "benchmark=val",
+        f"data.root={face_folder}",
+        f"benchmark.build.file_list={tmp_path / 'list.txt'}",
+        "model.folder=model",
+        "methods=['LQ input',LAFR]",
+    ]
     run = partial(run_here, monkeypatch, capfd, *given)
     sweep = ["sweep=[0,0.5,1]", "curve.y=ssim_rgb", "publish=true", "output=swept"]
     code, said, _ = run(*sweep)

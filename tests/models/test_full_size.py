@@ -80,8 +80,9 @@ def test_both_prunings_of_the_full_size_unet_are_exact():
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     null_embedding = torch.randn(1, TOKENS, 1024, generator=torch.Generator().manual_seed(2))
     with_text = unet(z, timestep, null_embedding).sample
-    silenced = [m.register_forward_hook(lambda _, __, found: found * 0) for n, m in unet.named_modules()
-                if n.endswith("attn2")]  # fmt: skip
+    silenced = [
+        m.register_forward_hook(lambda _, __, found: found * 0) for n, m in unet.named_modules() if n.endswith("attn2")
+    ]
     without_text = unet(z, timestep, null_embedding).sample
     for hook in silenced:
         hook.remove()

@@ -108,7 +108,7 @@ FILES = {
     "new\nline.png": (DONE, None, lambda p: aligned("astronaut").save(p)),
     "-o.png": (DONE, None, lambda p: aligned("astronaut").save(p)),
     os.fsdecode(b"not utf-8 \xff.png"): (DONE, None, lambda p: aligned("astronaut").save(p)),
-}  # fmt: skip
+}
 
 
 def cut(path: Path, image: Image.Image, kind: str, share: float) -> None:
@@ -169,10 +169,12 @@ def test_each_of_forty_files_has_its_outcome_and_the_run_goes_on(folder, tmp_pat
 def test_a_whole_odd_file_keeps_its_pixels_and_its_kind(folder, tmp_path):
     restore_files(PhotoRestorer(Same()), [folder], tmp_path / "out", side_by_side=False)
     for name, output, mode in [
-        ("16 bit gray.png", "16 bit gray.png", "I;16"), ("cmyk.jpg", "cmyk.tif", "CMYK"),
+        ("16 bit gray.png", "16 bit gray.png", "I;16"),
+        ("cmyk.jpg", "cmyk.tif", "CMYK"),
         ("one bit.png", "one bit.png", "L"),
-        ("transparent.png", "transparent.png", "RGBA"), ("1 x 3000.png", "1 x 3000.png", "RGB"),
-    ]:  # fmt: skip
+        ("transparent.png", "transparent.png", "RGBA"),
+        ("1 x 3000.png", "1 x 3000.png", "RGB"),
+    ]:
         given, made = Image.open(folder / name), Image.open(tmp_path / "out" / output)
         assert made.mode == mode
         assert np.array_equal(np.asarray(given.convert(mode)), np.asarray(made)), name

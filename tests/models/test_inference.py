@@ -182,8 +182,14 @@ def test_speed_is_compared_within_a_turn_and_only_gpu_tables_show_milliseconds()
     found = benchmark.summary(row, 2, reference)
     assert [found["parts"]["whole"][key] for key in ("speed", "lowest", "highest")] == [2.0, 2.0, 3.0]
     assert found["ms_per_image"] == 2000
-    record = {"batches": {"2": {"LAFR": found}}, "matmul_gmacs_per_second": {"float32": 2.0}, "repeats": 3,
-              "resolution": 512, "threads": 2, "device": "cpu"}  # fmt: skip
+    record = {
+        "batches": {"2": {"LAFR": found}},
+        "matmul_gmacs_per_second": {"float32": 2.0},
+        "repeats": 3,
+        "resolution": 512,
+        "threads": 2,
+        "device": "cpu",
+    }
     assert "2.00–3.00x" in benchmark.inference_table(record)
     assert "50 %" in benchmark.inference_table(record)  # 4e9 in 4 s, of 2e9 a second
     assert "ms an image" not in benchmark.inference_table(record)

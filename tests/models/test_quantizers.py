@@ -108,9 +108,16 @@ def test_every_head_takes_the_nearest_of_its_codes_to_its_part(heads):
 def test_several_heads_match_and_move_as_the_librarys_own_multi_head_quantiser_does():
     quantizer, features = made("heads", dead_below=0.0).train(), random_features()
     own = VectorQuantize(
-        dim=D, codebook_dim=D // 4, codebook_size=N, heads=4, separate_codebook_per_head=True, rotation_trick=False,
-        decay=0.95, kmeans_init=False, threshold_ema_dead_code=0,
-    ).train()  # fmt: skip
+        dim=D,
+        codebook_dim=D // 4,
+        codebook_size=N,
+        heads=4,
+        separate_codebook_per_head=True,
+        rotation_trick=False,
+        decay=0.95,
+        kmeans_init=False,
+        threshold_ema_dead_code=0,
+    ).train()
     assert isinstance(own.project_in, nn.Identity)
     for name in ("embed", "embed_avg", "cluster_size"):
         stacked = torch.cat([getattr(layer._codebook, name) for layer in quantizer.layers])
@@ -198,9 +205,14 @@ def test_a_quantizer_in_onnxruntime_gives_what_it_gives_in_pytorch(kind, tmp_pat
     onnxruntime = pytest.importorskip("onnxruntime")
     quantizer, features = made(kind).requires_grad_(False).eval(), draw(3, D, 8, 8)
     program = torch.onnx.export(
-        InGraph(quantizer), (features[:2],), dynamo=True, opset_version=18, input_names=["features"], verbose=False,
+        InGraph(quantizer),
+        (features[:2],),
+        dynamo=True,
+        opset_version=18,
+        input_names=["features"],
+        verbose=False,
         dynamic_shapes={"features": {0: torch.export.Dim("batch")}},
-    )  # fmt: skip
+    )
     program.save(tmp_path / "quantizer.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "quantizer.onnx"), providers=["CPUExecutionProvider"])
     found = torch.from_numpy(session.run(None, {"features": features.numpy()})[0])
@@ -398,9 +410,12 @@ def test_the_predictor_is_torchs_own_pre_norm_transformer_with_the_same_weights(
             [p.bias for p in (attention.to_q, attention.to_k, attention.to_v)]
         )
         for own, given in (
-            (layer.self_attn.out_proj, attention.to_out[0]), (layer.linear1, feed[0].proj), (layer.linear2, feed[2]),
-            (layer.norm1, block.norm1), (layer.norm2, block.norm3),
-        ):  # fmt: skip
+            (layer.self_attn.out_proj, attention.to_out[0]),
+            (layer.linear1, feed[0].proj),
+            (layer.linear2, feed[2]),
+            (layer.norm1, block.norm1),
+            (layer.norm2, block.norm3),
+        ):
             own.load_state_dict(given.state_dict())
         layers.append(layer.eval())
     features = draw(2, 8, 4, 6)

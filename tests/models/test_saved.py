@@ -13,9 +13,19 @@ from lafr.models.restorer import Restorer
 from lafr.weights import mini_folder
 
 KEYS = {
-    "format", "resolution", "timestep", "scale_input", "text", "adapter", "lora", "fidelity", "decoder", "base",
-    "base_settings", "trained_with",
-}  # fmt: skip
+    "format",
+    "resolution",
+    "timestep",
+    "scale_input",
+    "text",
+    "adapter",
+    "lora",
+    "fidelity",
+    "decoder",
+    "base",
+    "base_settings",
+    "trained_with",
+}
 ADAPTER = "adapter.safetensors"
 LORA = "denoiser/pytorch_lora_weights.safetensors"
 
@@ -75,13 +85,31 @@ def test_an_unknown_format_is_refused(saved):
 
 
 VALUES = [
-    ("resolution", 0), ("resolution", 10**9), ("resolution", "128"), ("resolution", True), ("resolution", 128.0),
-    ("timestep", -1), ("timestep", 10**6), ("scale_input", 1), ("scale_input", "true"), ("text", "prompt"),
-    ("text", None), ("adapter", "lafr.models.adapter.CodebookAdapter"), ("adapter", None), ("lora", []),
-    ("fidelity", "blend_latents"), ("decoder", "tiny"), ("base", 3), ("base", ["mini"]), ("base", "a\nb"),
-    ("base_settings", {}), ("base_settings", {"expect": None, "variant": None, "sha256": None}),
-    ("trained_with", "st_lpips"), ("trained_with", [1]), ("trained_with", ["a"] * 5000),
-]  # fmt: skip
+    ("resolution", 0),
+    ("resolution", 10**9),
+    ("resolution", "128"),
+    ("resolution", True),
+    ("resolution", 128.0),
+    ("timestep", -1),
+    ("timestep", 10**6),
+    ("scale_input", 1),
+    ("scale_input", "true"),
+    ("text", "prompt"),
+    ("text", None),
+    ("adapter", "lafr.models.adapter.CodebookAdapter"),
+    ("adapter", None),
+    ("lora", []),
+    ("fidelity", "blend_latents"),
+    ("decoder", "tiny"),
+    ("base", 3),
+    ("base", ["mini"]),
+    ("base", "a\nb"),
+    ("base_settings", {}),
+    ("base_settings", {"expect": None, "variant": None, "sha256": None}),
+    ("trained_with", "st_lpips"),
+    ("trained_with", [1]),
+    ("trained_with", ["a"] * 5000),
+]
 
 
 def test_a_value_of_another_type_or_out_of_range_is_refused_by_name(saved):
@@ -107,10 +135,16 @@ def test_a_missing_or_unknown_key_is_refused_by_name(saved):
 def test_settings_that_do_not_fit_the_kind_or_the_weights_are_refused_before_memory_is_taken(saved):
     right = (saved / "lafr.json").read_text()
     for name, value, words in (
-        ("num_codes", 10**12, "num_codes"), ("num_codes", 1.5, "num_codes"), ("width", 4096, "do not fit"),
-        ("extractor_blocks", 10**9, "extractor_blocks"), ("decay", math.nan, "decay"), ("decay", None, "decay"),
-        ("width", 0, "width"), ("extra", 1, "extra"), ("dead_below", -1, "dead_below"),
-    ):  # fmt: skip
+        ("num_codes", 10**12, "num_codes"),
+        ("num_codes", 1.5, "num_codes"),
+        ("width", 4096, "do not fit"),
+        ("extractor_blocks", 10**9, "extractor_blocks"),
+        ("decay", math.nan, "decay"),
+        ("decay", None, "decay"),
+        ("width", 0, "width"),
+        ("extra", 1, "extra"),
+        ("dead_below", -1, "dead_below"),
+    ):
         (saved / "lafr.json").write_text(right)
         rewrite(saved, lambda index, name=name, value=value: index["adapter"]["settings"].update({name: value}))
         refused(saved, words)
@@ -176,9 +210,14 @@ def test_a_denoisers_configuration_is_checked(model_folder):
     path = model_folder / "denoiser" / "config.json"
     right = json.loads(path.read_text())
     for name, value in (
-        ("alpha_bar", 0), ("alpha_bar", "1"), ("prompt_tokens", 10**9), ("unet", []),
-        ("unet", {"in_channels": "four"}), ("unet", {"layers_per_block": 10**9}), ("extra", 1),
-    ):  # fmt: skip
+        ("alpha_bar", 0),
+        ("alpha_bar", "1"),
+        ("prompt_tokens", 10**9),
+        ("unet", []),
+        ("unet", {"in_channels": "four"}),
+        ("unet", {"layers_per_block": 10**9}),
+        ("extra", 1),
+    ):
         path.write_text(json.dumps(right | {name: value}))
         refused(model_folder)
 

@@ -60,8 +60,9 @@ def test_the_crop_is_deep3ds_within_its_rounding_to_whole_pixels(network, face, 
     inside = np.s_[16:-16, 16:-16]  # theirs is black outside the photograph
     distance = {
         (dy, dx): np.abs(ours - np.roll(theirs, (dy, dx), (0, 1)))[inside].mean()
-        for dy in range(-3, 4) for dx in range(-3, 4)
-    }  # fmt: skip
+        for dy in range(-3, 4)
+        for dx in range(-3, 4)
+    }
     best = min(distance, key=distance.get)
     assert max(map(abs, best)) <= 1 and distance[best] < 0.02
     assert ours.min() >= 0 and ours.max() <= 1

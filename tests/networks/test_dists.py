@@ -169,8 +169,11 @@ def test_lpips_is_the_packages_own_number(trunk, trunks, lpips_terms, pixels, mo
 
 
 def test_absent_trunks_are_one_clear_error_and_no_download():
-    for make, file in ((DISTS.from_pretrained, "vgg16"), (PerceptualLPIPS, "vgg16"),
-                       (lambda: PerceptualLPIPS("alex"), "alexnet")):  # fmt: skip
+    for make, file in (
+        (DISTS.from_pretrained, "vgg16"),
+        (PerceptualLPIPS, "vgg16"),
+        (lambda: PerceptualLPIPS("alex"), "alexnet"),
+    ):
         with pytest.raises(InputError, match=f"torchvision_{file} is missing"):
             make()
     with pytest.raises(InputError, match=r"vgg, alex.*'squeeze'"):

@@ -124,9 +124,10 @@ def test_a_second_lower_bump_far_off_does_not_pull():
 def test_the_gradient_of_a_soft_point_is_finite_and_not_zero():
     for case in ["inside", "corner", "flat"]:
         heatmaps = {
-            "inside": bumps(torch.tensor([[20.3, 30.4]])), "corner": bumps(torch.tensor([[0.0, 63.0]])),
+            "inside": bumps(torch.tensor([[20.3, 30.4]])),
+            "corner": bumps(torch.tensor([[0.0, 63.0]])),
             "flat": torch.zeros(1, 1, 64, 64),
-        }[case].requires_grad_()  # fmt: skip
+        }[case].requires_grad_()
         soft_argmax(heatmaps).sum().backward()
         assert heatmaps.grad.isfinite().all() and heatmaps.grad.abs().sum() > 0
 

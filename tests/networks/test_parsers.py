@@ -94,9 +94,12 @@ def test_regions_name_the_classes_of_each_networks_own_order():
         names = order.split()
         assert len(names) == 19
         assert {part: {names[i] for i in ids} for part, ids in kind.regions.items()} == {
-            "eyes": {"l_eye", "r_eye"}, "brows": {"l_brow", "r_brow"}, "nose": {"nose"},
-            "mouth": {"mouth", "u_lip", "l_lip"}, "skin": {"skin"},
-        }  # fmt: skip
+            "eyes": {"l_eye", "r_eye"},
+            "brows": {"l_brow", "r_brow"},
+            "nose": {"nose"},
+            "mouth": {"mouth", "u_lip", "l_lip"},
+            "skin": {"skin"},
+        }
 
 
 def test_a_region_mask_is_the_probability_of_its_classes():

@@ -44,9 +44,7 @@ def arcface_crop(photo: np.ndarray) -> np.ndarray:
     blurred = ndimage.gaussian_filter(
         photo.astype(float), (sigma, sigma, 0), mode="nearest", radius=(int(np.ceil(3 * sigma)),) * 2 + (0,)
     )
-    return transform.warp(
-        blurred, matrix.inverse, output_shape=(112, 112), order=1, mode="edge", preserve_range=True
-    )  # fmt: skip
+    return transform.warp(blurred, matrix.inverse, output_shape=(112, 112), order=1, mode="edge", preserve_range=True)
 
 
 def batch(pixels: np.ndarray) -> torch.Tensor:
@@ -214,9 +212,7 @@ def test_insightface_reads_rgb_by_127_5(photo, image, tmp_path):
         onnx.helper.make_node("Flatten", ["maps"], ["683"]),
     ]
     made = [onnx.helper.make_tensor_value_info(n, 1, s) for n, s in (("input.1", [1, 3, 112, 112]), ("683", [1, 256]))]
-    graph = onnx.helper.make_graph(
-        nodes, "g", made[:1], made[1:], [onnx.numpy_helper.from_array(weight, "weight")]
-    )  # fmt: skip
+    graph = onnx.helper.make_graph(nodes, "g", made[:1], made[1:], [onnx.numpy_helper.from_array(weight, "weight")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     onnx.save(model, tmp_path / "pack.onnx")
     network = InsightFace(tmp_path / "pack.onnx", origin="pack")
@@ -230,9 +226,12 @@ def described_adaface(x: torch.Tensor, state: dict[str, torch.Tensor], units: in
 
     def norm(x, key):
         return F.batch_norm(
-            x, state[f"{key}.running_mean"], state[f"{key}.running_var"],
-            state.get(f"{key}.weight"), state.get(f"{key}.bias"),
-        )  # fmt: skip
+            x,
+            state[f"{key}.running_mean"],
+            state[f"{key}.running_var"],
+            state.get(f"{key}.weight"),
+            state.get(f"{key}.bias"),
+        )
 
     x = F.conv2d(x, state["input_layer.0.weight"], padding=1)
     x = F.prelu(norm(x, "input_layer.1"), state["input_layer.2.weight"])

@@ -130,8 +130,11 @@ def small_scrfd(folder: Path) -> None:
 
     nodes, outputs, constants = [], [], {}
     for stride in (8, 16, 32):
-        nodes.append(helper.make_node("AveragePool", ["input.1"], [f"pool{stride}"], kernel_shape=[stride] * 2,
-                                      strides=[stride] * 2))  # fmt: skip
+        nodes.append(
+            helper.make_node(
+                "AveragePool", ["input.1"], [f"pool{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2
+            )
+        )
     # score: red minus blue at both anchors; box: 16 px each way; points: a cross of 4 px around the anchor
     weight = np.zeros((2, 3, 1, 1), np.float32)
     weight[:, 0], weight[:, 2] = 1, -1
@@ -150,9 +153,12 @@ def small_scrfd(folder: Path) -> None:
             nodes.append(helper.make_node("Reshape", [f"{out}_last", f"{name}_shape"], [out]))
             outputs.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, [None, width]))
     graph = helper.make_graph(
-        nodes, "scrfd", [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "?", "?"])], outputs,
+        nodes,
+        "scrfd",
+        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "?", "?"])],
+        outputs,
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8
     onnx.save(model, folder / "det_10g.onnx")

@@ -197,13 +197,25 @@ def test_an_aligned_face_is_told_from_a_photo_and_restored_as_the_model_does_alo
             assert result.image.tobytes() == mini.restorer(picture).tobytes()
             expected = to_pil(mini.restorer(from_pil(resize_pil(picture, 128))[None])[0])
             assert result.image.tobytes() == expected.tobytes()
-    judged = {name: mini.judge(photo)[0] for name, photo in {
-        "square photo": astronaut, "wide crop": aligned("t1_0").crop((0, 0, 512, 400)),
-        "aligned": aligned("t1_2"), "blurred": aligned("t1_5").filter(ImageFilter.GaussianBlur(12)),
-        "large empty square": Image.new("RGB", (700, 700)), "one pixel": Image.new("RGB", (1, 1)),
-    }.items()}  # fmt: skip
-    assert judged == {"square photo": False, "wide crop": False, "aligned": True, "blurred": True,
-                      "large empty square": False, "one pixel": False}  # fmt: skip
+    judged = {
+        name: mini.judge(photo)[0]
+        for name, photo in {
+            "square photo": astronaut,
+            "wide crop": aligned("t1_0").crop((0, 0, 512, 400)),
+            "aligned": aligned("t1_2"),
+            "blurred": aligned("t1_5").filter(ImageFilter.GaussianBlur(12)),
+            "large empty square": Image.new("RGB", (700, 700)),
+            "one pixel": Image.new("RGB", (1, 1)),
+        }.items()
+    }
+    assert judged == {
+        "square photo": False,
+        "wide crop": False,
+        "aligned": True,
+        "blurred": True,
+        "large empty square": False,
+        "one pixel": False,
+    }
 
 
 def test_the_user_has_the_last_word_on_what_is_aligned(mini, astronaut):
@@ -246,8 +258,14 @@ def collage(names: dict[str, tuple[int, int, int]]) -> Image.Image:
     return scene.resize((450, 300), Image.Resampling.BOX).resize((900, 600), Image.Resampling.BICUBIC)
 
 
-PLACES = {"astronaut": (150, 40, 50), "t1_0": (120, 300, 30), "t1_1": (180, 520, 60), "t1_2": (160, 60, 320),
-          "t1_3": (100, 380, 400), "t1_5": (190, 620, 330)}  # fmt: skip
+PLACES = {
+    "astronaut": (150, 40, 50),
+    "t1_0": (120, 300, 30),
+    "t1_1": (180, 520, 60),
+    "t1_2": (160, 60, 320),
+    "t1_3": (100, 380, 400),
+    "t1_5": (190, 620, 330),
+}
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ HOSTILE = {
     "tar: bomb": (lambda p: write_tar(p, {"a.png": ZEROS}, "w:gz"), "unpacks to more than 100,000,000 bytes"),
     "tar: bomb in a header": (pax_bomb, "a header of 60,000,256 bytes"),
     "text": (lambda p: p.write_text("<html>", encoding="utf-8") and p, "neither a folder nor a zip or tar"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "text"])

@@ -49,10 +49,13 @@ def test_the_grid_is_diffaces_product_and_its_own_draws_of_sigma_y():
     expected = [
         (qf, sf, nf, sig_x, random.choice([4, 8, 12, 16]), theta)
         for qf, sf, nf, sig_x, theta in itertools.product(
-            [30, 40, 50, 60, 70], range(4, 41, 4), [1, 5, 10, 15, 20], [4, 8, 12, 16],
+            [30, 40, 50, 60, 70],
+            range(4, 41, 4),
+            [1, 5, 10, 15, 20],
+            [4, 8, 12, 16],
             [turn * np.pi for turn in (0, 0.25, 0.5, 0.75)],
         )
-    ]  # fmt: skip
+    ]
     keys = ("jpeg_quality", "down", "noise_sigma", "sigma_x", "sigma_y", "theta")
     assert [tuple(cell[key] for key in keys) for cell in grid] == expected
     assert len(grid) == 4000
@@ -64,8 +67,13 @@ def test_four_thousand_images_get_the_grid_in_order_and_fewer_a_seeded_part_of_i
     for number in (0, 1234, 3999):
         blur, noise, jpeg, _ = draw(number, "a", 512, 512)
         cell = grid[number]
-        assert blur["kernel"] == {"family": "gaussian", "size": 41, "sigma_x": cell["sigma_x"],
-                                  "sigma_y": cell["sigma_y"], "theta": cell["theta"]}  # fmt: skip
+        assert blur["kernel"] == {
+            "family": "gaussian",
+            "size": 41,
+            "sigma_x": cell["sigma_x"],
+            "sigma_y": cell["sigma_y"],
+            "theta": cell["theta"],
+        }
         assert (blur["factor"], noise["sigma"], jpeg["quality"]) == tuple(
             cell[key] for key in ("down", "noise_sigma", "jpeg_quality")
         )

@@ -105,8 +105,16 @@ def train_as(rank, port, face_folder, folder):
     from lafr.data.degradation.first_order import Degradation
     from lafr.data.faces import Faces
 
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    variables = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
     os.environ |= {name: str(value) for name, value in variables.items()}
     objective = Colour()
     pairs = PairStream(Faces(sorted(face_folder.glob("*.png")), SIZE), Degradation(), 0)

@@ -34,9 +34,16 @@ def run(base_folder, faces, degradation, accelerator, tmp_path):
     def run(baseline, folder, steps=4):
         restorer, objective = built(base_folder, baseline)
         train(
-            objective, PairStream(faces, degradation, 0), accelerator(), tmp_path / folder, max_steps=steps,
-            batch_size=2, learning_rate=1e-3, log_every=1, checkpoint_every=2,
-        )  # fmt: skip
+            objective,
+            PairStream(faces, degradation, 0),
+            accelerator(),
+            tmp_path / folder,
+            max_steps=steps,
+            batch_size=2,
+            learning_rate=1e-3,
+            log_every=1,
+            checkpoint_every=2,
+        )
         return restorer.requires_grad_(False).eval(), objective
 
     return run

@@ -20,8 +20,14 @@ def train_as(rank, world, port, arguments, folder):
     """Run the script as process `rank` of `world`, as `accelerate launch --cpu` would, and note what it did."""
     variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     if world > 1:
-        variables |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world,
-                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+        variables |= {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": world,
+            "LOCAL_WORLD_SIZE": world,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
     os.environ |= {name: str(value) for name, value in variables.items()}
     notes = {"resets": 0, "pairs": []}
     train, replace, batches = lafr.training.loop.train, Codebook.replace, lafr.training.loop.optimiser_batches
@@ -49,8 +55,12 @@ def train_as(rank, world, port, arguments, folder):
 @pytest.fixture
 def runs(workers, base_folder, face_folder, tmp_path):
     """The folders of the same run by one process and by two."""
-    arguments = [*overrides(base_folder, face_folder, STEPS, batch_size=4), "trainer.validate_every=null",
-                 "trainer.validation_images=1", "trainer.checkpoint_every=4"]  # fmt: skip
+    arguments = [
+        *overrides(base_folder, face_folder, STEPS, batch_size=4),
+        "trainer.validate_every=null",
+        "trainer.validation_images=1",
+        "trainer.checkpoint_every=4",
+    ]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

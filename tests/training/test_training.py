@@ -279,8 +279,10 @@ def test_eight_bits_keep_a_byte_a_value_stay_near_adamw_and_resume_exactly(run, 
             self.weight = nn.Parameter(torch.linspace(-1, 1, 3 * 4096).reshape(3, 4096))
 
         def forward(self, batch):
-            mse = F.mse_loss((self.weight @ self.weight.new_full((4096,), 1e-2)).expand(len(batch["lq"]), 3),
-                             batch["lq"].mean((2, 3)))  # fmt: skip
+            mse = F.mse_loss(
+                (self.weight @ self.weight.new_full((4096,), 1e-2)).expand(len(batch["lq"]), 3),
+                batch["lq"].mean((2, 3)),
+            )
             return {"mse": mse * float("nan") if self.fail_at in batch["n"].tolist() else mse}
 
     eight, full = (run(Wide(), kind, optimizer=kind)["weight"] for kind in ("adamw8bit", "adamw"))

@@ -127,10 +127,23 @@ def _dct_matrix() -> Tensor:
 
     Its odd half is three rotations with shared products, so the entries are sums of rounded constants.
     """
-    c = {name: round(value * 8192) for name, value in {
-        "a": 0.298631336, "b": 0.390180644, "c": 0.541196100, "d": 0.765366865, "e": 0.899976223, "f": 1.175875602,
-        "g": 1.501321110, "h": 1.847759065, "i": 1.961570560, "j": 2.053119869, "k": 2.562915447, "l": 3.072711026,
-    }.items()}  # fmt: skip
+    c = {
+        name: round(value * 8192)
+        for name, value in {
+            "a": 0.298631336,
+            "b": 0.390180644,
+            "c": 0.541196100,
+            "d": 0.765366865,
+            "e": 0.899976223,
+            "f": 1.175875602,
+            "g": 1.501321110,
+            "h": 1.847759065,
+            "i": 1.961570560,
+            "j": 2.053119869,
+            "k": 2.562915447,
+            "l": 3.072711026,
+        }.items()
+    }
     even = [[8192] * 4, [c["c"] + c["d"], c["c"], -c["c"], -c["c"] - c["d"]], [8192, -8192, -8192, 8192],
             [c["c"], c["c"] - c["h"], c["h"] - c["c"], -c["c"]]]  # fmt: skip
     # columns: x0 - x7, x1 - x6, x2 - x5, x3 - x4

@@ -113,8 +113,12 @@ class Base:
             settings = dict(variant=found.variants[part], use_safetensors=True, torch_dtype=torch.float32)
             loaded[part] = kind.from_pretrained(folder / part, local_files_only=True, **settings)
         embedding = load_file(null)["null_embedding"].float() if null.is_file() else None
-        return cls(**loaded, scheduler=scheduler, source=found.name,
-                   null_embedding=empty_prompt(folder) if encode else embedding)  # fmt: skip
+        return cls(
+            **loaded,
+            scheduler=scheduler,
+            source=found.name,
+            null_embedding=empty_prompt(folder) if encode else embedding,
+        )
 
 
 def _present_name(name: str) -> str:

@@ -40,9 +40,12 @@ class NotThere(Exception):
 
 
 def find(
-    sources: str | Path | Sequence[str | Path], remedy: str, offline: bool = False, variant: str | None = None,
+    sources: str | Path | Sequence[str | Path],
+    remedy: str,
+    offline: bool = False,
+    variant: str | None = None,
     text: bool = False,
-) -> Found:  # fmt: skip
+) -> Found:
     """Return the first source that is there; raises one InputError that says of each why it isn't, and the remedy.
 
     Args:

@@ -94,10 +94,12 @@ def require_known(vae: Mapping, unet: Mapping, scheduler: Mapping, where: str, e
     wrong = [
         f"{part} {difference}"
         for part, given, fields in (
-            ("unet", unet, wanted.unet), ("vae", vae, wanted.vae), ("scheduler", scheduler, wanted.scheduler),
+            ("unet", unet, wanted.unet),
+            ("vae", vae, wanted.vae),
+            ("scheduler", scheduler, wanted.scheduler),
         )
         for difference in differences(given, fields)
-    ]  # fmt: skip
+    ]
     if not wrong:
         return
     fits = [key for key, entry in KNOWN.items() if not differences(unet, entry.unet)]

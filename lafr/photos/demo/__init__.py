@@ -51,10 +51,20 @@ def running(
         page.queue(max_size=limits.waiting, default_concurrency_limit=1)
         try:
             _, address, _ = page.launch(
-                server_name=host, server_port=port, max_file_size=f"{limits.megabytes}mb", prevent_thread_lock=True,
-                share=False, quiet=True, footer_links=[], run_history=False, enable_monitoring=False, pwa=False,
-                mcp_server=False, ssr_mode=False, **LOOK,
-            )  # fmt: skip
+                server_name=host,
+                server_port=port,
+                max_file_size=f"{limits.megabytes}mb",
+                prevent_thread_lock=True,
+                share=False,
+                quiet=True,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                pwa=False,
+                mcp_server=False,
+                ssr_mode=False,
+                **LOOK,
+            )
         except OSError as error:
             raise InputError(
                 f"cannot listen on {host}, port {port} ({error}); give another {setting('port')}"

@@ -63,13 +63,20 @@ def build_page(
                     label=f"{LABELS['photo']}. {rules}", file_types=["image"], height=150, elem_id="upload"
                 )
                 fidelity = gr.Slider(
-                    0, 1, 0, step=0.05, label=LABELS["fidelity"], elem_id="fidelity",
+                    0,
+                    1,
+                    0,
+                    step=0.05,
+                    label=LABELS["fidelity"],
+                    elem_id="fidelity",
                     info="0: as sharp as the model can. 1: stays nearest the photo, invents least.",
-                )  # fmt: skip
+                )
                 force = gr.Checkbox(
-                    False, label=LABELS["force"], elem_id="force",
+                    False,
+                    label=LABELS["force"],
+                    elem_id="force",
                     info="Also those that are larger than the model can make sharper, or in profile.",
-                )  # fmt: skip
+                )
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
                 gr.Markdown(f"Your photo stays on this server for at most {minutes} min, and is sent nowhere else.")
                 if examples:
@@ -79,9 +86,14 @@ def build_page(
             with gr.Column(scale=2, min_width=300):
                 status = gr.Markdown(elem_id="status")
                 slider = gr.ImageSlider(
-                    label="Before | after", type="pil", format="webp", interactive=False, buttons=["fullscreen"],
-                    max_height=640, elem_id="slider",
-                )  # fmt: skip
+                    label="Before | after",
+                    type="pil",
+                    format="webp",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    max_height=640,
+                    elem_id="slider",
+                )
                 download = gr.DownloadButton("Download", visible=False, elem_id="download")
                 faces = gr.HTML(elem_id="faces", padding=False)
         outputs = [status, slider, faces, download]
