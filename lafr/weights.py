@@ -183,7 +183,7 @@ FACE_NETWORKS = {
         "facexlib, from protossw512/AdaptiveWingLoss", "Apache-2.0 (the repository); trained on WFLW",
     ),
     "deep3d": _release(
-        # any checkpoint of the repository will do; SadTalker's copy is recorded in public as
+        # any checkpoint of the repository will do; the sha256 of SadTalker's copy in public records is
         # 6d17a6b23457b521801baae583cb6a58f7238fe6721fc3d65d76407460e9149b
         "epoch_20.pth", None,
         "https://github.com/OpenTalker/SadTalker/releases/download/v0.0.2/epoch_20.pth",

@@ -8,17 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from lafr.errors import InputError
+from lafr.losses.learned import Gather, LearnedTerm
 from lafr.networks import origins
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """Input of every term: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale."""
+    """Input of every term: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale.
+
+    `n [B]` are the numbers of the pairs, for terms that draw noise by them.
+    """
 
     restored: Tensor
     hq: Tensor
     z_restored: Tensor
     z_hq: Tensor
+    n: Tensor | None = None
     # (side, network) -> output: identity, landmarks and parsing are shared by several terms
     _seen: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -48,7 +53,8 @@ class MultiLevelLoss(nn.Module):
     """A sum of named terms; weight 0 means report, don't train.
 
     Args:
-        terms: name -> module that maps a `Restoration` to a scalar. They are frozen here.
+        terms: name -> module that maps a `Restoration` to a scalar. They are frozen here; a `LearnedTerm` trains
+            parameters of its own in `update`, which a stage calls after each optimiser step.
         weights: name -> weight, for exactly the same names.
     """
 
@@ -68,6 +74,20 @@ class MultiLevelLoss(nn.Module):
     def train(self, mode: bool = True) -> "MultiLevelLoss":
         """Stay in eval mode: a perceptual network may hold dropout."""
         return super().train(False)
+
+    def learned(self) -> dict[str, LearnedTerm]:
+        """Return the terms with parameters of their own, by name."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, LearnedTerm)}
+
+    def forget(self) -> None:
+        """Drop what an interrupted step left for `update`."""
+        for term in self.learned().values():
+            term.forget()
+
+    def update(self, gather: Gather) -> dict[str, Tensor]:
+        """Train the learned terms on what the step showed them; return "term/number" -> scalar to log."""
+        reported = {name: term.update(gather) for name, term in self.learned().items()}
+        return {f"{name}/{key}": value for name, numbers in reported.items() for key, value in numbers.items()}
 
     def origins(self) -> frozenset[str]:
         """Return the names of the networks behind the weighted terms, those they were distilled from included."""

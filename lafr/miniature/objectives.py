@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
+from lafr.losses.learned import seeded_noise
 from lafr.losses.multilevel import Restoration
-from lafr.training.objectives import Batch, Objective, hq_latents, seeded_noise
+from lafr.training.objectives import Batch, Objective, hq_latents
 
 
 class CodecObjective(Objective):

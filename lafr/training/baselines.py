@@ -4,16 +4,16 @@ They are here to measure the cost of a step. None was trained to convergence.
 """
 
 import copy
-from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from lafr.losses.distillation import NoisePrediction, ScoreDistillation
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
-from lafr.models.denoiser import LORA_TARGETS
-from lafr.training.objectives import Batch, Gather, Objective, RestorationObjective, hq_latents, seeded_noise
+from lafr.models.base.model import Base
+from lafr.models.lora import LORA_TARGETS
+from lafr.training.objectives import Batch, LossObjective, RestorationObjective, hq_latents
 
 ENCODER_TARGETS = r"encoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|to_q|to_k|to_v|to_out\.0)"
 
@@ -71,106 +71,52 @@ def restart(network: nn.Module, seed: int) -> None:
                 layer.reset_parameters()
 
 
-class OSEDiffObjective(Objective):
-    """OSEDiff (Wu et al., NeurIPS 2024): LoRAs in VAE encoder and UNet, variational score distillation as regulariser.
+class OSEDiffObjective(LossObjective):
+    """OSEDiff (Wu et al., NeurIPS 2024): LoRAs in the VAE's encoder and the UNet, whose text and time it keeps.
 
-    The distillation compares a frozen UNet with one whose LoRA is fitted to the distribution of the restored latents.
-    The latter has an optimiser of its own, stepped in `after_step`, which checkpoints do not hold. Both have the empty
-    prompt, so classifier-free guidance has no effect: its scale (7.5 in their code) and second pass are omitted, and so
-    is the tagger that writes their prompts. Encoding takes the posterior's mode, as elsewhere in LAFR.
+    The loss is `loss=osediff`: variational score distillation is one of its terms (`lafr.losses.distillation`). The
+    prompt is empty: the tagger that writes theirs is omitted. Encoding takes the posterior's mode, as elsewhere in
+    LAFR.
 
     Args:
-        base: a `lafr.models.base.model.Base`; its UNet keeps text and time.
-        loss: of the restored face, as in `RestorationObjective`; `vsd` is added with weight 1.
-        rank: of the three LoRAs.
+        base: a `lafr.models.base.model.Base`, with its null embedding.
+        loss: of the restored face, as in `RestorationObjective`.
+        rank: of both LoRAs.
         timestep: of the one step, on the latent itself: no noise is added.
-        learning_rate: of the regulariser's AdamW.
-        seed: of starts, times and noise.
+        seed: of the LoRAs' starts.
     """
 
-    def __init__(
-        self, base, loss: MultiLevelLoss, rank: int = 4, timestep: int = 999, learning_rate: float = 5e-5, seed: int = 0
-    ):
-        super().__init__()
-        self.codec, self.loss, self.timestep, self.seed = base.codec(), loss, timestep, seed
+    def __init__(self, base: Base, loss: MultiLevelLoss, rank: int = 4, timestep: int = 999, seed: int = 0):
+        super().__init__(loss)
+        self.codec, self.timestep = base.codec(), timestep
         self.unet = base.unet.requires_grad_(False)
-        self.fixed, self.following = copy.deepcopy(self.unet), copy.deepcopy(self.unet)
-        self.register_buffer("null_embedding", base.null_embedding, persistent=False)
-        self.register_buffer("alphas_cumprod", base.scheduler.alphas_cumprod.clone(), persistent=False)
+        self.prediction = NoisePrediction(base)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            targets = list(LORA_TARGETS)
-            for network, where in ((base.vae, ENCODER_TARGETS), (self.unet, targets), (self.following, targets)):
+            for network, where in ((base.vae, ENCODER_TARGETS), (self.unet, list(LORA_TARGETS))):
                 network.add_adapter(LoraConfig(r=rank, target_modules=where, init_lora_weights="gaussian"))
-        self.weights = loss.weights | {"vsd": 1.0}
-        self.learning_rate = learning_rate
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of the loss and vsd."""
+        """Return the terms of the loss."""
         self.codec.vae.disable_adapters()  # z_hq is the frozen encoder's
         with torch.no_grad():
             z_hq = hq_latents(batch, self.codec)
         self.codec.vae.enable_adapters()
-        z_lq = self.codec.encode(batch["lq"])  # [B, C, h, w]
+        z = self.latents(batch)  # [B, C, h, w]
+        return self.loss(Restoration(self.codec.decode(z), batch["hq"], z, z_hq, batch["n"]))
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the restored latents `[B, C, h, w]`."""
+        z_lq = self.codec.encode(batch["lq"])
         t = torch.full((len(z_lq),), self.timestep, device=z_lq.device)  # [B]
-        z = self.clean(z_lq, self.noise_in(self.unet, z_lq, t), t)  # [B, C, h, w]
-        restored = self.codec.decode(z)  # [B, 3, H, W]
-        if torch.is_grad_enabled():
-            self._seen.append((z.detach(), batch["n"]))
-        return self.loss(Restoration(restored, batch["hq"], z, z_hq)) | {"vsd": self.distillation(z, batch["n"])}
-
-    def noise_in(self, unet: nn.Module, z_t: Tensor, t: Tensor) -> Tensor:
-        """Return the noise that a UNet predicts in `z_t [B, C, h, w]` at times `t [B]`, with the empty prompt."""
-        return unet(z_t, t, self.null_embedding.expand(len(z_t), -1, -1)).sample.float()
-
-    def clean(self, z_t: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return the clean latent that `z_t` and its noise `eps` imply."""
-        abar = self.alphas_cumprod[t][:, None, None, None]
-        return (z_t.float() - (1 - abar).sqrt() * eps) / abar.sqrt()  # DDPM, Eq. 15
-
-    def noised(self, z: Tensor, n: Tensor, low: int, high: int, draw: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `z_t`, its noise and its times in `low` .. `high` - 1, drawn from (seed, draw, n)."""
-        seed = 2 * self.seed + draw
-        noise = seeded_noise(z, n, seed)
-        # times by a low-discrepancy sequence, as in the miniature's prior
-        times = [low + int((number * 0.6180339887 + seed * 0.7548776662) % 1 * (high - low)) for number in n.tolist()]
-        t = torch.tensor(times).to(z.device)
-        abar = self.alphas_cumprod[t][:, None, None, None]
-        return abar.sqrt() * z + (1 - abar).sqrt() * noise, noise, t  # DDPM, Eq. 4
-
-    def distillation(self, z: Tensor, n: Tensor) -> Tensor:
-        """Return a scalar whose gradient by `z` is that of variational score distillation (Wang et al., NeurIPS 2023).
-
-        The gradient is (z0 of the following UNet - z0 of the frozen UNet) / mean |z - z0 of the frozen UNet| (DMD, Yin
-        et al., CVPR 2024), divided by the number of values.
-        """
-        with torch.no_grad():
-            z_t, _, t = self.noised(z, n, 20, 980, 0)
-            real = self.clean(z_t, self.noise_in(self.fixed, z_t, t), t)
-            own = self.clean(z_t, self.noise_in(self.following, z_t, t), t)
-            direction = (own - real) / (z - real).abs().mean((1, 2, 3), keepdim=True)
-        return 0.5 * F.mse_loss(z, (z - direction).detach())  # its gradient by z is direction / z.numel()
-
-    def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
-        """Drop what an interrupted step left."""
-        self._seen.clear()
-
-    def after_step(self, step: int, gather: Gather) -> None:
-        """Fit the regulariser's LoRA: noise prediction (DDPM, Eq. 14) on the step's restored latents."""
-        own = [p for p in self.following.parameters() if p.requires_grad]
-        self.optimizer = self.optimizer or torch.optim.AdamW(own, lr=self.learning_rate, weight_decay=1e-2)
-        for z, n in self._seen:
-            z_t, noise, t = self.noised(z, n, 0, len(self.alphas_cumprod), 1)
-            (F.mse_loss(self.noise_in(self.following, z_t, t), noise) / len(self._seen)).backward()
-        self._seen.clear()
-        nn.utils.clip_grad_norm_(own, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        return self.prediction.clean(z_lq, self.prediction.noise_in(self.unet, z_lq, t), t)
 
     def restore(self, batch: Batch) -> Tensor:
         """Return the restored faces."""
-        z_lq = self.codec.encode(batch["lq"])
-        t = torch.full((len(z_lq),), self.timestep, device=z_lq.device)
-        return self.codec.decode(self.clean(z_lq, self.noise_in(self.unet, z_lq, t), t))
+        return self.codec.decode(self.latents(batch))
+
+
+def with_distillation(loss: MultiLevelLoss, base: Base, seed: int = 0, **settings: float) -> MultiLevelLoss:
+    """Return a loss with OSEDiff's regulariser added at weight 1; call it before the base gets LoRAs."""
+    terms = dict(loss.terms) | {"vsd": ScoreDistillation(base, seed=seed, **settings)}
+    return MultiLevelLoss(terms, loss.weights | {"vsd": 1.0})

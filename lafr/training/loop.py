@@ -138,7 +138,7 @@ def train(
                 adamw.zero_grad()
                 all_terms.append({key: value.detach() for key, value in terms.items()})
         scheduler.step()
-        objective.after_step(state.step, accelerator.gather)
+        learned = objective.after_step(state.step, accelerator.gather) or {}
         if ema:
             ema.step(parameters)
         state.step += 1
@@ -147,7 +147,8 @@ def train(
         step = state.step
         # at a checkpoint too: a loss that is not finite must end the run before it is saved
         if step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps:
-            log.terms(step, mean_terms(all_terms, accelerator), scheduler.get_last_lr()[0], norm)
+            numbers = mean_terms(all_terms, accelerator) | {name: float(value) for name, value in learned.items()}
+            log.terms(step, numbers, scheduler.get_last_lr()[0], norm)
         log.advance()
         if log_pairs:
             log.pairs(pairs.record(n) for n in range((step - 1) * batch_size, step * batch_size))

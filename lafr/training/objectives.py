@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
 from lafr.losses.identity import IdentityCosine
+from lafr.losses.learned import Gather
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
 
 Batch = dict[str, Tensor]
-Gather = Callable[[Tensor], Tensor]
 
 # The networks of these terms expect a whole aligned face: on a crop of it their output is meaningless.
 WHOLE_FACE = (IdentityCosine, LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D)
@@ -45,8 +45,16 @@ class Objective(nn.Module):
     def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
         """Prepare optimiser step `step`, given this process's micro-batches and a gather over all processes."""
 
-    def after_step(self, step: int, gather: Gather) -> None:
-        """Finish optimiser step `step`: for what is learned without a gradient."""
+    def after_step(self, step: int, gather: Gather) -> dict[str, Tensor]:
+        """Finish optimiser step `step`: for what the stage's optimiser does not hold. Returns scalars to log."""
+        return {}
+
+    def learned_state(self) -> dict:
+        """Return the state of what `after_step` trains with an optimiser of its own: needed to resume, not later."""
+        return {}
+
+    def load_learned_state(self, state: dict) -> None:
+        """Load what `learned_state` returned."""
 
     def restore(self, batch: Batch) -> Tensor | None:
         """Return the images that validation measures and shows, `[B, 3, H, W]`, or None."""
@@ -89,19 +97,6 @@ class Objective(nn.Module):
 def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
     """Return z_hq `[B, C, h, w]`: from the batch where the stream has cached it (lafr.data.latents), else encoded."""
     return batch["z_hq"] if "z_hq" in batch else codec.encode(batch["hq"])
-
-
-def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
-    """Return white noise `[B, ...]` that depends on (seed, pair number) alone.
-
-    It is drawn on the CPU: the same noise on every device, in any batch, after any resumption.
-    """
-    draws = []
-    for number in n.tolist():
-        # 1,000,003 is a prime above the number of pairs of a run: (seed, number) -> one number without collisions
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        draws.append(torch.randn(like.shape[1:], generator=generator))
-    return torch.stack(draws).to(like)
 
 
 def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -162,15 +157,16 @@ class CodebookObjective(Objective):
             quantizer.initialise(torch.cat(features), self._generator(step))
 
     @torch.no_grad()
-    def after_step(self, step: int, gather: Gather) -> None:
+    def after_step(self, step: int, gather: Gather) -> dict[str, Tensor]:
         """Move the codes towards the features that chose them, and reset dead ones."""
         if not self.adapter.quantizer.has_codes:
-            return
+            return {}
         # after the step: in between, all micro-batches have to meet the same codes
         features = torch.cat([gather(seen) for seen, _ in self._seen])  # of the global batch, on every process
         indices = torch.cat([gather(seen) for _, seen in self._seen])
         self._seen.clear()
         self.adapter.quantizer.update(features, indices, self._generator(step))
+        return {}
 
     def _generator(self, step: int) -> torch.Generator:
         """Return the generator of k-means and of the replacements of dead codes: a resumed run draws the same."""
@@ -235,7 +231,32 @@ class AlignmentObjective(Objective):
         return self.codec.decode(self.adapter(self.codec.encode(batch["lq"])))
 
 
-class RestorationObjective(Objective):
+class LossObjective(Objective):
+    """An objective whose terms are those of a `MultiLevelLoss`, some of which may train parameters of their own."""
+
+    def __init__(self, loss: MultiLevelLoss):
+        super().__init__()
+        self.loss, self.weights = loss, loss.weights
+
+    def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
+        """Drop what an interrupted step left."""
+        self.loss.forget()
+
+    def after_step(self, step: int, gather: Gather) -> dict[str, Tensor]:
+        """Train the terms that have parameters of their own."""
+        return self.loss.update(gather)
+
+    def learned_state(self) -> dict:
+        """Return the state of each of these terms, by name."""
+        return {name: term.training_state() for name, term in self.loss.learned().items()}
+
+    def load_learned_state(self, state: dict) -> None:
+        """Load what `learned_state` returned."""
+        for name, term in self.loss.learned().items():
+            term.load_training_state(state[name])
+
+
+class RestorationObjective(LossObjective):
     """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen.
 
     Attributes:
@@ -245,14 +266,13 @@ class RestorationObjective(Objective):
     crop: tuple[int, int] | None = None
 
     def __init__(self, restorer, loss: MultiLevelLoss):
-        super().__init__()
-        self.restorer, self.loss = restorer, loss
+        super().__init__(loss)
+        self.restorer = restorer
         restorer.trained_with |= loss.origins()  # saved with the model: metrics with these networks are marked
         restorer.requires_grad_(False)
         # a stage before may have trained the adapter: all is frozen but the LoRA
         for parameter in restorer.denoiser.lora_parameters():
             parameter.requires_grad_(True)
-        self.weights = loss.weights
 
     @property
     def codec(self) -> nn.Module:
@@ -265,13 +285,13 @@ class RestorationObjective(Objective):
             z_hq = hq_latents(batch, self.codec)  # [B, C, h, w]
         z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]  # [B, C, h, w], [B, 3, H, W]
         if self.loss.sees_latents_only:  # the decoder is three quarters of a step, and would go unused
-            return self.loss(Restoration(hq, hq, z_restored, z_hq))
+            return self.loss(Restoration(hq, hq, z_restored, z_hq, batch["n"]))
         z_decoded = z_restored
         if self.crop:
             z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop)
         restored = self.codec.decode(z_decoded)  # not clamped: a clamped value has no gradient
         # latent terms see all of z_restored, image terms the decoded crop
-        return self.loss(Restoration(restored, hq, z_restored, z_hq))
+        return self.loss(Restoration(restored, hq, z_restored, z_hq, batch["n"]))
 
     def decode_crops(self, side: int, seed: int) -> None:
         """Decode only a crop of each face for the loss: an approximation, as the decoder then lacks its surroundings.

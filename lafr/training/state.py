@@ -48,7 +48,8 @@ class TrainingState:
         # None for what this run does not have: the keys of a checkpoint are always the same
         parts = {name: getattr(self, name) for name in ("optimizer", "schedule", "ema", "scaler", "best")}
         states = {name: part.state_dict() if part else None for name, part in parts.items()}
-        return {"step": self.step, "seconds": self.seconds, **states}
+        learned = self.objective.learned_state()
+        return {"step": self.step, "seconds": self.seconds, "learned": learned, **states}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
         """Load what `state_dict` returned; a part that this run does not have is ignored."""
@@ -57,6 +58,7 @@ class TrainingState:
             part = getattr(self, name)
             if part and state.get(name):
                 part.load_state_dict(state[name])
+        self.objective.load_learned_state(state.get("learned", {}))
         if self.ema:
             self.ema.to(device)  # the optimizer moves its own state to its parameters' device, EMAModel does not
 

@@ -24,7 +24,7 @@ from lafr.models.restorer import Restorer
 from lafr.networks.landmarkers import AWingFAN
 from lafr.networks.parsers import ParseNet
 from lafr.networks.recognisers import ArcFaceIRSE50
-from lafr.training.baselines import EncoderObjective, OSEDiffObjective
+from lafr.training.baselines import EncoderObjective, OSEDiffObjective, with_distillation
 from lafr.training.counting import count_stage, optimiser_step, without_values
 from lafr.training.objectives import RestorationObjective
 from lafr.training.timing import measure
@@ -72,7 +72,7 @@ def training(cfg: DictConfig) -> dict:
 def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
     """Return the stage's untrained objective on a base model; the baselines train on the same `loss`."""
     if stage == "osediff":
-        return OSEDiffObjective(base, loss, seed=cfg.seed).train()
+        return OSEDiffObjective(base, with_distillation(loss, base, cfg.seed), seed=cfg.seed).train()
     denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep)
     denoiser.add_lora(rank=4, alpha=8, seed=cfg.seed)
     codec = base.codec()
@@ -92,7 +92,18 @@ def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
 def trained_values(objective) -> int:
     """Return how many values a stage trains, codes included."""
     codes = sum(value.numel() for name, value in objective.trained_buffers().items() if name.endswith("embed"))
-    return sum(p.numel() for p in objective.parameters() if p.requires_grad) + codes
+    own = [p for term in learned_terms(objective) for p in term.trained_parameters()]
+    return sum(p.numel() for p in {*filter(requires_gradient, objective.parameters()), *own}) + codes
+
+
+def requires_gradient(parameter: nn.Parameter) -> bool:
+    """Return whether the stage's optimiser trains it."""
+    return parameter.requires_grad
+
+
+def learned_terms(objective) -> list:
+    """Return the terms of the objective's loss that train parameters of their own."""
+    return list(objective.loss.learned().values()) if hasattr(objective, "loss") else []
 
 
 def measured(objective, cfg, device) -> dict:
@@ -106,7 +117,7 @@ def measured(objective, cfg, device) -> dict:
     step, optimizer = optimiser_step(objective, batch, cfg.mixed_precision)
     cost = measure(step, device, cfg.steps)
     held = [*objective.parameters(), *objective.buffers()]
-    for own in filter(None, (optimizer, getattr(objective, "optimizer", None))):
+    for own in (optimizer, *(term.optimizer() for term in learned_terms(objective))):
         held += [value for state in own.state.values() for value in state.values() if torch.is_tensor(value)]
     at_rest = sum(value.numel() * value.element_size() for value in {id(v): v for v in held}.values())
     return {**vars(cost), "peak_mb": at_rest / 1e6 + cost.peak_mb, "trained_values": trained_values(objective)}

@@ -13,11 +13,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lafr.losses.appearance import LatentL1, PixelMSE
-from lafr.losses.multilevel import MultiLevelLoss
+from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.models.adapter import build_adapter
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
-from lafr.training.baselines import EncoderObjective, OSEDiffObjective
+from lafr.training.baselines import EncoderObjective, OSEDiffObjective, with_distillation
 from lafr.training.counting import count
 from scripts.benchmarks.training import RECIPE, optimiser_step, steps_needed, training_table, whole
 
@@ -45,7 +45,16 @@ def encoder_objective(base, loss):
 
 @pytest.fixture
 def osediff(base, loss):
-    return OSEDiffObjective(base, loss).train()
+    return OSEDiffObjective(base, with_distillation(loss, base)).train()
+
+
+@pytest.fixture
+def vsd(osediff):
+    return osediff.loss.terms["vsd"]
+
+
+def restored_as(z, n):
+    return Restoration(torch.zeros(1), torch.zeros(1), z, z.detach(), n)
 
 
 def changed_by(objective, batch, steps=1):
@@ -79,46 +88,59 @@ def test_the_target_of_a_retrained_encoder_stays_the_latent_of_the_encoder_as_it
 def test_osediff_trains_three_loras_in_encoder_generator_and_regulariser_and_nothing_else(osediff, batch):
     changed = changed_by(osediff, batch, steps=2)
     assert all(".lora_" in name for name in changed)
-    assert {name.split(".")[0] for name in changed} == {"codec", "unet", "following"}
+    assert {".".join(name.split(".")[:3]) for name in changed if name.startswith("loss")} == {"loss.terms.vsd"}
+    assert {name.split(".")[0] for name in changed} == {"codec", "unet", "loss"}
     assert not [name for name in osediff.state_dict() if ".lora_" in name and name.startswith("codec.vae.decoder")]
     lora = {name for name in osediff.state_dict() if ".lora_" in name}
     assert len(changed) > 0.9 * len(lora)
 
 
-def test_the_distillation_is_zero_while_both_score_networks_agree_and_not_afterwards(osediff, batch):
+def test_the_distillation_is_zero_while_both_score_networks_agree_and_not_afterwards(osediff, vsd, batch):
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    assert float(osediff.distillation(z, batch["n"])) == 0
-    changed_by(osediff, batch, steps=2)
-    assert float(osediff.distillation(z, batch["n"])) > 0
-
-
-def test_the_gradient_of_the_distillation_is_the_normalised_difference_of_the_two_scores(osediff, batch):
-    for p in osediff.following.parameters():
-        if p.requires_grad:
-            nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(2))
-    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    osediff.distillation(z, batch["n"]).backward()
     with torch.no_grad():
-        z_t, noise, t = osediff.noised(z, batch["n"], 20, 980, 0)
-        abar = osediff.alphas_cumprod[t][:, None, None, None]
+        assert float(vsd(restored_as(z, batch["n"]))) == 0
+    changed_by(osediff, batch, steps=2)
+    with torch.no_grad():
+        assert float(vsd(restored_as(z, batch["n"]))) > 0
+
+
+def test_the_gradient_of_the_distillation_is_the_normalised_difference_of_the_two_scores(vsd, batch, base):
+    for p in vsd.trained_parameters():
+        nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(2))
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    vsd(restored_as(z, batch["n"])).backward()
+    with torch.no_grad():
+        z_t, noise, t = vsd.prediction.noised(z, batch["n"], 20, 980, 0)
+        abar = vsd.prediction.alphas_cumprod[t][:, None, None, None]
         torch.testing.assert_close(z_t, abar**0.5 * z + (1 - abar) ** 0.5 * noise)
-        eps = [osediff.noise_in(unet, z_t, t) for unet in (osediff.fixed, osediff.following)]
+        eps = [vsd.fixed(z_t, t), vsd.following(z_t, t)]
         real = (z_t - (1 - abar) ** 0.5 * eps[0]) / abar**0.5
         scores = ((1 - abar) / abar) ** 0.5 * (eps[0] - eps[1])
         by_hand = scores / (z - real).abs().mean((1, 2, 3), keepdim=True) / z.numel()
     torch.testing.assert_close(z.grad, by_hand, rtol=1e-4, atol=1e-6)
+    assert not any(p.requires_grad or p.grad is not None for p in vsd.parameters())
 
 
-def test_the_regulariser_learns_to_predict_the_noise_in_restored_latents(osediff, batch):
+def test_the_fixed_score_network_is_the_base_whatever_the_lora_has_learned(vsd, batch):
+    z_t, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([20, 900])
+    before = vsd.fixed(z_t, t)
+    for p in vsd.trained_parameters():
+        nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(vsd.fixed(z_t, t), before) and not torch.allclose(vsd.following(z_t, t), before)
+
+
+def test_the_regulariser_learns_to_predict_the_noise_in_restored_latents(vsd, batch):
     z = torch.full((2, 4, 8, 8), 0.5)
-    z_t, noise, t = osediff.noised(z, batch["n"], 0, 1000, 1)
+    z_t, noise, t = vsd.prediction.noised(z, batch["n"], 0, 1000, 1)
     errors = []
-    osediff.learning_rate = 1e-2
+    vsd.learning_rate = 1e-2
     for _ in range(15):
-        osediff._seen = [(z, batch["n"])]
-        errors.append(float(F.mse_loss(osediff.noise_in(osediff.following, z_t, t), noise).detach()))
-        osediff.after_step(0, None)
-    assert errors[-1] < 0.9 * errors[0]
+        vsd.remember(z, batch["n"])
+        with torch.no_grad():
+            errors.append(float(F.mse_loss(vsd.following(z_t, t), noise)))
+        found = vsd.update(lambda tensor: tensor)
+        assert float(found["loss"]) == pytest.approx(errors[-1], rel=1e-5)
+    assert errors[-1] < 0.9 * errors[0] and vsd.updates == 15
 
 
 class Chain(nn.Module):

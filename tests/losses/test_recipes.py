@@ -60,3 +60,19 @@ def test_clip_is_read_from_a_local_folder_and_trains_a_step(clip_folder, restore
     assert terms["identity"] > 0 and terms.keys() == {"pixel_mse", "latent_l1", "identity"}
     objective.total(terms).backward()
     assert all(p.grad.isfinite().all() for p in restorer.denoiser.lora_parameters())
+
+
+def test_osediffs_loss_is_a_configuration_on_the_base_that_is_trained(base_folder, restorer):
+    """Its LoRA learns after the step, from the latents that the step restored."""
+    loss = build("osediff", *without("perceptual"), f"model.build.folder={base_folder}")
+    objective = RestorationObjective(restorer, loss)
+    vsd = loss.terms["vsd"]
+    before = [p.clone() for p in vsd.trained_parameters()]
+    assert not any(p.requires_grad for p in vsd.parameters())
+    terms = objective(batch())
+    objective.total(terms).backward()
+    reported = objective.after_step(0, lambda tensor: tensor)
+    assert reported.keys() == {"vsd/loss"} and float(terms["vsd"].detach()) == 0
+    assert any(not torch.equal(a, b) for a, b in zip(before, vsd.trained_parameters(), strict=True))
+    assert not any(p.requires_grad or p.grad is not None for p in vsd.parameters())
+    assert float(objective(batch())["vsd"].detach()) > 0
