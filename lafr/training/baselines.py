@@ -116,7 +116,7 @@ class OSEDiffObjective(LossObjective):
         return self.codec.decode(self.latents(batch))
 
 
-def with_distillation(loss: MultiLevelLoss, base: Base, seed: int = 0, **settings: float) -> MultiLevelLoss:
+def with_distillation(loss: MultiLevelLoss, base: Base, seed: int = 0) -> MultiLevelLoss:
     """Return a loss with OSEDiff's regulariser added at weight 1; call it before the base gets LoRAs."""
-    terms = dict(loss.terms) | {"vsd": ScoreDistillation(base, seed=seed, **settings)}
+    terms = dict(loss.terms) | {"vsd": ScoreDistillation(base, seed=seed)}
     return MultiLevelLoss(terms, loss.weights | {"vsd": 1.0})
