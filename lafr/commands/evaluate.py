@@ -6,7 +6,7 @@ work among processes.
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ def plan_from_config(cfg: Any, command: str = "") -> "Plan":
     controls = dict(mini if cfg.controls is None else cfg.controls)
     outputs = folders_of_outputs(cfg.outputs)
     protocol = cfg.get("protocol")
-    definitions = protocol_metrics(protocol.name, protocol.metrics) if protocol else cfg.metrics
+    definitions = protocol_metrics(protocol, cfg.metrics) if protocol else cfg.metrics
     return Plan(
         benchmark=name,
         build_benchmark=benchmark_builder(build, None if takes_no_degradation(build) else cfg.degradation),
@@ -104,17 +104,26 @@ def benchmark_builder(build: Mapping, degradation: Mapping | None) -> Callable[[
     return build_at
 
 
-def protocol_metrics(protocol: str, names: Sequence[str]) -> dict[str, Mapping]:
-    """Return the definitions of a protocol's metrics, from all files of `configs/metrics`."""
+def protocol_metrics(protocol: Any, composed: Mapping) -> dict[str, Mapping]:
+    """Return the definitions of a protocol's metrics, from all files of `configs/metrics`.
+
+    Those that the protocol calls optional are the user's own: taken where `composed`, the configuration's metrics,
+    defines them.
+    """
     from omegaconf import OmegaConf
 
     from lafr.errors import InputError
 
     known: dict[str, Mapping] = {}
+    names = list(protocol.metrics)
+    for optional in protocol.get("optional", ()):
+        if optional in composed:
+            names.append(optional)
+            known[optional] = composed[optional]
     for path in sorted((shipped("configs") / "metrics").glob("*.yaml")):
         known |= dict(OmegaConf.load(path).items())
     if unknown := [name for name in names if name not in known]:
-        raise InputError(f"protocol {protocol} names metrics that configs/metrics does not define: {unknown}")
+        raise InputError(f"protocol {protocol.name} names metrics that configs/metrics does not define: {unknown}")
     return {name: known[name] for name in names}
 
 

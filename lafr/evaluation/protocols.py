@@ -34,21 +34,25 @@ class Quantity:
     why: str
 
 
-PROTOCOLS = ("vqfr", "osdface", "ntire26")
+PROTOCOLS = ("lafr", "vqfr", "osdface", "ntire26")
 
 QUANTITIES = {
     "PSNR": Quantity(
-        {"vqfr": Definition("PSNR", "psnr_rgb", "its script matches mean and deviation to the HQ image first")},
+        {
+            "lafr": Definition("PSNR", "psnr_rgb"),
+            "vqfr": Definition("PSNR", "psnr_rgb", "its script matches mean and deviation to the HQ image first"),
+        },
         "Colour: the luma of OSEDiff and AdcSR leaves out errors of hue. Pooling: dB of the mean error over a whole "
         "set (torchmetrics' default) is not the mean of the images' dB; two images gave 22.97 against 30.00. "
         "Matching colours to the HQ image raises it.",
     ),
     "SSIM": Quantity(
-        {},
+        {"lafr": Definition("SSIM", "ssim_rgb")},
         "Colour, as for PSNR. Border: BasicSR and scikit-image leave out the 5 pixels whose window is cut.",
     ),
     "LPIPS": Quantity(
         {
+            "lafr": Definition("LPIPS", "lpips_alex"),
             "vqfr": Definition("LPIPS", "lpips_vgg"),
             "osdface": Definition("LPIPS", "lpips_alex", "its trunk isn't stated; pyiqa's default is AlexNet"),
         },
@@ -56,11 +60,15 @@ QUANTITIES = {
         "Range: [0, 1] fed where [-1, 1] is due. ST-LPIPS is another distance.",
     ),
     "DISTS": Quantity(
-        {"osdface": Definition("DISTS", "dists", "by pyiqa; the weights of the comparison are the same file")},
+        {
+            "lafr": Definition("DISTS", "dists"),
+            "osdface": Definition("DISTS", "dists", "by pyiqa; the weights of the comparison are the same file"),
+        },
         "Resizing: the paper's code brings the shorter side to 256 pixels, torchmetrics and pyiqa do not.",
     ),
     "FID to FFHQ": Quantity(
         {
+            "lafr": Definition("FID", "fid_ffhq"),
             "vqfr": Definition("FID", "fid_ffhq_50k", "by BasicSR: the same network, another resize to 299 pixels"),
             "osdface": Definition("FID-FFHQ", "fid_ffhq", "which statistics isn't stated"),
             "ntire26": Definition("FID", "fid_ffhq", "which statistics isn't stated"),
@@ -74,6 +82,7 @@ QUANTITIES = {
     ),
     "NIQE": Quantity(
         {
+            "lafr": Definition("NIQE", "niqe_pyiqa"),
             "vqfr": Definition("NIQE", "niqe"),
             "osdface": Definition("NIQE", "niqe_pyiqa"),
             "ntire26": Definition("NIQE", "niqe_pyiqa"),
@@ -82,12 +91,13 @@ QUANTITIES = {
         "Undefined below 192 pixels.",
     ),
     "MUSIQ": Quantity(
-        {"osdface": Definition("MUSIQ", "musiq"), "ntire26": Definition("MUSIQ", "musiq")},
+        {name: Definition("MUSIQ", "musiq") for name in ("lafr", "osdface", "ntire26")},
         "Training set: KonIQ-10k here; SPAQ, PaQ-2-PiQ and AVA are other scales. Sources disagree by up to 10 on "
         "WIDER-Test for the same method.",
     ),
     "MANIQA": Quantity(
         {
+            "lafr": Definition("MANIQA", "maniqa"),
             "osdface": Definition("MANIQA", "maniqa", "on sets without HQ"),
             "ntire26": Definition("MANIQA", "maniqa"),
         },
@@ -95,6 +105,7 @@ QUANTITIES = {
     ),
     "CLIP-IQA": Quantity(
         {
+            "lafr": Definition("CLIP-IQA", "clipiqa"),
             "osdface": Definition("CLIP-IQA", "clipiqa", "on sets without HQ"),
             "ntire26": Definition("CLIP-IQA", "clipiqa"),
         },
@@ -110,11 +121,14 @@ QUANTITIES = {
         "RestoreFormer's and DAEFR's IDA is in radians, with red and blue exchanged, in [0, 1].",
     ),
     "LMD": Quantity(
-        {"vqfr": Definition("LMD", "lmd"), "osdface": Definition("LMD", "lmd")},
+        {name: Definition("LMD", "lmd") for name in ("lafr", "vqfr", "osdface")},
         "Network: 98 points of AWing FAN or others; pixels at 512, not normalised by the eyes' distance.",
     ),
     "Identity": Quantity(
-        {},
+        {
+            "lafr": Definition("Identity", "identity_cos_adaface"),
+            "ntire26": Definition("AdaFace gate", "identity_lq_adaface", "at most 10 faces below the set's threshold"),
+        },
         "Recogniser: cosines of two networks are two scales. NTIRE compares AdaFace's embedding with that of the LQ "
         "image, as its sets have no HQ.",
     ),

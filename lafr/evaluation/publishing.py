@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lafr.evaluation.report import write_report
 from lafr.evaluation.run import Result
 from lafr.evaluation.sweep import name_at, write_curve
 from lafr.evaluation.tables import print_table
+from lafr.metrics.ntire import ALLOWED, GATE_METRIC, NEEDED, QALIGN, THRESHOLDS, faces_below, passes, total_score
 from lafr.provenance import provenance
 from lafr.storage import read_json, write_json
 
@@ -49,6 +51,10 @@ def record_of(plan: Plan, result: Result) -> dict:
     scores = result.scores
     rows = scores.summary(plan.seed)
     sweep = {f"{f:g}": rows.pop(name_at(f)) if name_at(f) in rows else rows[MODEL] for f in plan.sweep}
+    not_measured, gate = dict(result.not_measured), {}
+    if plan.protocol == "ntire26":
+        not_measured |= add_total_scores(rows)
+        gate = add_gate(rows, plan.benchmark, scores.scores)
     images = {name: os.path.relpath(where, plan.folder) for name, where in scores.folders.items()}
     return {
         "benchmark": plan.benchmark,
@@ -57,7 +63,8 @@ def record_of(plan: Plan, result: Result) -> dict:
         "rows": rows,
         "metrics": {name: asdict(card) for name, card in result.cards.items()},
         "trained_on": result.trained_on,
-        "not_measured": result.not_measured,
+        "not_measured": not_measured,
+        **({"gate": gate} if gate else {}),
         "latents": scores.latents,
         "pictures": {name: where for name, where in images.items() if name in (*rows, HQ, LQ)},
         **({"sweep": sweep} if sweep else {}),
@@ -65,6 +72,38 @@ def record_of(plan: Plan, result: Result) -> dict:
         **provenance(plan.command, plan.seed),
         "config": plan.config,
     }
+
+
+def add_total_scores(rows: dict[str, dict]) -> dict[str, str]:
+    """Add to each method what NTIRE 2026 ranks by; return what could not be computed, and why."""
+    lacking = set()
+    for scores in rows.values():
+        means = {name: scores[name]["mean"] for name in NEEDED if scores.get(name, {}).get("mean") is not None}
+        missing = [name for name in NEEDED if name not in means]
+        lacking |= set(missing)
+        if not missing:
+            scores["ntire26_score"] = {"mean": total_score(means), "low": None, "high": None}
+        elif missing == [QALIGN]:
+            value = total_score(means, without_qalign=True)
+            scores["ntire26_score_without_qalign"] = {"mean": value, "low": None, "high": None}
+    return {"ntire26_score": f"it needs {', '.join(n for n in NEEDED if n in lacking)}"} if lacking else {}
+
+
+def add_gate(rows: dict[str, dict], benchmark: str, scores: Mapping[str, Mapping]) -> dict:
+    """Add to each method how many faces are below NTIRE's identity gate; return the gate and who passes it.
+
+    Empty for a set without a threshold, and where AdaFace is missing.
+    """
+    threshold = THRESHOLDS.get(benchmark)
+    below = {}
+    for method, of in scores.items():
+        if threshold is not None and method in rows and GATE_METRIC in of:
+            below[method] = faces_below(of[GATE_METRIC], threshold)
+            rows[method]["ntire26_faces_below"] = {"mean": below[method], "low": None, "high": None}
+    if not below:
+        return {}
+    verdicts = {method: passes(count) for method, count in below.items()}
+    return {"metric": GATE_METRIC, "threshold": threshold, "allowed": ALLOWED, "below": below, "passed": verdicts}
 
 
 def draw_curve(record: dict, axes: tuple[str, str], folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lafr.evaluation.cache_keys import key_of_metric
-from lafr.evaluation.methods import HQ, Batch
+from lafr.evaluation.methods import HQ, LQ, Batch
 from lafr.evaluation.restored import RestoredImages
 from lafr.metrics.registry import Metric, SetMetric, describe, is_set_metric
 from lafr.storage import atomic_write, sha256_of_values
@@ -45,30 +45,37 @@ class Scoring:
 
     def key(self, method: str, metric: str, stems: Sequence[str]) -> str:
         """Return the cache key of a metric's scores of a method's images."""
-        truth = self.images.sha256(HQ, stems) if self.has_truth else None
+        truth: list[str] | None
+        if compares_with_input(self.metrics[metric]):
+            truth = self.images.sha256(LQ, stems)
+        else:
+            truth = self.images.sha256(HQ, stems) if self.has_truth else None
         return sha256_of_values(self.metric_keys[metric], method, stems, self.images.sha256(method, stems), truth)
 
     def measure(self, batch: Batch) -> None:
         """Score what is not scored yet of every method's images of `batch`."""
         hq = self.images.read(HQ, batch.stems).to(self.device) if self.has_truth else None
+        needs_lq = any(map(compares_with_input, self.metrics.values()))
+        lq = self.images.read(LQ, batch.stems).to(self.device) if needs_lq else None
         for method in self.methods:
             missing = [name for name in self.metrics if not self._is_there(method, name, batch)]
             if missing:
                 image = self.images.read(method, batch.stems).to(self.device)
                 for name in missing:
-                    self._measure(method, name, batch, image, hq)
+                    reference = lq if compares_with_input(self.metrics[name]) else hq
+                    self._measure(method, name, batch, image, reference)
         for name, metric in self.metrics.items():
             if hq is None or not is_set_metric(metric) or not needs_truth_features(name, metric):
                 continue
             if not self._is_there(HQ, name, batch):
                 self._write_features(HQ, name, metric, batch, hq)
 
-    def _measure(self, method: str, name: str, batch: Batch, image: Tensor, hq: Tensor | None) -> None:
+    def _measure(self, method: str, name: str, batch: Batch, image: Tensor, reference: Tensor | None) -> None:
         metric = self.metrics[name]
         if is_set_metric(metric):
             self._write_features(method, name, metric, batch, image)
             return
-        values = [None if math.isnan(value) else value for value in metric(image, hq).tolist()]
+        values = [None if math.isnan(value) else value for value in metric(image, reference).tolist()]
         key = self.key(method, name, batch.stems)
         self.log.append({"score": key, "method": method, "metric": name, "batch": batch.number, "values": values})
         self.known[key] = values
@@ -110,6 +117,11 @@ class Scoring:
 
         truth = features(HQ) if needs_truth_features(name, metric) else None
         return {**metric.score(features(method), truth, seed)}
+
+
+def compares_with_input(metric: Metric) -> bool:
+    """Return whether a metric of single images gets the LQ images in the place of the ground truth."""
+    return bool(getattr(metric, "to_input", False))
 
 
 def needs_truth_features(name: str, metric: SetMetric) -> bool:

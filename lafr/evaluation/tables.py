@@ -107,9 +107,20 @@ def notes(record: dict) -> list[str]:
     """Return the lines under a table: the marks' meaning, and each metric that could not be measured, with why."""
     legend = [LEGEND] if record.get("trained_on") else []
     legend += [AS_THE_SOURCE] if any(UNSTATED in heading for heading in headings(record).values()) else []
+    legend += [gate_note(record["gate"])] if record.get("gate") else []
     legend += [f"Left out: {reason}." for reason in record.get("left_out", ())]
     missing = record.get("not_measured", {})
     return legend + [f"{metric} was not measured: {reason}." for metric, reason in missing.items()]
+
+
+def gate_note(gate: dict) -> str:
+    """Return which methods pass the challenge's identity gate."""
+    said = []
+    for method, passed in gate["passed"].items():
+        if method != "LQ input":
+            said.append(f"{method} {'passes' if passed else 'fails'} ({gate['below'][method]})")
+    rule = f"at most {gate['allowed']} faces with an AdaFace cosine to the LQ image below {gate['threshold']:.2f}"
+    return f"Identity gate, {rule}: {', '.join(said)}."
 
 
 def with_published(record: dict) -> list[dict]:

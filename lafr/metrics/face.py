@@ -54,7 +54,16 @@ class FaceMetric:
 
 
 class IdentityCosine(FaceMetric):
-    """Cosine of a recogniser's embeddings, 1 for the same face: `identity_cos_sface`."""
+    """Cosine of a recogniser's embeddings, 1 for the same face: `identity_cos_sface`.
+
+    Args:
+        network: the recogniser, or its name.
+        to_input: compare with the LQ image, given in the place of `hq`, as where a set has no ground truth.
+    """
+
+    def __init__(self, network: nn.Module | str, to_input: bool = False):
+        super().__init__(network)
+        self.to_input = to_input
 
     def compare(self, restored: Tensor, hq: Tensor) -> Tensor:
         """Return the cosine."""

@@ -149,6 +149,26 @@ class Brightness:
         return image.mean((1, 2, 3))
 
 
+def test_a_metric_may_compare_with_the_input_instead_of_the_ground_truth(script, pair, method):
+    code, said, _ = script(*pair[:2], f"outputs={method}", "+metrics.to_lq={_target_: test_outputs.DistanceToInput}")
+    assert code == 0, said
+    table = Path("runs/eval/tiny/pair/scores.csv")
+    assert columns(table, "LQ input", "to_lq") == [0.0] * 5
+    image, lq = (read_image(method / "face2_00.png"), read_image(method.parent / "lq" / "face2.png"))
+    assert columns(table, "Method (1)", "to_lq")[2] == pytest.approx(float((image - lq).abs().mean()), rel=1e-5)
+
+
+class DistanceToInput:
+    """A metric that gets the LQ images in the place of the ground truth."""
+
+    needs_reference = False
+    to_input = True
+
+    def __call__(self, image, lq):
+        """Return the mean distance `[B]`."""
+        return (image - lq).abs().mean((1, 2, 3))
+
+
 WRONG = {
     "a missing file": ("face3_00.png", None, ["1 missing: face3;", "5 test images"]),
     "an extra file": ("other.png", (32, 32), ["1 extra: other.png;"]),

@@ -41,7 +41,7 @@ def mini():
 
 def test_every_configured_metric_has_facts_and_a_direction():
     names = set(configured("mini")) | set(configured("full"))
-    assert len(names) == 30
+    assert len(names) == 31
     assert names <= METRICS.keys()
     assert all(record.direction in (HIGHER, LOWER) and record.definition for record in METRICS.values())
     assert len({record.label for record in METRICS.values()}) == len(METRICS)
@@ -76,6 +76,7 @@ def test_a_metric_that_measures_error_falls_and_one_that_measures_likeness_rises
                 "identity_distance",
                 "pose",
                 "expression",
+                "ntire26_faces_below",
             )
         )
     }
@@ -132,7 +133,10 @@ def test_no_reference_metrics_are_those_that_score_real_photographs():
         kind = get_object(config._target_)
         needs = card_of(name, kind).needs_reference if not config.get("statistics") else False
         alone |= set() if needs else {name}
-    assert alone == {"niqe", "niqe_pyiqa", "musiq", "maniqa", "clipiqa", "topiq_face", "fid_ffhq", "fid_ffhq_50k"}
+    assert alone == {
+        "niqe", "niqe_pyiqa", "musiq", "maniqa", "clipiqa", "topiq_face", "fid_ffhq", "fid_ffhq_50k",
+        "identity_lq_adaface",
+    }  # fmt: skip
 
 
 @pytest.fixture
