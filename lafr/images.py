@@ -2,27 +2,28 @@
 
 import errno
 import os
+import re
+import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.storage import atomic_write
 
 ImageLike: TypeAlias = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; see `as_images`
 
-# What Pillow's readers raise for a broken file.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError, MemoryError, struct.error, zlib.error)
 SAVING: dict[str, dict[str, Any]] = {  # options of Pillow's writers
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
@@ -30,56 +31,155 @@ SAVING: dict[str, dict[str, Any]] = {  # options of Pillow's writers
     ".tif": {"compression": "tiff_lzw"},
 }
 EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"])
+# Pillow's names of the formats that are read, whatever a file's extension says. Others stay closed: EPS, for one,
+# would start Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF", "HEIF")
+MAX_MEGAPIXELS = 64.0  # of an image that is decoded; its header says how many it has
+COLOUR_SPACES = {"L": b"GRAY", "LA": b"GRAY", "I;16": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
+PNG_COLOUR = (b"gAMA", b"cHRM", b"sRGB", b"cICP")  # chunks that say what a PNG's numbers mean
+SCREEN_GAMMA = 0.45455  # gAMA of an ordinary image, 1 / 2.2
 
 
 def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
-    """Return the images under `folder`, sorted by path, without hidden files."""
+    """Return the images under `folder`, sorted by path, without hidden files, folders, pipes and devices.
+
+    A folder that cannot be listed is passed over; a link that leads nowhere is returned, and reported when it is read.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"folder {str(folder)!r} does not exist; give the path of a folder of images")
-    walk = folder.rglob("*") if recursive else folder.iterdir()
-    found = sorted(p for p in walk if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    names = []
+    for place, folders, files in os.walk(folder):  # unlike rglob it survives a folder that cannot be listed
+        names += [Path(place, name) for name in files]
+        if not recursive:
+            folders.clear()
+    found = sorted(p for p in names if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and is_file(p))
     if not found:
         raise InputError(f"folder {str(folder)!r} holds no image ({' '.join(sorted(EXTENSIONS))})")
     return found
 
 
-def read_pil(path: str | os.PathLike, data: bytes | None = None) -> Image.Image:
+def is_file(path: str | os.PathLike) -> bool:
+    """Return whether a path may be opened: False for a folder, a pipe or a device, which could block for ever."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True  # opening it will say what is wrong
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return which of `FORMATS` this Pillow reads; HEIF where the package pillow-heif is installed."""
+    try:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    except ImportError:
+        pass
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike, data: bytes | None = None, max_megapixels: float = MAX_MEGAPIXELS
+) -> Iterator[Image.Image]:
+    """Open the image at `path`, or in `data`, not decoded yet; whatever its decoder raises inside is an InputError.
+
+    Only regular files are opened, and only images whose header states at most `max_megapixels`.
+    """
+    with _one_line(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, and above 89 megapixels
+        if data is None and not is_file(path):
+            kind = "a folder" if os.path.isdir(path) else "not a regular file"
+            raise InputError(f"{str(path)!r} cannot be opened: it is {kind}")
+        with Image.open(path if data is None else BytesIO(data), formats=formats()) as image:
+            megapixels = image.width * image.height / 1e6
+            if megapixels > max_megapixels:
+                wanted = setting("max_megapixels", max(1, round(megapixels + 0.5)))
+                raise InputError(
+                    f"{str(path)!r} has too many pixels: {megapixels:.0f} megapixels, {max_megapixels:g} are the most; "
+                    f"shrink it, or give {wanted}"
+                )
+            yield image
+
+
+def read_pil(path: str | os.PathLike, data: bytes | None = None, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
     """Return the image at `path`, or in `data` (errors name `path` all the same), upright, in 8-bit RGB.
 
     EXIF orientation is applied, transparency is blended over white, 16-bit and gray values keep their
     meaning (65535 and 255 are both white), CMYK and palettes are converted.
     """
-    with _one_line(path), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path if data is None else BytesIO(data)) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+    with opened(path, data, max_megapixels) as image:
+        image.load()
+        try:
+            turned = ImageOps.exif_transpose(image)
+        except Exception:  # broken EXIF; the pixels are whole
+            turned = image
+        return to_rgb(turned)
 
 
-def read_photo(path: str | os.PathLike) -> tuple[Image.Image, tuple[str, ...]]:
+def read_photo(path: str | os.PathLike, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the photo at `path`, upright, in its own mode and with its metadata in `info`; and what was lost.
 
-    Up to Pillow's limit of 178 megapixels. The first frame of an animation is read; 16 bits a colour become 8.
+    The first frame of an animation is read; 16 bits a colour become 8. `info["png_colour"]` holds a PNG's chunks of
+    `PNG_COLOUR`.
     """
     lost = []
-    with _one_line(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, and above 89 megapixels
-        with Image.open(path) as image:
-            if image.mode.startswith("RGB") and any("16" in str(tile[3]) for tile in image.tile):
-                lost.append("its 16 bits a colour were read as 8")
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # MPO is a camera's format: its second frame is a preview
-                lost.append(f"only the first of its {frames} frames was read")
-            image.load()
-            photo = image.copy()
-            photo.info = dict(image.info)
-            try:
-                photo = ImageOps.exif_transpose(image)
-            except Exception as error:  # Pillow raises many exceptions for broken EXIF
-                lost.append(f"its EXIF cannot be read ({type(error).__name__}); it may be rotated")
-                photo.info.pop("exif", None)
+    with opened(path, max_megapixels=max_megapixels) as image:
+        if image.mode.startswith("RGB") and any(_has_16_bits(tile) for tile in getattr(image, "tile", ())):
+            lost.append("its 16 bits a colour were read as 8")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # MPO is a camera's format: its second frame is a preview
+            lost.append(f"only the first of its {frames} frames was read")
+        is_png = image.format == "PNG"
+        image.load()
+        photo = image.copy()
+        photo.info = dict(image.info)
+        try:
+            photo = ImageOps.exif_transpose(image)
+        except Exception as error:  # Pillow raises many exceptions for broken EXIF
+            lost.append(f"its EXIF cannot be read ({type(error).__name__}); it may be rotated")
+            photo.info.pop("exif", None)
+        if is_png:
+            photo.info["png_colour"] = _png_colour(path)
+            gamma = png_gamma(photo.info)
+            if gamma is not None:
+                lost.append(f"its gamma is {gamma:.2f}, not {SCREEN_GAMMA:.2f}: faces are restored as if it were")
     return photo, tuple(lost)
+
+
+def _has_16_bits(tile: Any) -> bool:
+    """Return whether a tile's raw mode has 16 bits a channel, as "RGB;16B" has; "BGR;16" has 16 bits a pixel."""
+    arguments = tile[3]
+    raw_mode = arguments[0] if isinstance(arguments, tuple | list) and arguments else arguments
+    return re.search(r";16[BLN]", str(raw_mode)) is not None
+
+
+def _png_colour(path: str | os.PathLike) -> dict[bytes, bytes]:
+    """Return the chunks of `PNG_COLOUR` of a PNG; Pillow drops them (PNG, third edition, 5.6: before PLTE and IDAT)."""
+    found: dict[bytes, bytes] = {}
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IDAT":
+                break
+            if kind in PNG_COLOUR and length <= 32:
+                found[kind] = file.read(length)
+                file.seek(4, os.SEEK_CUR)  # checksum
+            else:
+                file.seek(length + 4, os.SEEK_CUR)
+    return found
+
+
+def png_gamma(info: Mapping) -> float | None:
+    """Return what gAMA states, where it counts (neither iCCP, sRGB nor cICP is there) and is not the usual 1 / 2.2."""
+    chunks = info.get("png_colour", {})
+    if len(chunks.get(b"gAMA", b"")) != 4 or info.get("icc_profile") or b"sRGB" in chunks or b"cICP" in chunks:
+        return None
+    gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 1e5
+    return gamma if gamma > 0 and abs(gamma / SCREEN_GAMMA - 1) > 0.05 else None
 
 
 def upright(photo: Image.Image) -> Image.Image:
@@ -98,10 +198,15 @@ def _one_line(path: str | os.PathLike) -> Iterator[None]:
         raise InputError(f"image {str(path)!r} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{str(path)!r} is not an image that can be read; convert it to PNG or JPEG") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise InputError(f"{str(path)!r} has too many pixels; crop or shrink it") from None
-    except BROKEN as error:
-        if isinstance(error, PermissionError | IsADirectoryError) or getattr(error, "errno", None) == errno.ELOOP:
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise anything, RuntimeError and NotImplementedError among it
+        if isinstance(error, PermissionError | IsADirectoryError) or getattr(error, "errno", None) in (
+            errno.ELOOP,
+            errno.ENAMETOOLONG,
+        ):
             raise InputError(f"{str(path)!r} cannot be opened: {getattr(error, 'strerror', error)}") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{str(path)!r} is damaged or truncated ({reason}); get a whole copy") from None
@@ -276,19 +381,99 @@ def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     atomic_write(Path(path), picture.save)
 
 
-def write_photo(photo: Image.Image, path: str | Path) -> Path:
-    """Write a photo with its colour profile, resolution and EXIF, atomically; returns `photo_path(photo, path)`.
+def write_photo(photo: Image.Image, path: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """Write a photo with its colour facts, resolution, EXIF and XMP, atomically.
 
-    PNG and TIFF are lossless. JPEG and WebP are written at quality 95 and hold 8 bits a colour; JPEG has no
-    transparency (blended over white), WebP no gray (written as RGB).
+    Returns `photo_path(photo, path)`, and what could not be kept. PNG and TIFF are lossless. JPEG and WebP are written
+    at quality 95 and hold 8 bits a colour; JPEG has no transparency (blended over white), WebP no gray (written as
+    RGB).
     """
     path = photo_path(photo, Path(path))
-    stored = _in_mode_of(path.suffix.lower(), photo)
+    extension = path.suffix.lower()
+    stored = _in_mode_of(extension, photo)
+    if extension != ".png" and (gamma := png_gamma(photo.info)) is not None:
+        stored = _as_on_screen(stored, gamma)
+    options, lost = _writable(stored, extension, *_metadata(photo, stored, extension))
+    bare: dict[str, Any] = {"icc_profile": None, "transparency": None}  # else Pillow takes them from `info`
+    atomic_write(path, lambda temporary: stored.save(temporary, **bare | options))
+    return path, tuple(lost)
+
+
+def _metadata(photo: Image.Image, stored: Image.Image, extension: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what is to be written with the pixels, as options of Pillow's writers, and what fits no such option."""
+    lost = []
     kept = {key: photo.info[key] for key in ("icc_profile", "dpi", "exif") if photo.info.get(key)}
-    if stored.getbands()[:1] != photo.getbands()[:1]:  # a profile of gray values says nothing about RGB
-        kept.pop("icc_profile", None)
-    atomic_write(path, lambda temporary: stored.save(temporary, **kept, **SAVING.get(path.suffix.lower(), {})))
-    return path
+    space = bytes(kept.get("icc_profile", b""))[16:20]  # of an ICC profile's header
+    if "icc_profile" in kept and space != COLOUR_SPACES.get(stored.mode):
+        del kept["icc_profile"]  # it would say of RGB pixels what it says of Lab or gray ones
+        name = space.decode("latin-1").strip() or "nothing"
+        lost.append(f"its colour profile, of {name}, does not fit {stored.mode} pixels and is left out")
+    if "dpi" in kept and extension == ".webp":
+        lost.append("its resolution has no place in webp and is left out")
+    lost += [f"its {name} is left out" for key, name in DROPPED.items() if photo.info.get(key)]
+    xmp = photo.info.get("xmp")
+    xmp = xmp.encode("utf-8") if isinstance(xmp, str) else xmp
+    chunks = photo.info.get("png_colour", {})
+    if extension == ".png":
+        written = PngImagePlugin.PngInfo()
+        for kind, body in chunks.items():
+            written.add(kind, body)
+        if xmp:
+            written.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+        if written.chunks:
+            kept["pnginfo"] = written
+    else:
+        if b"cICP" in chunks or (b"cHRM" in chunks and b"sRGB" not in chunks and "icc_profile" not in kept):
+            lost.append(f"its colours' description (cHRM, cICP) has no place in {extension[1:]} and is left out")
+        if xmp and extension in (".jpg", ".jpeg", ".webp"):
+            kept["xmp"] = xmp
+        elif xmp:
+            kept["tiffinfo"] = {700: xmp}
+    return kept, lost
+
+
+DROPPED = {"photoshop": "IPTC record", "comment": "comment"}  # key of Pillow's `info` -> what is not written
+NAMES = {
+    "icc_profile": "colour profile",
+    "dpi": "resolution",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "tiffinfo": "XMP",
+    "pnginfo": "colours' description or XMP",
+}
+
+
+def _writable(
+    stored: Image.Image, extension: str, kept: Mapping[str, Any], lost: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the writer's options with as much of `kept` as it takes, tried on one pixel; and `lost` with the rest."""
+    options = dict(SAVING.get(extension, {}))
+    pixel, name = Image.new(stored.mode, (1, 1)), Image.registered_extensions().get(extension)
+
+    def taken(trial: dict[str, Any]) -> bool:
+        try:
+            pixel.save(BytesIO(), name, **trial)
+        except Exception:  # the writers raise many exceptions for damaged metadata
+            return False
+        return True
+
+    if extension == ".tif" and "exif" in kept:
+        options.pop("compression")  # libtiff, which compresses, writes no EXIF with sub-directories
+    for key, value in kept.items():
+        if taken(options | {key: value}):
+            options[key] = value
+        else:
+            lost = [*lost, f"its {NAMES[key]} cannot be written and is left out"]
+    return options, lost
+
+
+def _as_on_screen(photo: Image.Image, gamma: float) -> Image.Image:
+    """Return a photo whose values were intensity ** `gamma` with those of an ordinary image."""
+    table = [round(255 * (value / 255) ** (SCREEN_GAMMA / gamma)) for value in range(256)]
+    if photo.mode not in ("L", "LA", "RGB", "RGBA"):
+        return photo
+    straight = list(range(256))
+    return photo.point([v for band in photo.getbands() for v in (straight if band == "A" else table)])
 
 
 def photo_path(photo: Image.Image, path: Path) -> Path:

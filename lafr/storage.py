@@ -113,7 +113,7 @@ class JsonLines:
         for line in self.path.read_bytes().split(b"\n"):
             try:
                 record = json.loads(line)
-            except ValueError:  # the empty end, or half a line
+            except (ValueError, RecursionError):  # the empty end, or half a line, or damage
                 continue
             if isinstance(record, dict):
                 found.append(record)

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lafr.commands.doors import Parser, as_option, one_line_errors, require_device_name
-from lafr.errors import InputError
+from lafr.errors import InputError, Spell, as_python
 
 # `extension`, `only_center_face` and the like are named as arguments of `restore_files`
 PASSED_ON = (
@@ -56,6 +56,13 @@ def parser() -> Parser:
     )
     add("--force", action="store_true", help="restore faces also where they are sharp, in profile or cut by the border")
     add("--only-center-face", action="store_true", help="restore only the face nearest to a photo's centre")
+    add(
+        "--no-guard",
+        dest="guard",
+        action="store_false",
+        help="restore a face also where the result looks like someone else",
+    )
+    add("--max-megapixels", type=float, default=64, metavar="N", help="skip photos with more (default 64)")
     add("--detector", default="yunet", choices=("yunet", "dlib", "retinaface", "scrfd"), help="default yunet")
     add("--mask", default="ellipse", choices=("ellipse", "parsing"), help="what of a face goes back into the photo")
     add(
@@ -133,13 +140,15 @@ def upscaler_named(name: str | None) -> Callable | None:
         raise InputError("upscaler", name, "MODULE:CLASS that can be imported and built", str(error)) from None
 
 
-def restore(given: argparse.Namespace) -> bool:
+def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
     """Restore every file; returns whether none was skipped."""
     require_inputs(given.paths)
     if not given.fast and (given.dtype != "auto" or given.compile):
         raise InputError("--dtype and --compile are settings of the fast path; add --fast")
     if not given.quiet:
         print(f"loading {given.model} ...", file=sys.stderr, flush=True)
+        if given.model.partition("/")[0] == "mini":
+            print("mini is a demonstration at 128 px, not a tool for your photographs", file=sys.stderr, flush=True)
     from lafr.commands.devices import choose_device
     from lafr.models.fast import memory_kept, optimised
     from lafr.models.restorer import Restorer
@@ -160,6 +169,8 @@ def restore(given: argparse.Namespace) -> bool:
         mask_named(given.mask),
         upscaler_named(given.upscaler),
         equal_batches=given.compile,
+        guard=given.guard,
+        max_megapixels=given.max_megapixels,
     )
     made_by = {"model": folder_state(given.model), **{name: getattr(given, name) for name in MADE_BY}}
     with memory_kept() if given.fast else nullcontext():
@@ -171,15 +182,16 @@ def restore(given: argparse.Namespace) -> bool:
             progress=not given.quiet,
             settings=made_by,
         )
-    return print_outcome(outcome, given.output, given.quiet)
+    return print_outcome(outcome, given.output, given.quiet, spell)
 
 
 def command() -> None:
     """Run the command line."""
     options = parser()
     given = options.parse_args()
-    with one_line_errors(as_option(options)):
-        complete = restore(given)
+    spell = as_option(options)
+    with one_line_errors(spell):
+        complete = restore(given, spell)
     if not complete:
         sys.exit(1)
 

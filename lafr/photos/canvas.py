@@ -90,13 +90,26 @@ class Canvas:
         return image
 
 
+def in_kind_of(photo: Image.Image, face: Image.Image) -> Image.Image:
+    """Return the RGB restoration of an aligned face as its input was: gray or not, transparent or not, its metadata."""
+    rgb = np.asarray(to_rgb(photo))
+    if photo.mode in ("1", "L", "LA", "La", "I", "I;16", "F"):
+        face = face.convert("L")
+    elif not (rgb.max(2) != rgb.min(2)).any():  # a gray face in three channels
+        face = face.convert("L").convert("RGB")
+    if photo.has_transparency_data:
+        face.putalpha(photo.convert("RGBA").getchannel("A").resize(face.size, Image.Resampling.LANCZOS))
+    face.info = {key: value for key, value in photo.info.items() if key != "transparency"}
+    return face
+
+
 def storable(photo: Image.Image) -> Image.Image:
     """Return a photo in the nearest mode that can hold a restored face."""
     if photo.mode == "F":
         raise InputError("the photo holds 32-bit floats, whose range isn't known; convert it to 16 or 8 bits first")
     mode = INSTEAD.get(photo.mode, photo.mode)
-    if mode == "RGB" and photo.has_transparency_data:
-        mode = "RGBA"
+    if mode in ("L", "RGB") and photo.has_transparency_data:
+        mode = {"L": "LA", "RGB": "RGBA"}[mode]
     if mode == "I;16" and photo.mode != mode:
         return Image.fromarray(np.asarray(photo).clip(0, 65535).astype(np.uint16))
     if mode not in KEPT:

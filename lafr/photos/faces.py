@@ -8,13 +8,18 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from lafr.alignment import FFHQ_512, template_distance, yaw
+from lafr.alignment import FFHQ_512, crop, template_distance, yaw
 from lafr.errors import InputError
+from lafr.images import to_rgb
 from lafr.photos.detectors import Detection
 from lafr.photos.pasting import Place
 
 SMALLEST = 24  # pixels of a face's box: below, there is nothing to restore from
-LARGEST = 1.5  # native crop over the model's side: above, restoring would remove detail
+LARGEST = 1.5  # native crop over the model's side: above, restoring would remove the detail of a sharp face
+# Grey levels: RMS of what a face loses when it is shrunk to the model's side, above which it is sharp. 40 validation
+# faces of 512 px, for a model of 128 px: 3.1 to 10.4 as they are, 2.06 and more when they hold the detail of 192 px
+# (`LARGEST`), at most 1.96 when they hold that of 128 px.
+SHARP = 2.0
 PROFILE = 65  # degrees to the side: the training faces end about there
 OUTSIDE = 0.3  # share of the face that the photo's border cuts off
 # Mean distance of the five points from FFHQ's, in sides of the image, up to which it is aligned. Of 80 aligned faces
@@ -30,7 +35,8 @@ class FaceReport:
     """What became of one face.
 
     `box` (x0, y0, x1, y1) and `points [5, 2]` are in pixels of the upright photo, `side` is that of its aligned crop.
-    `status` is "restored", or "left" with the `reason`.
+    `status` is "restored", or "left" with the `reason`. `likeness` is the restored face's to the input, see
+    `lafr.photos.guard`.
     """
 
     box: tuple[float, float, float, float]
@@ -40,11 +46,12 @@ class FaceReport:
     status: str
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    likeness: float | None = None
 
 
 def reports_of(
     found: Sequence[Detection],
-    size: tuple[int, int],
+    photo: Image.Image,
     resolution: int,
     force: bool = False,
     only: Collection[int] | None = None,
@@ -53,34 +60,37 @@ def reports_of(
 
     Args:
         found: the faces.
-        size: width and height of the photo.
+        photo: the upright photo.
         resolution: the model's side in pixels.
         force: restore also a face that `reason_to_leave` would leave, if it is 2 px wide or more.
         only: indexes of the faces to restore; all when None.
     """
     if only is not None and not all(0 <= index < len(found) for index in only):
         raise InputError("only", list(only), f"indexes of the photo's {len(found)} faces, counted from 0")
-    reports = []
+    reports, size = [], photo.size
     for index, one in enumerate(found):
         place = Place.of(one.points)
+        large = place.side > LARGEST * resolution
         if only is not None and index not in only:
             reason = "not chosen"
         elif force and one.size >= 2:
             reason = ""
         else:
-            reason = reason_to_leave(one, place, size, resolution)
+            reason = reason_to_leave(one, place, size)
+            if not reason and large and is_sharp(photo, one.points, resolution):
+                reason = too_large(place.side, resolution)
         status = "left" if reason else "restored"
         warnings = warnings_of(index, found, place, size)
+        if large and not reason:
+            warnings = (*warnings, larger(place.side, resolution))
         reports.append(FaceReport(one.box, one.points, one.score, place.side, status, reason, warnings))
     return reports
 
 
-def reason_to_leave(one: Detection, place: Place, size: tuple[int, int], resolution: int) -> str:
+def reason_to_leave(one: Detection, place: Place, size: tuple[int, int]) -> str:
     """Return why restoring would not improve a face, or "" when it would."""
     if one.size < SMALLEST:
         return f"too small: {one.size:.0f} px, restoring starts at {SMALLEST} px"
-    if place.side > LARGEST * resolution:
-        return f"already sharp: its crop is {place.side:.0f} px wide and the model's {resolution} px"
     turned = yaw(one.points)
     if turned > PROFILE:
         return f"in profile: turned by about {turned:.0f} degrees"
@@ -88,6 +98,33 @@ def reason_to_leave(one: Detection, place: Place, size: tuple[int, int], resolut
     if outside > OUTSIDE:
         return f"cut by the border: {outside:.0%} of it lies outside the photo"
     return ""
+
+
+def is_sharp(photo: Image.Image, points: np.ndarray, resolution: int) -> bool:
+    """Return whether a face shows detail that is lost in a crop of `resolution` px: whether restoring would blur it."""
+    whole = photo if photo.mode == "RGB" else to_rgb(photo)
+    side = min(round(Place.of(points).side), 4 * resolution)
+    return lost_detail(crop(whole, points, side)[0], resolution) > SHARP
+
+
+def lost_detail(face: Image.Image, resolution: int) -> float:
+    """Return the RMS, in grey levels, of what an aligned face loses when it is shrunk to `resolution` px."""
+    gray = face.convert("L")
+    small = gray.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    lost = np.asarray(gray, np.float32) - np.asarray(small.resize(gray.size, Image.Resampling.BICUBIC), np.float32)
+    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in lost.shape)
+    inside = np.hypot(*np.meshgrid(x / 0.3, y / 0.4)) < 1  # the face without hair and background
+    return float(np.sqrt(np.mean(lost[inside] ** 2)))
+
+
+def too_large(side: float, resolution: int) -> str:
+    """Return the reason to leave a sharp face that is larger than the model."""
+    return f"larger than the model, and sharp: its crop is {side:.0f} px wide and the model's {resolution} px"
+
+
+def larger(side: float, resolution: int) -> str:
+    """Return the warning of a face that comes out with fewer pixels of detail than it has."""
+    return f"its crop is {side:.0f} px wide and is restored at the model's {resolution} px"
 
 
 def warnings_of(index: int, found: Sequence[Detection], place: Place, size: tuple[int, int]) -> tuple[str, ...]:
@@ -104,12 +141,28 @@ def warnings_of(index: int, found: Sequence[Detection], place: Place, size: tupl
     return tuple(warnings)
 
 
-def report_of_aligned(photo: Image.Image, found: Sequence[Detection] = ()) -> FaceReport:
-    """Return the report of an aligned face: the whole photo, with its points where a detector saw them."""
+def report_of_aligned(
+    photo: Image.Image, found: Sequence[Detection] = (), resolution: int | None = None, force: bool = False
+) -> FaceReport:
+    """Return the report of an aligned face: the whole photo, with its points where a detector saw them.
+
+    With the model's `resolution` a sharp face that is larger is left, unless `force`.
+    """
     size = min(photo.size)
     one = largest(found)
     points, score = (one.points, one.score) if one else ((FFHQ_512 + 0.5) * size / 512 - 0.5, 0.0)
-    return FaceReport((0, 0, photo.width - 1, photo.height - 1), points, score, size, "restored")
+    box = (0, 0, photo.width - 1, photo.height - 1)
+    if resolution is None or size <= LARGEST * resolution:
+        return FaceReport(box, points, score, size, "restored")
+    if not force and aligned_is_sharp(photo, resolution):
+        return FaceReport(box, points, score, size, "left", too_large(size, resolution))
+    return FaceReport(box, points, score, size, "restored", warnings=(larger(size, resolution),))
+
+
+def aligned_is_sharp(photo: Image.Image, resolution: int) -> bool:
+    """Return whether an aligned face shows detail that is lost at `resolution` px."""
+    side = min(4 * resolution, *photo.size)
+    return lost_detail(to_rgb(photo).resize((side, side), Image.Resampling.LANCZOS), resolution) > SHARP
 
 
 def looks_aligned(found: Sequence[Detection], size: tuple[int, int], resolution: int) -> bool:

@@ -3,38 +3,51 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lafr.errors import InputError
-from lafr.images import list_images
+from lafr.images import EXTENSIONS as IMAGES
+from lafr.images import is_file
+from lafr.photos.journal import NAME as JOURNAL
 
 VIDEOS = frozenset([".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mts"])
+PHOTOS = IMAGES | {".jfif", ".jpe", ".avif", ".heic", ".heif"}  # more than training reads: its sets must not change
 EXTENSIONS = ("png", "jpg", "webp")
 SIDE_BY_SIDE, CROPPED_FACES, RESTORED_FACES = "side_by_side", "cropped_faces", "restored_faces"
 LONGEST_NAME = 235  # bytes of an output's name: file systems end at 255, and its temporary file has a longer one
 
 
-def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path, Path]]:
+@dataclass(frozen=True)
+class Found:
+    """What `sources` name: each file with the relative name of its output, and each other entry with the reason."""
+
+    files: list[tuple[Path, Path]]
+    ignored: list[tuple[Path, str]]
+
+
+def find_inputs(sources: Sequence[str | Path], output: Path) -> Found:
     """Return each file that `sources` name, once, and the relative name that its output gets.
 
-    A source is a file, a folder (its images, recursive; files in `output` are left out) or a pattern such as
-    `photos/*.jpg`. A file that exists is never read as a pattern. One folder's files keep their place in it; among
+    A source is a file, a folder (its photos and videos, recursive; files in `output` are left out) or a pattern such
+    as `photos/*.jpg`. A file that exists is never read as a pattern. One folder's files keep their place in it; among
     several sources a folder's name comes first. Raises InputError when no file is found; one missing file
     among several sources is returned, and reported when it is read.
     """
     found: dict[Path, Path] = {}
+    ignored: list[tuple[Path, str]] = []
     for source in map(Path, sources):
         if source.is_dir():
             top = Path() if len(sources) == 1 else Path(os.path.basename(os.path.realpath(source)))
-            files = [path for path in list_images(source) if not _inside(path, output, source)]
+            files, others = _entries(source, output)
             found |= {path: top / path.relative_to(source) for path in files}
+            ignored += [(top / path.relative_to(source), reason) for path, reason in others]
         elif os.path.lexists(source):
             found[source] = Path(source.name)
         elif glob.has_magic(str(source)):
             matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
-            files = [path for path in matches if path.is_file() and not _inside(path, output, Path())]
+            files = [path for path in matches if not path.is_dir() and not _inside(path, output, Path())]
             top = Path(os.path.commonpath([path.parent for path in files])) if files else Path()
             found |= {path: path.relative_to(top) for path in files}
         elif len(sources) > 1:
@@ -42,12 +55,39 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> list[tuple[Path,
         else:
             raise InputError(f"input {str(source)!r} does not exist; give an image or a folder of images")
     if not found:
-        raise InputError(f"{', '.join(repr(str(s)) for s in sources)}: no file there; give an image or a folder")
+        what = ", ".join(repr(str(s)) for s in sources)
+        raise InputError(f"{what}: no file there; give a photo or a video, or a folder of them")
     if len(set(found.values())) < len(found):  # files of one name in several folders
         absolute = {path: Path(os.path.abspath(path)) for path in found}
         top = Path(os.path.commonpath([path.parent for path in absolute.values()]))
         found = {path: absolute[path].relative_to(top) for path in found}
-    return list(found.items())
+    return Found(list(found.items()), ignored)
+
+
+def _entries(source: Path, output: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return the photos and videos under a folder, sorted, and every other entry with the reason it is not one."""
+    files: list[Path] = []
+    others: list[tuple[Path, str]] = []
+
+    def unlisted(error: OSError) -> None:
+        others.append((Path(error.filename), f"a folder that cannot be listed ({error.strerror})"))
+
+    for place, folders, names in os.walk(source, onerror=unlisted):
+        here = Path(place)
+        links = [name for name in folders if os.path.islink(here / name)]  # could lead back, or out of the folder
+        others += [(here / name, "a link to a folder") for name in links]
+        for path in (here / name for name in names):
+            if _inside(path, output, source) or path.name == JOURNAL:
+                continue
+            if path.name.startswith("."):
+                others.append((path, "hidden"))
+            elif path.suffix.lower() in PHOTOS | VIDEOS:
+                files.append(path)
+            elif is_file(path):
+                others.append((path, "neither a photo nor a video by its extension"))
+            else:
+                others.append((path, "not a regular file"))
+    return sorted(files), sorted(others)
 
 
 def _inside(path: Path, output: Path, source: Path) -> bool:
@@ -62,7 +102,8 @@ class Outputs:
 
     Args:
         folder: of all outputs.
-        extension: of restored images: "png", "jpg" or "webp"; see `write_photo` for what each holds. Videos become MP4.
+        extension: of restored images: "png", "jpg" or "webp"; see `write_photo` for what each holds. Videos become MP4
+            where it holds all of their streams.
         suffix: added to each name with an underscore: `photo_SUFFIX.png`.
         side_by_side: whether before | after images are written into `side_by_side`.
         save_faces: whether each restored face is written, before and after, as `NAME_00.png` (the number is the face's
@@ -81,12 +122,18 @@ class Outputs:
         if set("/\\\0") & set(self.suffix):
             raise InputError("suffix", self.suffix, "part of a file's name, without a slash")
 
-    def targets(self, names: Sequence[Path]) -> list[Path]:
+    def targets(self, names: Sequence[Path], containers: Mapping[Path, str] = {}) -> list[Path]:
         """Return a distinct path in the folder for each relative name.
 
         Two inputs whose names differ only in the extension keep it (`a.jpg.png`).
+
+        Args:
+            names: of the outputs.
+            containers: name of a video -> the extension of its output; ".mp4" where it is not named.
         """
-        kinds = [".mp4" if name.suffix.lower() in VIDEOS else f".{self.extension}" for name in names]
+        kinds = [
+            containers.get(name, ".mp4") if name.suffix.lower() in VIDEOS else f".{self.extension}" for name in names
+        ]
         end = f"_{self.suffix}" if self.suffix else ""
         plain = [name.with_name(f"{name.stem}{end}{kind}") for name, kind in zip(names, kinds, strict=True)]
         full = [name.with_name(f"{name.name}{end}{kind}") for name, kind in zip(names, kinds, strict=True)]

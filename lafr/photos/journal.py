@@ -34,13 +34,22 @@ class Journal:
             return None
         if record.get("input") != _state(path):
             return None
-        output = self.path.parent / record["output"]
-        return output if output.is_file() else None
+        try:
+            output = self.path.parent / record["output"]
+            return output if output.is_file() else None
+        except (KeyError, TypeError, ValueError, OSError):  # a damaged line: the file is restored again
+            return None
 
     def write(self, name: str, path: Path, status: str, **facts) -> None:
         """Add the line of one input; `status` is "done" or "skipped"."""
         record = {"file": name, "status": status, **facts, "input": _state(path), "settings": self.settings}
         JsonLines(self.path).append(record)
+
+    def ignore(self, name: str, reason: str) -> None:
+        """Add the line of a folder's entry that is no input, unless an earlier run has."""
+        record = {"file": name, "status": "ignored", "reason": reason}
+        if self._done.get(name) != record:
+            JsonLines(self.path).append(record)
 
 
 def face_facts(face: FaceReport) -> dict:
@@ -48,6 +57,7 @@ def face_facts(face: FaceReport) -> dict:
     facts = asdict(face)
     facts["box"], facts["points"] = np.round(face.box, 1).tolist(), np.round(face.points, 1).tolist()
     facts["score"], facts["side"] = round(face.score, 3), round(face.side, 1)
+    facts["likeness"] = None if face.likeness is None else round(face.likeness, 3)
     return facts
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lafr.alignment import crop
 from lafr.errors import InputError
 from lafr.images import (
+    MAX_MEGAPIXELS,
     ImageLike,
     aligned_input,
     as_images,
@@ -24,11 +25,14 @@ from lafr.images import (
     to_rgb,
     upright,
 )
-from lafr.photos.canvas import Canvas
+from lafr.photos import guard
+from lafr.photos.canvas import Canvas, in_kind_of
 from lafr.photos.detectors import Detection, YuNet
 from lafr.photos.faces import (
+    LARGEST,
     UNSEEN,
     FaceReport,
+    aligned_is_sharp,
     centre_face,
     looks_aligned,
     may_overlap,
@@ -54,8 +58,8 @@ class FaceCrops:
 class PhotoResult:
     """A restored photo: same mode as given, `upscale` times its size, with its metadata; a report for each face.
 
-    With `aligned` the photo was one face's crop, and `image` is RGB at the model's resolution. `crops` are the faces
-    that were restored.
+    With `aligned` the photo was one face's crop, and `image` has the model's resolution where it was restored. `crops`
+    are the faces that were restored.
     """
 
     image: Image.Image
@@ -84,6 +88,8 @@ class PhotoRestorer:
         mask: maps a restored crop `[3, S, S]` in [-1, 1] to its share `[S, S]` in [0, 1], zero along the edge.
         upscaler: enlarges the rest of the photo: maps (RGB image, 2 or 4) to the larger image; Lanczos when None.
         equal_batches: fill the last batch with copies, for a compiled restorer.
+        guard: leave a face whose restoration looks like another person, see `lafr.photos.guard`.
+        max_megapixels: of a photo that is read from a file.
     """
 
     def __init__(
@@ -94,7 +100,10 @@ class PhotoRestorer:
         mask: Callable[[Tensor], np.ndarray] = ellipse,
         upscaler: Callable[[Image.Image, int], Image.Image] | None = None,
         equal_batches: bool = False,
+        guard: bool = True,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ):
+        self.guard, self.max_megapixels = guard, max_megapixels
         self.restorer, self.detector, self.batch_size = restorer, detector or YuNet(), batch_size
         self.mask, self.upscaler, self.equal_batches = mask, upscaler, equal_batches
 
@@ -139,7 +148,7 @@ class PhotoRestorer:
 
     def _restore_one(self, photo: Any, **how: Any) -> PhotoResult:
         if isinstance(photo, str | os.PathLike):
-            opened, lost = read_photo(photo)
+            opened, lost = read_photo(photo, self.max_megapixels)
             result = self.restore(opened, **how)
             return replace(result, warnings=lost + result.warnings)
         image = as_images([photo])[0]
@@ -165,10 +174,11 @@ class PhotoRestorer:
         photo = upright(photo)
         is_aligned, found, warnings = self.judge(photo, aligned, detections)
         if is_aligned:
+            report = report_of_aligned(photo, found, self.resolution, force)
             before = self.crop_of(photo)  # [3, S, S]
-            image = to_pil(self.restore_crops(before[None], fidelity)[0])
-            faces = [report_of_aligned(photo, found)]
-            crops: tuple[FaceCrops, ...] = (FaceCrops(0, to_pil(before), image),)
+            after = self.restore_crops(before[None], fidelity)[0] if report.status == "restored" else before
+            image, report, crops = self.aligned_result(photo, report, before, after)
+            faces = [report]
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
             image, faces, crops = self.restore_faces(photo, found, fidelity, upscale, force, chosen)
@@ -201,8 +211,39 @@ class PhotoRestorer:
         if may_be_aligned and not found and UNSEEN[0] <= photo.width <= UNSEEN[1]:
             return True, [], ("no face found; taken for an aligned face because it is square",)
         if may_be_aligned and looks_aligned(found, photo.size, self.resolution):
+            if min(photo.size) > LARGEST * self.resolution and aligned_is_sharp(photo, self.resolution):
+                return False, found, ()  # it would lose detail and size; as a photo it keeps both
             return True, found, ()
         return False, found, () if found else ("no face found",)
+
+    def aligned_result(
+        self, photo: Image.Image, report: FaceReport, before: Tensor, after: Tensor
+    ) -> tuple[Image.Image, FaceReport, tuple[FaceCrops, ...]]:
+        """Return image, report and crops of an aligned face `before [3, S, S]` that the model restored as `after`.
+
+        The image is gray and transparent where the photo is, and has its metadata; of a face that is left it is the
+        photo itself.
+        """
+        (report,) = self._checked([report], before[None], after[None])
+        if report.status != "restored":
+            return photo.copy(), report, ()
+        return in_kind_of(photo, to_pil(after)), report, (FaceCrops(0, to_pil(before), to_pil(after)),)
+
+    def _checked(self, reports: list[FaceReport], befores: Tensor, afters: Tensor) -> list[FaceReport]:
+        """Return reports in which a restored face is left when its pixels are not finite or it looks like another."""
+        finite = torch.isfinite(afters).flatten(1).all(1)
+        likeness = [None] * len(reports)
+        if self.guard and any(report.status == "restored" for report in reports):
+            likeness = guard.likeness(befores, afters.nan_to_num())
+        checked = []
+        for report, is_finite, alike in zip(reports, finite.tolist(), likeness, strict=True):
+            reason = "" if is_finite else "not finite: the model returned NaN or infinity for it"
+            reason = reason or guard.reason_to_leave(alike)
+            if report.status == "restored":
+                report = replace(report, likeness=alike if is_finite else None)
+                report = replace(report, status="left", reason=reason) if reason else report
+            checked.append(report)
+        return checked
 
     def crop_of(self, photo: Image.Image) -> Tensor:
         """Return an aligned face as the model reads it: `[3, S, S]` in [-1, 1]; InputError when it isn't square."""
@@ -232,17 +273,22 @@ class PhotoRestorer:
 
         Arguments as in a call. Video uses it with points that are smoothed over time.
         """
-        reports = reports_of(detections, photo.size, self.resolution, force, only)
+        reports = reports_of(detections, photo, self.resolution, force, only)
         canvas = Canvas(photo, upscale, self.upscaler)
         chosen = [index for index, report in enumerate(reports) if report.status == "restored"]
         if not chosen:
             return canvas.image(), reports, ()
         whole = Image.fromarray(canvas.rgb)
         befores = [crop(whole, reports[index].points, self.resolution)[0] for index in chosen]
-        afters = self.restore_crops(torch.stack([from_pil(before) for before in befores]), fidelity)  # [N, 3, S, S]
+        inputs = torch.stack([from_pil(before) for before in befores])  # [N, 3, S, S]
+        afters = self.restore_crops(inputs, fidelity)  # [N, 3, S, S]
+        for index, report in zip(chosen, self._checked([reports[i] for i in chosen], inputs, afters), strict=True):
+            reports[index] = report
         places = [Place.of(report.points, upscale) for report in reports]
         crops = []
         for index, before, after in zip(chosen, befores, afters, strict=True):
+            if reports[index].status != "restored":
+                continue
             others = [
                 places[other]
                 for other, report in enumerate(reports)

@@ -3,19 +3,21 @@
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lafr.errors import InputError
+from lafr.errors import InputError, Spell, as_python, setting
 from lafr.images import photo_path, read_photo, to_pil, to_rgb, upright, write_image, write_photo
 from lafr.photos.detectors import Detection
-from lafr.photos.faces import report_of_aligned
-from lafr.photos.files import LONGEST_NAME, VIDEOS, Outputs, find_inputs
+from lafr.photos.faces import FaceReport, report_of_aligned
+from lafr.photos.files import LONGEST_NAME, VIDEOS, Found, Outputs, find_inputs
 from lafr.photos.journal import Journal, face_facts
 from lafr.photos.restorer import FaceCrops, PhotoRestorer
 
@@ -23,13 +25,57 @@ COMPARISON_SIDE = 1600  # pixels: longest side of each half of a before | after 
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
+MOST_LINES = 10  # of one kind on the terminal; the journal has all
+NO_FACE = "no face found"
+
+
 @dataclass
 class Outcome:
-    """What a run did: files written, files that an earlier run had written, and a message for each file skipped."""
+    """What a run did.
+
+    Args:
+        done: files written.
+        kept: files that an earlier run had written.
+        errors: of each file that was skipped.
+        ignored: relative name and reason of each entry of a folder that is neither photo nor video.
+        photos, videos, frames: how many of the files done.
+        faces: restored, over all photos.
+        video_faces: restored, over all frames of all videos.
+        without_face: photos in which no face was found.
+        left, video_left: reason -> faces that were left as they were, in photos and over all frames of videos.
+        warnings: of each file, after its name.
+    """
 
     done: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    photos: int = 0
+    videos: int = 0
+    frames: int = 0
+    faces: int = 0
+    video_faces: int = 0
+    without_face: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    video_left: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> list[str]:
+        """A message for each file that was skipped."""
+        return [str(error) for error in self.errors]
+
+    def count_photo(self, faces: Sequence[FaceReport]) -> None:
+        """Count a photo and its faces."""
+        self.photos += 1
+        self.faces += sum(face.status == "restored" for face in faces)
+        self.without_face += not faces
+        self.left.update(kind_of(face.reason) for face in faces if face.status == "left")
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason without the numbers of one face: what is before its colon."""
+    return reason.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -60,9 +106,9 @@ def restore_files(
 ) -> Outcome:
     """Restore `sources` (files, folders or patterns) into `output` under the same relative names.
 
-    A file that cannot be read is skipped and reported; when it is the only one, its InputError is raised. A line of
-    `output/restored.jsonl` records what was found in each file; a file that an earlier run finished under the same
-    settings is not restored again.
+    Whatever goes wrong with a file, it is skipped with its reason and the others are restored; when it is the only
+    one, its InputError is raised. A line of `output/restored.jsonl` records what was found in each file, and why an
+    entry of a folder was ignored; a file that an earlier run finished under the same settings is not restored again.
 
     >>> import tempfile
     >>> from lafr import PhotoRestorer, Restorer, restore_files
@@ -86,17 +132,20 @@ def restore_files(
     outputs = Outputs(output, extension, suffix, side_by_side, save_faces)
     how = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only_center_face=only_center_face)
     written_as = dict(side_by_side=side_by_side, extension=extension, suffix=suffix, save_faces=save_faces)
-    journal = Journal(output, {**how, **written_as, **(settings or {})})
+    made_by = {"guard": photos.guard, **(settings or {})}
+    journal = Journal(output, {**how, **written_as, **made_by})
     return _Run(photos, how, outputs, journal, progress).restore(find_inputs(sources, output), again)
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An aligned face that waits for its batch: the model's input `crop [3, S, S]`, and facts for the journal."""
+    """An aligned face that waits for its batch: the photo, its report and warnings, and the model's input."""
 
     job: Job
-    crop: torch.Tensor
-    facts: dict
+    photo: Image.Image
+    report: FaceReport
+    warnings: tuple[str, ...]
+    crop: torch.Tensor  # [3, S, S]
 
 
 class _Run:
@@ -107,13 +156,16 @@ class _Run:
         self.inputs: set[str] = set()  # real paths, which nothing may overwrite
         self.outcome = Outcome()
         self.waiting: list[_Waiting] = []
+        self.alone = False  # one input: its error is the run's
 
-    def restore(self, found: Sequence[tuple[Path, Path]], again: bool) -> Outcome:
+    def restore(self, found: Found, again: bool) -> Outcome:
         """Restore the files that `find_inputs` found; `again` also what is done."""
-        targets = self.outputs.targets([name for _, name in found])
-        jobs = [Job(path, str(name), target) for (path, name), target in zip(found, targets, strict=True)]
-        self.inputs = self.outputs.require_new([path for path, _ in found], targets)
-        hidden = not self.progress or len(jobs) == 1
+        names = [name for _, name in found.files]
+        targets = self.outputs.targets(names, containers(found.files))
+        jobs = [Job(path, str(name), target) for (path, name), target in zip(found.files, targets, strict=True)]
+        self.inputs = self.outputs.require_new([path for path, _ in found.files], targets)
+        self.alone = len(jobs) == 1
+        hidden = not self.progress or self.alone
         bar = tqdm(total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=hidden, bar_format=BAR)
         for job in jobs:
             finished = None if again else self.journal.output_of(job.name, job.path)
@@ -123,74 +175,107 @@ class _Run:
                 continue
             try:
                 bar.update(self.add(job))
-            except InputError as error:
-                if len(jobs) == 1:
-                    raise
+            except Exception as error:
                 self.skip(job, error)
                 bar.update()
         bar.update(self.flush())
         bar.close()
+        for name, reason in found.ignored:
+            self.journal.ignore(str(name), reason)
+            self.outcome.ignored.append((str(name), reason))
         return self.outcome
 
     def add(self, job: Job) -> int:
-        """Restore a job, or let it wait; returns how many were finished. InputError when it cannot be read."""
+        """Restore a job, or let it wait; returns how many were finished. Raises what is wrong with it."""
         if len(os.fsencode(job.target.name)) > LONGEST_NAME:
             raise InputError(f"{str(job.path)!r} has a name too long to write an output of a similar name; rename it")
         if job.path.suffix.lower() in VIDEOS:
             return self._video(job)
-        photo, lost = read_photo(job.path)
+        photo, lost = read_photo(job.path, self.photos.max_megapixels)
         aligned, found, warnings = self.photos.judge(photo, self.how["aligned"])
         if not aligned:
             return self._photo(job, photo, found, lost + warnings)
-        faces = [face_facts(report_of_aligned(photo, found))]
-        facts = {"aligned": True, "faces": faces, "warnings": lost + warnings}
-        self.waiting.append(_Waiting(job, self.photos.crop_of(photo), facts))
+        report = report_of_aligned(photo, found, self.photos.resolution, self.how["force"])
+        one = _Waiting(job, photo, report, lost + warnings, self.photos.crop_of(photo))
+        if report.status == "left":
+            self._aligned(one, one.crop)
+            return 1
+        self.waiting.append(one)
         return self.flush() if len(self.waiting) == self.photos.batch_size else 0
 
     def flush(self) -> int:
         """Restore the aligned faces that wait, as one batch; returns how many."""
-        if not self.waiting:
+        waiting, self.waiting = self.waiting, []
+        if not waiting:
             return 0
-        started = time.perf_counter()
-        crops = torch.stack([one.crop for one in self.waiting])  # [B, 3, S, S]
-        restored = self.photos.restore_crops(crops, self.how["fidelity"])  # [B, 3, S, S]
-        seconds = (time.perf_counter() - started) / len(restored)
-        for one, after in zip(self.waiting, restored, strict=True):
-            write_photo(to_pil(after), one.job.target)
-            if self.outputs.side_by_side:
-                pair = to_pil(torch.cat([one.crop, after], dim=2))
-                write_photo(pair, self.outputs.comparison(one.job.target))
-            self._write_faces(one.job, [FaceCrops(0, to_pil(one.crop), to_pil(after))])
-            self._finish(one.job, one.job.target, seconds=round(seconds, 3), **one.facts)
-        count = len(self.waiting)
-        self.waiting.clear()
-        return count
+        restored: Sequence[tuple[torch.Tensor, float] | None]
+        try:
+            restored = self._restored(waiting)
+        except Exception:  # one of them, or too many at once: each by itself
+            restored = [None] * len(waiting)
+        for one, after in zip(waiting, restored, strict=True):
+            try:
+                face, seconds = after or self._restored([one])[0]
+                self._aligned(one, face, seconds)
+            except Exception as error:
+                self.skip(one.job, error)
+        return len(waiting)
 
-    def skip(self, job: Job, error: InputError) -> None:
-        """Record an input that could not be restored."""
+    def _restored(self, waiting: Sequence[_Waiting]) -> list[tuple[torch.Tensor, float]]:
+        """Return each face `[3, S, S]` as the model restores it, and the seconds it took."""
+        started = time.perf_counter()
+        crops = torch.stack([one.crop for one in waiting])  # [B, 3, S, S]
+        restored = self.photos.restore_crops(crops, self.how["fidelity"])  # [B, 3, S, S]
+        return [(after, (time.perf_counter() - started) / len(restored)) for after in restored]
+
+    def skip(self, job: Job, error: Exception) -> None:
+        """Record an input that could not be restored; a mistake in the program is shown under LAFR_TRACEBACK."""
+        if os.environ.get("LAFR_TRACEBACK") and not isinstance(error, InputError):
+            raise error
+        if not isinstance(error, InputError):
+            said = (str(error).splitlines() or [""])[0]
+            error = InputError(f"{str(job.path)!r} cannot be restored ({type(error).__name__}: {said})")
+        if self.alone:
+            raise error
         self.journal.write(job.name, job.path, "skipped", reason=str(error))
-        self.outcome.skipped.append(str(error))
+        self.outcome.errors.append(error)
+
+    def _aligned(self, one: _Waiting, after: torch.Tensor, seconds: float = 0.0) -> None:
+        image, report, crops = self.photos.aligned_result(one.photo, one.report, one.crop, after)
+        target, lost = self._write(one.job, image)
+        if self.outputs.side_by_side:
+            before = to_pil(one.crop) if report.status == "restored" else one.photo
+            write_photo(comparison(before, image), self.outputs.comparison(one.job.target))
+        self._write_faces(one.job, crops)
+        self._finish(one.job, target, [report], one.warnings + lost, seconds=round(seconds, 3), aligned=True)
 
     def _photo(self, job: Job, photo: Image.Image, found: list[Detection], warnings: tuple[str, ...]) -> int:
         result = self.photos.restore(photo, **{**self.how, "aligned": False}, detections=found)
-        place = photo_path(result.image, job.target)
-        if place != job.target and os.path.realpath(place) in self.inputs:
-            raise InputError(f"{str(place)!r} would be overwritten, as CMYK is written as TIFF; choose another folder")
-        target = write_photo(result.image, job.target)
+        target, lost = self._write(job, result.image)
         if self.outputs.side_by_side:
             write_photo(comparison(photo, result.image), self.outputs.comparison(job.target))
         self._write_faces(job, result.crops)
-        faces = [face_facts(face) for face in result.faces]
-        self._finish(job, target, seconds=round(result.seconds, 3), aligned=False, faces=faces, warnings=[*warnings])
+        self._finish(job, target, result.faces, warnings + lost, seconds=round(result.seconds, 3), aligned=False)
         return 1
+
+    def _write(self, job: Job, image: Image.Image) -> tuple[Path, tuple[str, ...]]:
+        """Write a restored image; returns its path and what could not be kept."""
+        place = photo_path(image, job.target)
+        if place != job.target and os.path.realpath(place) in self.inputs:
+            raise InputError(f"{str(place)!r} would be overwritten, as CMYK is written as TIFF; choose another folder")
+        return write_photo(image, job.target)
 
     def _video(self, job: Job) -> int:
         from lafr.photos.video import restore_video
 
-        started = time.perf_counter()
-        settings = {name: self.how[name] for name in ("fidelity", "only_center_face")}
-        restore_video(job.path, job.target, self.photos, **settings, progress=self.progress)
-        self._finish(job, job.target, seconds=round(time.perf_counter() - started, 3))
+        settings = {name: self.how[name] for name in ("fidelity", "only_center_face", "force", "upscale")}
+        report = restore_video(job.path, job.target, self.photos, **settings, progress=self.progress)
+        facts = dict(frames=report.frames, faces_restored=report.faces, tracks=report.tracks, copied=report.copied)
+        self.outcome.videos += 1
+        self.outcome.frames += report.frames
+        self.outcome.video_faces += report.faces
+        self.outcome.video_left.update(report.left)
+        self._note(job, job.target, report.warnings, **facts, left=report.left, seconds=round(report.seconds, 3))
         return 1
 
     def _write_faces(self, job: Job, crops: Iterable[FaceCrops]) -> None:
@@ -200,10 +285,28 @@ class _Run:
                 write_image(one.before, cropped)
                 write_image(one.after, restored)
 
-    def _finish(self, job: Job, target: Path, **facts) -> None:
+    def _finish(
+        self, job: Job, target: Path, faces: Sequence[FaceReport], warnings: tuple[str, ...], **facts: Any
+    ) -> None:
+        """Record a photo that is done."""
+        self.outcome.count_photo(faces)
+        self._note(job, target, warnings, faces=[face_facts(face) for face in faces], **facts)
+
+    def _note(self, job: Job, target: Path, warnings: tuple[str, ...], **facts: Any) -> None:
         output = target.relative_to(self.journal.path.parent)
-        self.journal.write(job.name, job.path, "done", output=str(output), **facts)
+        self.journal.write(job.name, job.path, "done", output=str(output), **facts, warnings=list(warnings))
         self.outcome.done.append(target)
+        self.outcome.warnings += [f"{job.name!r}: {warning}" for warning in warnings if warning != NO_FACE]
+
+
+def containers(files: Sequence[tuple[Path, Path]]) -> dict[Path, str]:
+    """Return the extension of each video's output, by its name; without PyAV videos are reported when they are read."""
+    videos = [(path, name) for path, name in files if path.suffix.lower() in VIDEOS]
+    if not videos:
+        return {}
+    from lafr.photos.video import container_for
+
+    return {name: container_for(path) for path, name in videos}
 
 
 def comparison(before: Image.Image, after: Image.Image) -> Image.Image:
@@ -218,12 +321,69 @@ def comparison(before: Image.Image, after: Image.Image) -> Image.Image:
     return both
 
 
-def print_outcome(outcome: Outcome, output: str | Path, quiet: bool = False) -> bool:
+REMEDIES = {  # kind of reason -> the setting that restores such a face all the same
+    "too small": setting("force"),
+    "larger than the model, and sharp": setting("force"),
+    "in profile": setting("force"),
+    "cut by the border": setting("force"),
+    "looks like someone else": setting("guard", False),
+}
+
+
+def print_outcome(outcome: Outcome, output: str | Path, quiet: bool = False, spell: Spell = as_python) -> bool:
     """Print what a run did, with `quiet` only what was skipped; returns whether nothing was skipped."""
-    for message in outcome.skipped:
-        print(f"skipped: {message}", file=sys.stderr)
+    for error in outcome.errors:
+        print(f"skipped: {error.told(spell)}", file=sys.stderr)
     if not quiet:
-        total = len(outcome.done) + len(outcome.kept) + len(outcome.skipped)
+        _print_some([f"warning: {printable(text)}" for text in outcome.warnings])
+        _print_some([f"ignored: {name!r}, {reason}" for name, reason in outcome.ignored])
+        for line in summary(outcome, spell):
+            print(line)
+        total = len(outcome.done) + len(outcome.kept) + len(outcome.errors)
         kept = f" ({len(outcome.kept)} were done already)" if outcome.kept else ""
-        print(f"restored {len(outcome.done)} of {total} into {output}{kept}")
-    return not outcome.skipped
+        print(f"restored {len(outcome.done)} of {total} into {printable(str(output))}{kept}")
+    return not outcome.errors
+
+
+def summary(outcome: Outcome, spell: Spell = as_python) -> list[str]:
+    """Return in a line each what was done to the faces of photos and of videos."""
+    lines = []
+    if outcome.photos:
+        lines.append(
+            f"{counted(outcome.photos, 'photo')}: {counted(outcome.faces, 'face')} restored, "
+            f"{_left(outcome.left, spell)}, {outcome.without_face} without a face"
+        )
+    if outcome.videos:
+        lines.append(
+            f"{counted(outcome.videos, 'video')}: {counted(outcome.video_faces, 'face')} restored in "
+            f"{counted(outcome.frames, 'frame')}, {_left(outcome.video_left, spell)}"
+        )
+    return lines
+
+
+def _left(left: Counter[str], spell: Spell) -> str:
+    """Return how many faces were left, why, and what restores them all the same."""
+    kinds = []
+    for kind, count in left.most_common():
+        remedy = InputError(REMEDIES[kind]).told(spell) if kind in REMEDIES else ""
+        number = f"{count} " if len(left) > 1 else ""  # the only count is the sum
+        kinds.append(f"{number}{kind}{'; ' if remedy else ''}{remedy}")
+    why = f" ({', '.join(kinds)})" if kinds else ""
+    return f"{left.total()} left as {'it was' if left.total() == 1 else 'they were'}{why}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 face", "2 faces"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Return text that any terminal takes: a file's name may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _print_some(lines: Sequence[str]) -> None:
+    for line in lines[:MOST_LINES]:
+        print(line, file=sys.stderr)
+    if len(lines) > MOST_LINES:
+        print(f"... and {len(lines) - MOST_LINES} more, see restored.jsonl", file=sys.stderr)

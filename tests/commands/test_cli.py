@@ -22,7 +22,7 @@ from lafr.photos.files import EXTENSIONS
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-o.png", "a,b=c.png"):
-        aligned("astronaut").resize((64, 64)).save(name)
+        aligned("astronaut").resize((32, 32)).save(name)
     return tmp_path
 
 

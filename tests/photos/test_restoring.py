@@ -43,7 +43,7 @@ def restorer(base_folder):
 
 def restore_files(restorer, source, output, batch_size=8, equal_batches=False, **settings):
     """Restore with a detector that sees nothing: small squares are taken for aligned faces."""
-    photos = PhotoRestorer(restorer, lambda image: [], batch_size, equal_batches=equal_batches)
+    photos = PhotoRestorer(restorer, lambda image: [], batch_size, equal_batches=equal_batches, guard=False)
     outcome = restoring.restore_files(photos, [source], output, **settings)
     return outcome.done, outcome.skipped
 
@@ -51,7 +51,9 @@ def restore_files(restorer, source, output, batch_size=8, equal_batches=False, *
 def save(folder: Path, *names: str, size: int = 32) -> None:
     for i, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.radial_gradient("L").resize((size, size)).rotate(20 * i).convert("RGB").save(folder / name)
+        round_, across = Image.radial_gradient("L"), Image.linear_gradient("L")  # in colour: gray stays gray
+        picture = Image.merge("RGB", [round_, across, round_]).resize((size, size))
+        picture.rotate(20 * i).save(folder / name)
 
 
 def written(folder: Path) -> set[str]:
@@ -173,7 +175,7 @@ def lines(folder: Path) -> dict[str, dict]:
 def test_a_stopped_run_resumes_and_not_under_other_settings(tmp_path, restorer):
     save(tmp_path / "in", "a.png", "b.png", "c.png")
     first = [tmp_path / "in" / name for name in ("a.png", "b.png")]
-    photos = PhotoRestorer(restorer, lambda image: [])
+    photos = PhotoRestorer(restorer, lambda image: [], guard=False)
 
     def run(sources, **settings):
         outcome = restoring.restore_files(photos, sources, tmp_path / "out", side_by_side=False, **settings)
@@ -204,7 +206,7 @@ def test_files_folders_and_patterns_are_found_under_distinct_names(tmp_path, mon
     monkeypatch.chdir(tmp_path)
 
     def names(*sources):
-        return sorted(name.as_posix() for _, name in find_inputs(sources, Path("out")))
+        return sorted(name.as_posix() for _, name in find_inputs(sources, Path("out")).files)
 
     assert names("b") == ["[x].png", "a.png"]
     assert names("a.png", "b") == ["a.png", "b/[x].png", "b/a.png"]
@@ -232,7 +234,7 @@ def photo(tmp_path):
 
 
 def test_a_photo_is_written_whole_with_its_faces_in_the_journal_and_a_comparison(tmp_path, restorer, photo):
-    photos = PhotoRestorer(restorer, lambda image: faces_at((50, 60)))
+    photos = PhotoRestorer(restorer, lambda image: faces_at((50, 60)), guard=False)
     restoring.restore_files(photos, [photo], tmp_path / "out")
     line = lines(tmp_path / "out")["a.jpg"]
     assert (line["aligned"], line["output"], line["status"]) == (False, "a.png", "done") and line["seconds"] > 0
@@ -245,7 +247,9 @@ def test_a_photo_is_written_whole_with_its_faces_in_the_journal_and_a_comparison
 
 
 def test_faces_are_saved_before_and_after_under_their_index(tmp_path, restorer, photo):
-    photos = PhotoRestorer(restorer, lambda image: faces_at((10, 60), (125, 80), (230, 30)) if image.width > 32 else [])
+    photos = PhotoRestorer(
+        restorer, lambda image: faces_at((10, 60), (125, 80), (230, 30)) if image.width > 32 else [], guard=False
+    )
     save(tmp_path, "aligned.png")
     sources = [photo, tmp_path / "aligned.png"]
     how = dict(side_by_side=False, save_faces=True, only_center_face=True, suffix="new")
@@ -268,7 +272,7 @@ def test_faces_are_saved_before_and_after_under_their_index(tmp_path, restorer, 
 def test_other_formats_hold_what_png_holds_within_their_loss(tmp_path, restorer, photo, extension):
     save(tmp_path, "face.png")
     Image.open(photo).convert("LA").save(tmp_path / "gray.png")
-    photos = PhotoRestorer(restorer, lambda image: faces_at((50, 60)) if image.width > 32 else [])
+    photos = PhotoRestorer(restorer, lambda image: faces_at((50, 60)) if image.width > 32 else [], guard=False)
     sources = [photo, tmp_path / "face.png", tmp_path / "gray.png"]
     for kind in ("png", extension):
         restoring.restore_files(photos, sources, tmp_path / kind, side_by_side=False, extension=kind)

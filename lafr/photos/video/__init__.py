@@ -4,9 +4,11 @@ PyAV (`pip install 'lafr[video]'`) decodes and encodes. One frame is held at a t
 """
 
 import shutil
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from lafr.photos.video.tracking import Tracker
 from lafr.storage import atomic_write
 
 COPIED = ("audio", "subtitle")
+KEPT = (".mov", ".mkv", ".webm", ".m4v")  # containers of an output, besides MP4; Matroska holds any stream
+TRIED = 3  # packets of each copied stream, before the first frame
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, ITU-T H.273
 
 
@@ -32,6 +36,7 @@ class VideoReport:
     copied: bool  # no face was restored: the target is the source, byte for byte
     seconds: float
     warnings: tuple[str, ...] = ()
+    left: dict[str, int] = field(default_factory=dict)  # reason -> faces that were left, over all frames
 
 
 def restore_video(
@@ -42,6 +47,8 @@ def restore_video(
     smoothing: float = 0.4,
     progress: bool = True,
     only_center_face: bool = False,
+    force: bool = False,
+    upscale: int = 1,
 ) -> VideoReport:
     """Restore the faces of `source` into `target`, whose extension names the container.
 
@@ -54,6 +61,7 @@ def restore_video(
         smoothing: of the alignment, in seconds; 0 turns it off.
         progress: show a progress bar.
         only_center_face: restore in each frame only the face nearest to its middle.
+        force, upscale: see `PhotoRestorer`.
 
     Raises InputError for a source that is missing, damaged or holds no video, and for a target that can't hold it.
     """
@@ -68,28 +76,77 @@ def restore_video(
     started = time.monotonic()
     tracker = Tracker(smoothing)
     reports: list[VideoReport] = []
+    left: Counter[str] = Counter()
+    given = {"only_center_face": only_center_face, "force": force, "upscale": upscale}
+    how = {name: value for name, value in given.items() if value not in (False, 1)}
 
     def restore(photo: Image.Image, seconds: float) -> tuple[Image.Image, int]:
         detections = tracker(photo_restorer.detect(photo), seconds)
-        if not detections:
+        if not detections and upscale == 1:
             return photo, 0
-        how = {"only_center_face": True} if only_center_face else {}
         result = photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections, **how)
+        left.update(face.reason.partition(":")[0] for face in result.faces if face.status == "left")
         return result.image, sum(face.status == "restored" for face in result.faces)
 
     def write(temporary: Path) -> None:
-        frames, faces, warnings = _transcode(source, temporary, target, restore, progress)
-        copied = faces == 0 and source.suffix.lower() == target.suffix.lower()
+        frames, faces, warnings = _transcode(source, temporary, target, restore, progress, upscale)
+        copied = faces == 0 and upscale == 1 and source.suffix.lower() == target.suffix.lower()
         if copied:
             shutil.copyfile(source, temporary)
-        reports.append(VideoReport(frames, faces, tracker.started, copied, time.monotonic() - started, warnings))
+        seconds = time.monotonic() - started
+        reports.append(VideoReport(frames, faces, tracker.started, copied, seconds, warnings, dict(left)))
 
     atomic_write(target, write)
     return reports[0]
 
 
+def container_for(source: str | Path) -> str:
+    """Return the extension of a video's output: ".mp4" where MP4 holds all of its streams, else its own or ".mkv".
+
+    Tried on the first packets, as some streams are refused only then; of a file that cannot be read ".mp4".
+    """
+    source = Path(source)
+    own = source.suffix.lower()
+    try:
+        import av
+    except ImportError:
+        return ".mp4"  # reported when the video is read
+    with tempfile.TemporaryDirectory() as folder:
+        for extension in dict.fromkeys((".mp4", own if own in KEPT else ".mkv", ".mkv")):
+            try:
+                _try_container(source, Path(folder) / f"trial{extension}")
+            except (av.FFmpegError, _Unsuited, ValueError):
+                continue
+            except InputError:
+                return ".mp4"
+            return extension
+    return ".mp4"
+
+
+def _try_container(source: Path, trial: Path) -> None:
+    """Write the header and the first packets of each copied stream; raises what the container refuses."""
+    import av
+
+    with _opened(source) as reading, av.open(str(trial), "w") as writing:
+        video = _video(reading, source)
+        first = _first_frame(source)
+        stream_like(video, first, writing)
+        copies = {stream: _copy(stream, writing) for stream in reading.streams if stream.type in COPIED}
+        writing.start_encoding()
+        if not copies:
+            return
+        left = dict.fromkeys(copies, TRIED)
+        for count, packet in enumerate(reading.demux(list(copies))):
+            if packet.dts is not None and left[packet.stream]:
+                left[packet.stream] -= 1
+                packet.stream = copies[packet.stream]
+                writing.mux(packet)
+            if count > 1000 or not any(left.values()):
+                break
+
+
 def _transcode(
-    source: Path, temporary: Path, target: Path, restore: Callable, progress: bool
+    source: Path, temporary: Path, target: Path, restore: Callable, progress: bool, upscale: int
 ) -> tuple[int, int, tuple[str, ...]]:
     """Write `source` with every frame passed through `restore`; return frames, restored faces and warnings."""
     import av
@@ -102,14 +159,17 @@ def _transcode(
             with av.open(str(temporary), "w") as writing, _bar(video, progress) as bar:
                 writing.metadata.update(reading.metadata)
                 kept = [stream for stream in reading.streams if stream is video or stream.type in COPIED]
-                copies = {s: _copy(s, writing) if s is not video else stream_like(s, first, writing) for s in kept}
+                copies = {
+                    s: _copy(s, writing) if s is not video else stream_like(s, first, writing, upscale) for s in kept
+                }
                 out = copies[video]
+                writing.start_encoding()  # a container that cannot hold a stream says so before the first frame
                 for item in _demuxed(reading, video, kept, source):
                     if isinstance(item, av.Packet):
                         item.stream = copies[item.stream]
                         writing.mux(item)
                         continue
-                    frame, count = _restored(item, out.pix_fmt, restore)
+                    frame, count = _restored(item, out.pix_fmt, restore, upscale)
                     writing.mux(out.encode(frame))
                     frames, faces = frames + 1, faces + count
                     bar.update()
@@ -208,9 +268,9 @@ def _require_whole(reading, end: float, source: Path) -> None:
         raise InputError(f"{str(source)!r} ends at {end:.1f} s of {length:.1f} s: it is truncated; get a whole copy")
 
 
-def _restored(frame, pix_fmt: str, restore: Callable):
+def _restored(frame, pix_fmt: str, restore: Callable, upscale: int = 1):
     """Return the frame to encode and the number of restored faces; without one its pixels are those decoded."""
     shown = upright(rgb(frame), turn(frame))
     photo, count = restore(Image.fromarray(shown), float(frame.pts * frame.time_base))
-    changed = as_stored(np.asarray(photo), turn(frame)) if count else None
+    changed = as_stored(np.asarray(photo), turn(frame)) if count or upscale > 1 else None
     return to_encode(frame, pix_fmt, changed), count

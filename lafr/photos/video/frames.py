@@ -16,8 +16,11 @@ ENCODERS = {
 }
 
 
-def stream_like(video, frame, writing):
-    """Add to `writing` a video stream that describes itself as `video` does, in a format that its container holds."""
+def stream_like(video, frame, writing, scale: int = 1):
+    """Add to `writing` a video stream that describes itself as `video` does, in a format that its container holds.
+
+    Its frames are `scale` times as large as `frame`.
+    """
     import av
 
     name = video.codec_context.name
@@ -27,7 +30,7 @@ def stream_like(video, frame, writing):
     encoder, options = ENCODERS[name]
     out = writing.add_stream(encoder, rate=video.guessed_rate or video.average_rate, options=dict(options))
     context = out.codec_context
-    out.width, out.height = frame.width, frame.height
+    out.width, out.height = frame.width * scale, frame.height * scale
     pixel_formats = [f.name for f in av.codec.Codec(encoder, "w").video_formats or ()]
     out.pix_fmt = frame.format.name if frame.format.name in pixel_formats else "yuv420p"
     out.time_base = context.time_base = video.time_base

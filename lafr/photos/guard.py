@@ -1,0 +1,32 @@
+"""A guard for people's faces: a restoration that looks like somebody else than its input is not pasted.
+
+Likeness is the cosine of two embeddings by the recogniser that ships with the losses (`mini_recogniser`), never by one
+that scores: a score must not be chosen by the filter that it judges.
+"""
+
+import torch
+from torch import Tensor
+
+from lafr.networks import load
+
+RECOGNISER = "mini_recogniser"
+THRESHOLD = 0.0
+BATCH = 32  # faces that the recogniser sees at once
+
+
+@torch.no_grad()
+def likeness(befores: Tensor, afters: Tensor) -> list[float]:
+    """Return the cosine in -1..1 of each restored face with its input, both `[N, 3, S, S]` in [-1, 1], aligned."""
+    recogniser = load(RECOGNISER)
+    found: list[float] = []
+    for before, after in zip(befores.split(BATCH), afters.split(BATCH), strict=True):
+        pair = recogniser(before.clamp(-1, 1).cpu()), recogniser(after.clamp(-1, 1).cpu())  # [B, D] of unit length
+        found += (pair[0] * pair[1]).sum(1).tolist()
+    return found
+
+
+def reason_to_leave(alike: float | None) -> str:
+    """Return why a restored face of this likeness is left, or "" when it is close enough or was not measured."""
+    if alike is None or alike >= THRESHOLD:
+        return ""
+    return f"looks like someone else: its likeness to the input is {alike:.2f}, and must be {THRESHOLD}"
