@@ -20,6 +20,7 @@ from lafr.storage import sha256_of_file, shipped
 
 FOLDER_VARIABLE = "LAFR_WEIGHTS"  # a folder that is searched first: for machines without a network
 MINI_VARIABLE = "LAFR_MINI"  # another miniature than the shipped one: what `lafr build-mini` is building
+ALL = "; `lafr check` prints one line that installs every missing package"
 PINS = "SHA256SUMS"  # in that folder: hashes that the user vouches for
 
 
@@ -290,7 +291,9 @@ def locate(name: str) -> Path:
     if found is None:
         as_named = "" if file.remedy.endswith(file.name) else f" as {file.name}"
         place = f"into ${FOLDER_VARIABLE}{as_named}"
-        raise InputError(f"{name} is missing: {file.remedy} " + (f"(or put it {place})" if file.package else place))
+        raise InputError(
+            f"{name} is missing: {file.remedy} " + (f"(or put it {place}){ALL}" if file.package else place)
+        )
     known = file.sha256 or _pinned(found)
     if known is None:
         pin = f"cd {shlex.quote(str(found.parent))} && sha256sum {found.name} >> {PINS}"

@@ -5,10 +5,12 @@ import importlib.util
 import platform
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from lafr import __version__
+import lafr
 from lafr.commands.doors import Parser
 from lafr.storage import shipped
 
@@ -50,12 +52,25 @@ def install_line(extras: Collection[str], no_deps: bool) -> str:
         no_deps: whether a package of data/requirements-no-deps.txt is missing.
     """
     names = ["train"] * bool(TRAIN & set(extras)) + [name for name in extras if name not in TRAIN]
-    lines = [f"pip install 'lafr[{','.join(names)}]'"] if names else []
+    wanted = []
+    if names:
+        wanted.append(shlex.quote(f"{project()}[{','.join(names)}]"))
     if no_deps:
-        lines.append(
-            f"pip install --no-deps --require-hashes -r {shlex.quote(str(shipped('requirements-no-deps.txt')))}"
-        )
-    return " && ".join(lines)
+        wanted.append(f"--no-deps --require-hashes -r {shlex.quote(str(shipped('requirements-no-deps.txt')))}")
+    return " && ".join(f"{pip()} install {what}" for what in wanted)
+
+
+def pip() -> str:
+    """Return `pip`, if the shell finds the one of this environment by that name, or how to call it."""
+    found = shutil.which("pip")
+    here = found is not None and Path(found).parent == Path(sys.executable).parent
+    return "pip" if here else f"{shlex.quote(sys.executable)} -m pip"
+
+
+def project() -> str:
+    """Return what `pip install` calls LAFR: its name where it is installed, else the checkout's folder."""
+    installed = next(iter(importlib.metadata.distributions(name="lafr")), None)
+    return "lafr" if installed else str(Path(lafr.__file__).resolve().parents[1])
 
 
 def device() -> str:
@@ -72,7 +87,7 @@ def device() -> str:
 def check() -> bool:
     """Print the report; returns whether every required package is installed."""
     lacking = required()
-    print(f"lafr         {__version__}")
+    print(f"lafr         {lafr.__version__}")
     print(f"python       {platform.python_version()}, {platform.system()} {platform.machine()}")
     for name in ("torch", "torchvision", "diffusers", "peft", "accelerate"):
         print(f"{name:<12} {'missing' if name in lacking else importlib.metadata.version(name)}")

@@ -25,10 +25,10 @@ def main(cfg: DictConfig) -> None:
     from lafr.photos.demo.examples import installed_examples
     from lafr.photos.restorer import PhotoRestorer
 
+    limits = instantiate(cfg.limits)
     restorer = Restorer.from_pretrained(cfg.model.folder).to(choose_device(cfg.device))
     photo_restorer = PhotoRestorer(restorer, instantiate(cfg.detector), cfg.batch_size)
     examples = installed_examples(instantiate(cfg.examples)) if cfg.examples else {}
-    limits = instantiate(cfg.limits)
     note = MINIATURE if str(cfg.model.folder).startswith("mini") else f"A model at {restorer.resolution} px."
     if not is_loopback(cfg.host):
         print(f"warning: host={cfg.host}: everyone who can reach this machine can use the page", file=sys.stderr)

@@ -66,8 +66,8 @@ HYDRA_KEYS = {
     "validate_every": "trainer.validate_every",
     "weights": "loss.weights",
 }
-# owner -> configuration group that holds all of its parameters, those of the user's own adapters too
-GROUPS = {"Adapter": "adapter"}
+# owner -> configuration key or group that holds all of its parameters, those of the user's own adapters too
+GROUPS = {"Adapter": "adapter", "Limits": "limits"}
 # parameter -> option of `lafr restore`, where the two differ
 OPTIONS = {"Restorer.folder": "model"}
 
@@ -130,6 +130,7 @@ def one_line(error: BaseException, spell: Spell) -> str:
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     message = cause.told(spell) if isinstance(cause, InputError) else str(error)
+    message = message.partition("Config search path:")[0]  # Hydra's, after the choices that it lists
     text = " ".join(message.split()) or type(error).__name__
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
 

@@ -90,6 +90,13 @@ def parts(path: Path) -> tuple[list[str], list[str], list[str]]:
     return header, rest[start:stop], [f"  {line}" for line in own if line.strip()]
 
 
+def comment_of(config_name: str, key: str) -> str:
+    """Return the comment next to a setting of `configs/<config_name>.yaml`."""
+    *_, settings = parts(shipped("configs") / f"{config_name}.yaml")
+    line = next((line for line in settings if line.startswith(f"  {key}: ")), "")
+    return line.partition(" # ")[2]
+
+
 def body(path: Path) -> Iterator[str]:
     """Yield a group file's settings with their comments, those of the files that it is based on first."""
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -18,11 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lafr.commands.doors import as_hydra, one_line_errors, program, require_device_name
-from lafr.commands.help_page import asks_for_help, help_page
+from lafr.commands.help_page import asks_for_help, comment_of, help_page
 from lafr.errors import InputError
 from lafr.storage import shipped
 
@@ -68,6 +68,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
             with one_line_errors(as_hydra, *HYDRA_ERRORS):  # inside the job: Hydra would add a line of its own
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     name_job(cfg, swept)
+                require_given(cfg, config_name)
                 if "device" in cfg:
                     require_device_name(cfg.device)
                 task(cfg)
@@ -84,6 +85,14 @@ def require_known_options(arguments: Sequence[str]) -> None:
 
     setattr(parser, "error", refuse)  # noqa: B010 (a method is replaced: argparse would print a usage of twenty lines)
     parser.parse_args(arguments)
+
+
+def require_given(cfg: DictConfig, config_name: str) -> None:
+    """Raise InputError for a setting of the command (`???` in its YAML) that was not given."""
+    for key in cfg:
+        if OmegaConf.is_missing(cfg, key):
+            about = comment_of(config_name, str(key))
+            raise InputError(f"{key} is not given: {about}", remedy=f"add {key}=VALUE; {program()} --help says more")
 
 
 def swept_overrides(arguments: Sequence[str]) -> list[Override]:

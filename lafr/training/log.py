@@ -63,7 +63,10 @@ class Log:
         if measured:
             self._write(step, {f"validation/{k}": v for k, v in measured.items()})
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in measured.items())
-            self.accelerator.print(f"{self.name} step {step}: {numbers}")
+            if self.accelerator.is_main_process:
+                self.bar.write(
+                    f"{self.name} step {step}: {numbers}"
+                )  # above the bar, where `print` would join its line
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         self.accelerator.log({f"{self.name}/{key}": value for key, value in values.items()}, step=step)

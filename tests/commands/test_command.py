@@ -123,6 +123,14 @@ def test_hydras_errors_become_one_line_that_names_the_override(configs):
         assert message.startswith("error: ") and name in message
 
 
+def test_a_setting_that_is_required_is_named_with_its_comment(monkeypatch):
+    for name, key, word in ("train", "run_name", "+experiment=NAME"), ("export", "output", "export"):
+        monkeypatch.setattr(sys, "argv", [f"lafr {name}"])
+        with pytest.raises(SystemExit) as exit_:
+            launch.run(lambda cfg: pytest.fail("it is refused before the command runs"), name)
+        assert f"{key}=VALUE" in exit_.value.code and word in exit_.value.code
+
+
 def test_an_input_error_inside_an_object_that_hydra_builds_is_printed_without_hydras_frame():
     wrapped = HydraException("Error in call to target\nfull_key: data")
     wrapped.__cause__ = InputError("folder 'x' does not exist")
@@ -142,11 +150,11 @@ def test_a_page_lists_the_groups_choices_and_the_settings_with_their_comments(co
     for setting in compose("eval", ["benchmark=mini"]):
         assert setting in ("benchmark", "degradation", "metrics", "protocol") or f"\n  {setting}: " in page
     assert "# of LAFR: 0 as trained" in page and "override hydra" not in page and "scripts/eval.py" not in page
-    for path in CONFIGS.glob("*.yaml"):  # every command's page has a purpose, then three examples
+    for path in CONFIGS.glob("*.yaml"):  # every command's page has a purpose, then three or four examples
         program = "lafr NAME"
         purpose, examples = help_page(path.stem, program).split("\n\n")[1:3]
         commands = [line for line in examples.splitlines() if line.startswith(f"  {program}")]
-        assert len(purpose) > 30 and len(commands) == 3, path.stem
+        assert len(purpose) > 30 and len(commands) in (3, 4), path.stem
 
 
 FAST_HELP = """

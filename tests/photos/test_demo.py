@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lafr.commands.doors import as_hydra
 from lafr.data.degradation.first_order import Degradation
 from lafr.errors import InputError, setting
 from lafr.photos.demo.examples import FILES, GROUP, installed_examples
@@ -259,6 +260,18 @@ def test_a_port_that_is_taken_is_one_line_with_the_remedy(mirror, tmp_path, monk
             pass
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.glob("lafr-demo-*"))
+
+
+def test_a_port_or_a_limit_that_is_no_number_is_refused_by_its_name(mirror):
+    from lafr.photos.demo import running
+
+    for port in ("x", -1, 1 << 16):
+        with pytest.raises(InputError, match="port"), running(mirror, port=port):
+            pass
+    for wrong in ({"seconds": -1}, {"megabytes": "many"}, {"waiting": 0}):
+        with pytest.raises(InputError) as caught:
+            Limits(**wrong)
+        assert as_hydra(caught.value.parameter) == f"limits.{next(iter(wrong))}"
 
 
 def test_without_gradio_the_extra_to_install_is_named(mirror, monkeypatch):

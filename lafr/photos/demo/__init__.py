@@ -41,6 +41,8 @@ def running(
 
     Raises InputError when Gradio is missing or the port is taken.
     """
+    if port is not None and not (type(port) is int and 0 <= port <= 65535):
+        raise InputError("port", port, "a number from 0 to 65535")
     os.environ.update(QUIET)
     with kept_for(limits.keep_seconds) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads and results; Gradio makes a folder there on import

@@ -33,6 +33,11 @@ class Limits:
     waiting: int = 16
     keep_seconds: float = 300
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise InputError(f"Limits.{name}", value, "a number above 0")
+
 
 def read_upload(path: str | Path, limits: Limits) -> Image.Image:
     """Return the photo in an upload, upright and RGB; raises InputError that names only the upload."""
