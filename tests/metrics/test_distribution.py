@@ -207,7 +207,7 @@ def test_statistics_half_built_leave_no_file(folder, tmp_path):
 
 
 def test_without_inceptions_weights_fid_says_how_to_get_them_and_asks_no_network():
-    with pytest.raises(InputError, match=r"download https://\S+/weights-inception-2015-12-05-6726825d.pth and put"):
+    with pytest.raises(InputError, match=r"https://\S+/weights-inception-2015-12-05-6726825d.pth"):
         FID()
 
 
