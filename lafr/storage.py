@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
 
 
 class JsonLines:
-    """A log of one JSON object a line, appended to by one process: what a stopped run has done.
+    """A log of one JSON object per line, appended to by one process: what a stopped run has done.
 
     A killed process can leave half a line at the end. It is ignored when read, so that what it recorded is done again.
     """

@@ -131,7 +131,7 @@ def workers():
 
 @pytest.fixture
 def model_folder(restorer, tmp_path):
-    """A saved restorer that needs no base beside it."""
+    """A saved restorer that needs no base model."""
     folder = tmp_path / "saved model"
     restorer.save_pretrained(folder, full=True)
     return folder

@@ -75,7 +75,7 @@ class SyntheticBenchmark:
         return len(self.faces) * self.draws
 
     def stem(self, index: int) -> str:
-        """Return the name of image `index`: the face's, with the number of the draw where there are several."""
+        """Return the name of image `index`: the face's, with the number of the sample where there are several."""
         face, draw = divmod(index, self.draws)
         return f"{self.faces.name(face)}_{draw:02d}" if self.draws > 1 else self.faces.name(face)
 

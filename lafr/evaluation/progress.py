@@ -1,4 +1,4 @@
-"""What an evaluation has done so far, one JSON object a line, so that a stopped run can resume."""
+"""What an evaluation has done so far, one JSON object per line, so that a stopped run can resume."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,7 +20,7 @@ class Evaluation:
 
     Args:
         stems: names of the images.
-        scores: `scores[method][metric]` is one number an image, in the order of `stems`; NaN is a failed measurement.
+        scores: `scores[method][metric]` is one number per image, in the order of `stems`; NaN is a failed measurement.
         latents: mean latent distances and code use of the whole set.
         of_sets: `of_sets[method][metric]` is mean, low and high of a metric that scores a set.
         folders: method -> folder of its images.

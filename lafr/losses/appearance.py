@@ -93,6 +93,6 @@ class PerceptualEdgeDISTS(PerceptualDISTS):
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean, 0 to about 2."""
         # OSDFace, EA-DISTS: D(x, y) + D(S(x), S(y)), S the Sobel gradient's length in three equal channels.
-        # A Restoration of its own, since `through` caches one output a network.
+        # A Restoration of its own, since `through` caches one output per network.
         edges = Restoration(edge_image(r.restored), edge_image(r.hq), r.z_restored, r.z_hq)
         return super().forward(r) + super().forward(edges)

@@ -20,5 +20,5 @@ class IdentityCosine(nn.Module):
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean, 0 (same direction) to 2."""
         restored, hq = r.through(self.network)  # [B, D] each
-        # cosine_similarity normalises, so an embedding's length, which tells of image quality, is not trained on
+        # cosine_similarity normalises, so an embedding's length, which reflects image quality, is not trained on
         return (1 - F.cosine_similarity(restored, hq, dim=1)).mean()

@@ -1,4 +1,4 @@
-"""Is it the same face, and does it look the same way: one number an image, on the 8-bit pixels that a PNG would hold.
+"""Identity, pose, expression and landmarks against the ground truth, `[B]`, on the 8-bit pixels that a PNG would hold.
 
 Each takes `(image, hq)`, `[B, 3, H, W]` in [-1, 1], FFHQ-aligned, and returns `[B]`; NaN where no face was found or the
 pair is left out, which an evaluation counts and never averages in. `origins` names the networks behind a metric.
@@ -38,7 +38,7 @@ class FaceMetric:
         self._truth.keep_in(folder)
 
     def look(self, image: Tensor) -> Tensor:
-        """Return the network's output for `[B, 3, H, W]`, one row an image."""
+        """Return the network's output for `[B, 3, H, W]`, one row per image."""
         return self.network(image)
 
     def compare(self, restored: Tensor, hq: Tensor) -> Tensor:

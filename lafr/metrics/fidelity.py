@@ -1,4 +1,4 @@
-"""Pixel-wise fidelity to the ground truth: one number an image, on the 8-bit pixels that a PNG would hold."""
+"""Pixel-wise fidelity to the ground truth: one number per image, on the 8-bit pixels that a PNG would hold."""
 
 import torch
 import torch.nn.functional as F

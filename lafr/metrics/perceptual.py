@@ -1,4 +1,4 @@
-"""Perceptual distance to the ground truth: one number an image, on the 8-bit pixels that a PNG would hold.
+"""Perceptual distance to the ground truth: one number per image, on the 8-bit pixels that a PNG would hold.
 
 `origins` names the networks behind a metric; weights that are missing are an InputError, never a download.
 """

@@ -21,7 +21,7 @@ class TruthCache:
         self._folder: Path | None = None
 
     def keep_in(self, folder: Path) -> None:
-        """Also store outputs as files in `folder`, one a batch, and read them from there.
+        """Also store outputs as files in `folder`, one per batch, and read them from there.
 
         Only for functions that return one tensor; all that share a folder must compute the same.
         """

@@ -1,6 +1,6 @@
-"""Is the miniature worth shipping? Fixed thresholds on one evaluation, and a blind comparison by eye.
+"""Whether the miniature is worth shipping: fixed thresholds on one evaluation, and a blind visual comparison.
 
-Both read what `lafr eval` leaves: one number an image and metric, and the restored images. Nothing here looks at a
+Both read what `lafr eval` leaves: one number per image and metric, and the restored images. Nothing here looks at a
 model, so nothing can be tuned to it; the images for the eye are chosen by the severity of the input alone.
 """
 

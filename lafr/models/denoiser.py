@@ -27,7 +27,7 @@ from lafr.models.lora import (
 from lafr.models.schema import Range, read_small_json, require_fit
 from lafr.storage import atomic_write, write_text
 
-# What `config.json` holds beside a pruned UNet; time, input scale, text and LoRA stand in the model's index.
+# What `config.json` holds next to a pruned UNet; time, input scale, text and LoRA stand in the model's index.
 CONFIG = {"alpha_bar": Annotated[float, Range(1e-5, 1)], "prompt_tokens": Annotated[int, Range(1, 4096)], "unet": dict}
 
 

@@ -1,4 +1,4 @@
-"""Loading weights: exactly the tensors that a module has, by name, shape and kind of number; no more and no fewer."""
+"""Loading weights: exactly the tensors that a module has, by name, shape and dtype class; none missing, none extra."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lafr.errors import InputError
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
-MOST_LAYERS = 64  # of a block; a larger number in a configuration would take forever to build, even without values
+MOST_LAYERS = 64  # of a block; more would take very long to build, even on the meta device
 
 
 def planned(kind: type[nn.Module], config: Mapping[str, Any], where: str) -> nn.Module:

@@ -184,7 +184,7 @@ class HardCodebook(Codebook):
 
 
 class ResidualCodebook(Codebook):
-    """`num_residual` codebooks in a chain (Lee et al., CVPR 2022): N ** num_residual features can be told apart."""
+    """`num_residual` codebooks in a chain (Lee et al., CVPR 2022): N ** num_residual features can be distinguished."""
 
     def __init__(self, dim: int, /, num_residual: Annotated[int, Range(1, 64)] = 4, **codes: Any):
         super().__init__([dim] * num_residual, **codes)

@@ -42,7 +42,7 @@ NETWORKS = {
 
 @cache
 def load(name: str, **settings: str) -> nn.Module:
-    """Return the published or shipped network called `name`, frozen and in eval mode: one copy a process.
+    """Return the published or shipped network called `name`, frozen and in eval mode: one copy per process.
 
     Terms and metrics that name the same network share it, and its output for a batch is computed once. `settings` are
     those of its `from_pretrained`: CLIP's `folder`.

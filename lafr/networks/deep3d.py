@@ -81,7 +81,7 @@ class Deep3DFace(nn.Module):
 
     @classmethod
     def from_pretrained(cls) -> "Deep3DFace":
-        """Return it with the user's `epoch_20.pth`; raises InputError when that is missing."""
+        """Load the network with the user's `epoch_20.pth`; raises InputError when that is missing."""
         return cls(load_pickle(cls.name))
 
     def train(self, mode: bool = True) -> "Deep3DFace":

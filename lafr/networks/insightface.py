@@ -73,7 +73,7 @@ class IResNet(Recogniser):
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], **settings) -> "IResNet":
-        """Return it from ArcFace-torch's state dict, whose names tell the depth."""
+        """Load the network from ArcFace-torch's state dict, whose names tell the depth."""
         state = {key.removeprefix("module."): value for key, value in state.items()}
         blocks = [{key.split(".")[1] for key in state if key.startswith(f"layer{i}.")} for i in range(1, 5)]
         network = cls(tuple(len(block) for block in blocks), **settings)
@@ -82,7 +82,7 @@ class IResNet(Recogniser):
 
     @classmethod
     def from_onnx(cls, path: str | Path, **settings) -> "IResNet":
-        """Return it from an ONNX graph of a model pack; raises InputError when the graph is another network's."""
+        """Load the network from an ONNX graph of a model pack; raises InputError when the graph is another network's."""
         layers = GraphLayers(path)
         widths = [weight.shape[0] for weight in layers.convolutions(3)]
         # the stem and a unit's two convolutions: 1 + 2 n of width 64, 2 n of the others
@@ -111,7 +111,7 @@ class InsightFaceR50(IResNet):
 
     @classmethod
     def from_pretrained(cls) -> "InsightFaceR50":
-        """Return it from $LAFR_WEIGHTS; raises InputError when onnx or the file is missing."""
+        """Load the network from $LAFR_WEIGHTS; raises InputError when onnx or the file is missing."""
         return cls.from_onnx(locate("insightface_w600k_r50"), origin="insightface_w600k_r50")
 
 
@@ -122,7 +122,7 @@ class InsightFaceR100(IResNet):
 
     @classmethod
     def from_pretrained(cls) -> "InsightFaceR100":
-        """Return it from $LAFR_WEIGHTS; raises InputError when onnx or the file is missing."""
+        """Load the network from $LAFR_WEIGHTS; raises InputError when onnx or the file is missing."""
         return cls.from_onnx(locate("insightface_glintr100"), origin="insightface_glintr100")
 
 
@@ -133,14 +133,14 @@ class ArcFaceTorch(IResNet):
 
     @classmethod
     def from_pretrained(cls) -> "ArcFaceTorch":
-        """Return it from $LAFR_WEIGHTS; raises InputError when it is missing or not pinned."""
+        """Load the network from $LAFR_WEIGHTS; raises InputError when it is missing or not pinned."""
         return cls.from_state(load_pickle("arcface_torch"), origin="arcface_torch")
 
 
 class GraphLayers:
     """The layers of an IResNet's ONNX graph, by what their inputs are rather than by name.
 
-    A convolution is told by its side (1: the skip of a unit), a batch normalisation by what stands before it.
+    A convolution is recognised by its side (1: the skip of a unit), a batch normalisation by what stands before it.
     """
 
     def __init__(self, path: str | Path):

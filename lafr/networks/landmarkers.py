@@ -98,7 +98,7 @@ class AWingFAN(nn.Module):
 
     @classmethod
     def from_pretrained(cls) -> "AWingFAN":
-        """Return it with the published weights; raises InputError when facexlib or they are missing."""
+        """Load the network with the published weights; raises InputError when facexlib or they are missing."""
         return cls(load_pickle(cls.name)["state_dict"])
 
     def forward(self, image: Tensor) -> Landmarks:

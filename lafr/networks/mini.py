@@ -45,7 +45,7 @@ class Shipped(nn.Module):
 
     @classmethod
     def from_pretrained(cls) -> "Shipped":
-        """Return it with the shipped weights, in float32."""
+        """Load the network with the shipped weights, in float32."""
         network = cls()
         state = load_file(mini_folder() / "networks" / f"{cls.name}.safetensors")
         network.load_state_dict({key: value.float() for key, value in state.items()})
@@ -53,8 +53,8 @@ class Shipped(nn.Module):
 
 
 class MiniRecogniser(MobileFaceNet, Shipped):
-    """Identity: a MobileFaceNet that starts as `faceplugin_feature` and learns to know degraded faces as it knows
-    sharp ones.
+    """Identity: a MobileFaceNet that starts from `faceplugin_feature` and is fine-tuned to recognise degraded faces as
+    well as sharp ones.
 
     Maps `[B, 3, H, W]` in [-1, 1] to unit embeddings `[B, 512]`.
     """
@@ -147,11 +147,12 @@ class MiniNetworks(nn.Module):
 
     @classmethod
     def from_teacher(cls, teacher: MobileFaceNet, trained_share: float = 0.5, seed: int = 0) -> "MiniNetworks":
-        """Return them with the recogniser as its teacher is.
+        """Build the three, the recogniser as a copy of its teacher.
 
         Args:
-            trained_share: what is saved lies this far from the teacher's weights to the trained ones (WiSE-FT, Wortsman
-                et al., CVPR 2022): the trained recogniser knows degraded faces, the teacher tells people apart better.
+            trained_share: the saved weights interpolate from the teacher's (0) to the trained ones (1), as in WiSE-FT
+                (Wortsman et al., CVPR 2022): the trained recogniser handles degraded faces, the teacher distinguishes
+                people better.
         """
         networks = cls(seed)
         networks.teacher = {name: value.clone() for name, value in teacher.state_dict().items()}

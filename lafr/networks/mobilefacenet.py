@@ -65,7 +65,7 @@ class FacePluginFeature(MobileFaceNet):
 
     @classmethod
     def from_pretrained(cls) -> "FacePluginFeature":
-        """Return it from its ONNX file; raises InputError when `onnx` or the file is missing."""
+        """Load the network from its ONNX file; raises InputError when `onnx` or the file is missing."""
         network = cls()
         load_onnx(network, str(locate("faceplugin_feature")))
         return network

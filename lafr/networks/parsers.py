@@ -42,7 +42,7 @@ class Parser(nn.Module):
 
     @classmethod
     def from_pretrained(cls) -> "Parser":
-        """Return it with the published weights; raises InputError when facexlib or they are missing."""
+        """Load the network with the published weights; raises InputError when facexlib or they are missing."""
         return cls(load_pickle(cls.name))
 
     def forward(self, image: Tensor) -> Tensor:

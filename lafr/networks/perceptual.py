@@ -170,7 +170,7 @@ class DISTS(nn.Module):
 
     @classmethod
     def from_pretrained(cls) -> "DISTS":
-        """Return it with torchvision's trunk; raises InputError when that is missing."""
+        """Load the network with torchvision's trunk; raises InputError when that is missing."""
         return cls(load_pickle("torchvision_vgg16"))
 
     def forward(self, image: Tensor) -> list[Tensor]:

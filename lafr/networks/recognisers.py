@@ -60,7 +60,7 @@ class ArcFaceIRSE50(Recogniser):
 
     @classmethod
     def from_pretrained(cls) -> "ArcFaceIRSE50":
-        """Return it with the published weights; raises InputError when facexlib or they are missing."""
+        """Load the network with the published weights; raises InputError when facexlib or they are missing."""
         return cls(load_pickle(cls.name))
 
     def prepare(self, image: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class ArcFaceResNet18(Recogniser):
 
     @classmethod
     def from_pretrained(cls) -> "ArcFaceResNet18":
-        """Return it with the published weights; raises InputError when they are missing or not pinned."""
+        """Load the network with the published weights; raises InputError when they are missing or not pinned."""
         return cls(load_pickle(cls.name))
 
     def prepare(self, image: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class CLIPImage(Recogniser):
 
     @classmethod
     def from_pretrained(cls, folder: str = "openai/clip-vit-base-patch32") -> "CLIPImage":
-        """Return it from a folder or a Hugging Face repository; raises InputError when it cannot be had."""
+        """Load the network from a folder or a Hugging Face repository; raises InputError when it cannot be had."""
         from transformers import CLIPVisionModelWithProjection
 
         try:

@@ -1,4 +1,4 @@
-"""A log of what was restored, one JSON line a file, from which the same command resumes."""
+"""A log of what was restored, one JSON line per file, from which the same command resumes."""
 
 import json
 from dataclasses import asdict

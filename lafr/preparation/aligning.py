@@ -50,7 +50,7 @@ class FaceFinder:
 
 @cache
 def face_finder() -> FaceFinder:
-    """Return the finder, loaded once a process."""
+    """Return the finder, loaded once per process."""
     return FaceFinder()
 
 

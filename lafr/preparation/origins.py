@@ -49,11 +49,11 @@ def find_source(given: str, pinned: str | None, download_to: Path, output: Path)
 
 
 def read_names(path: Path) -> frozenset[str]:
-    """Return the stems of the images named in a list, one a line; a line that begins with `#` is a comment."""
+    """Return the stems of the images named in a list, one per line; a line that begins with `#` is a comment."""
     try:
         found = selection.located(str(path), root=None)  # as given, or shipped with LAFR
     except InputError:
-        raise InputError("only", str(path), "a text file that exists", "write one image name a line") from None
+        raise InputError("only", str(path), "a text file that exists", "write one image name per line") from None
     return frozenset(stem_of(name) for name in selection.read_names(found))
 
 
@@ -91,7 +91,7 @@ def choose(
         if wanted is not None and stem not in wanted:
             continue
         if twin := seen.get(stem.casefold()):
-            raise InputError(f"{where} holds {twin!r} and {name!r}, both would be {stem}.png; take one away")
+            raise InputError(f"{where} holds {twin!r} and {name!r}, both would be {stem}.png; remove one")
         seen[stem.casefold()] = members[stem] = name
     if wanted is not None and (missing := sorted(wanted - members.keys())):
         raise InputError(f"{where} lacks {len(missing)} of {len(wanted)} images in the list, first {missing[:3]}")

@@ -36,7 +36,7 @@ class Preparation:
         parts: subfolders to make: none, lq, or lq and hq.
         inside: name of the source's subfolder to take, if it has one.
         count: number of images that the set must have.
-        only: text file, or several, of the images to take, one name a line; `count` is then their number.
+        only: text file, or several, of the images to take, one name per line; `count` is then their number.
         resolution: side in pixels.
         filter: lanczos, bicubic or bilinear, antialiased.
         aligned: the faces are aligned already; otherwise they are found, and aligned to the FFHQ template.

@@ -85,7 +85,7 @@ def grid_draw(images: int, seed: int) -> Draw:
 
 
 def recipe_draw(degradation, seed: int, number_of_draw: int = 0) -> Draw:
-    """Return how an image is degraded by a recipe: by the generator (seed, its name, draw), as in benchmarks."""
+    """Return how an image is degraded by a recipe: by the generator (seed, its name, sample), as in benchmarks."""
 
     def draw(_number: int, name: str, height: int, width: int) -> Record:
         return degradation.draw(height, width, own_generator(seed, name, number_of_draw))
@@ -94,7 +94,7 @@ def recipe_draw(degradation, seed: int, number_of_draw: int = 0) -> Draw:
 
 
 def own_generator(seed: int, name: str, draw: int) -> np.random.Generator:
-    """Return the generator of one draw of one image; it does not depend on the other images."""
+    """Return the generator of one degraded sample of an image; it does not depend on the other images."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), draw])
 
 
@@ -130,7 +130,7 @@ class SyntheticPreparation:
     def __call__(self, output: str, made_by: Mapping) -> str:
         """Make `output`/{hq,lq} and an index, and return a summary for the user.
 
-        PNGs are stored without compression (0.8 MB a face at 512 px), so that no compressor's version can change a
+        PNGs are stored without compression (0.8 MB per face at 512 px), so that no compressor's version can change a
         byte. An interrupted run resumes, and a finished set is verified.
 
         Args:

@@ -37,7 +37,7 @@ class Log:
         self.bar.update()
 
     def pairs(self, records: Iterable[dict]) -> None:
-        """Record the random parameters of the pairs of a step, one JSON line a pair."""
+        """Record the random parameters of the pairs of a step, one JSON line per pair."""
         if self.accelerator.is_main_process:
             self.pair_lines.append(*records)
 

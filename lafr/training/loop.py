@@ -98,7 +98,7 @@ def train(
     parameters = [p for p in objective.parameters() if p.requires_grad]
     adamw = new_optimizer(optimizer, parameters, learning_rate, weight_decay)
     scheduler = get_scheduler(schedule, adamw, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
-    # the schedule is not prepared: Accelerate would advance it once a process, and a step is one global batch here
+    # the schedule is not prepared: Accelerate would advance it once per process, and a step is one global batch here
     model, adamw = accelerator.prepare(objective.train(), adamw)
     # use_ema_warmup: the decay at step s is min(ema_decay, 1 - (1 + s)^-0.75), so that the start is forgotten
     ema = EMAModel(parameters, decay=ema_decay, use_ema_warmup=True, power=0.75) if ema_decay else None

@@ -1,4 +1,4 @@
-"""What a cache of HQ latents saves in each stage, and after how many steps it has paid for its filling."""
+"""Time that cached HQ latents save in each stage, and the number of steps after which filling the cache pays off."""
 
 import time
 from functools import partial

@@ -1,4 +1,4 @@
-"""Protocols: their lists agree with their definitions, and the explanation shows each number beside its reason."""
+"""Protocols: their lists agree with their definitions, and the explanation shows each number with its reason."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What others printed: nothing twice, nothing impossible, no set beside the other of the same name."""
+"""What others printed: nothing twice, nothing impossible, no set next to the other of the same name."""
 
 import csv
 from pathlib import Path

@@ -479,7 +479,7 @@ def test_a_wrong_pin_does_not_lead_to_the_next_source(base_folder):
 
 
 def add_text(folder):
-    """A tiny text encoder and tokenizer beside the model."""
+    """A tiny text encoder and tokenizer next to the model."""
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "!": 2, "a</w>": 3, "a": 4}
     (folder / "words").mkdir()
     (folder / "words" / "vocab.json").write_text(json.dumps(vocabulary))

@@ -1,4 +1,4 @@
-"""The fidelity knob: as trained at 0, the input's own latent through the base UNet at 1, a straight line between."""
+"""The fidelity parameter: as trained at 0, z_lq through the base UNet at 1, a straight line between."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Forty broken, odd and hostile files in one folder: each has its outcome, the run goes on, nothing is lost."""
+"""Forty broken, odd and hostile files in one folder: each has its outcome, the run continues, nothing is lost."""
 
 import json
 import os

@@ -42,7 +42,7 @@ def test_arcface_crops_hold_the_same_scene_at_every_side():
         x, y = (np.clip(axis, 0, 511) + 0.5 for axis in (x, y))
         x, y = x / 512, y / 512
         truth = np.stack([np.sin(9 * x + 5 * y), np.cos(11 * y - 4 * x), np.sin(7 * x) * np.cos(8 * y)], -1)
-        inside = np.s_[8:-8, 8:-8]  # the border is repeated, the waves go on
+        inside = np.s_[8:-8, 8:-8]  # the border is repeated, the waves continue
         assert np.abs(crop - truth)[inside].max() < 0.01
 
 

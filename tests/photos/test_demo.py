@@ -1,4 +1,4 @@
-"""The web page without a browser: limits, privacy, and what a visitor is told."""
+"""The web page without a browser: limits, privacy, and what a visitor reads."""
 
 import json
 import os

@@ -235,7 +235,7 @@ def refused(name: str, case: str, tmp_path: Path) -> tuple[Path, dict, str]:
         return write_zip(source, files), {"count": 5}, "holds 4 images, the set has 5"
     if case == "wrong hash":
         return write_zip(source, files), {"sha256": "0" * 64}, f"not {'0' * 64}"
-    return write_zip(source, files | {f"2/{first}": b"x", first: b"x"}), {}, "take one away"
+    return write_zip(source, files | {f"2/{first}": b"x", first: b"x"}), {}, "remove one"
 
 
 CASES = ("corrupt", "a corrupt image", "truncated", "traversal", "bomb", "link", "wrong count", "wrong hash", "twins")

@@ -20,7 +20,7 @@ class Faces:
     Args:
         items: of a source, or paths.
         resolution: side in pixels; each image is decoded and resized (Lanczos) to it.
-        memory_gb: of 8-bit pixels (0.05 MB a face at 128 px, 0.8 MB at 512 px) that each process may keep, in 10^9
+        memory_gb: of 8-bit pixels (0.05 MB per face at 128 px, 0.8 MB at 512 px) that each process may keep, in 10^9
             bytes. The faces read first are kept, the others are decoded at every visit: the training order is random,
             so that replacing kept faces would save no decoding.
     """

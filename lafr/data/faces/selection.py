@@ -35,7 +35,7 @@ def training_and_held_out(
         items: of one source.
         where: names the source in errors: its parameter and value.
         root: the source's folder, if it is one.
-        file_list: names to train on, one a line.
+        file_list: names to train on, one per line.
         validation_list: names to validate on, in this order; removed before anything is drawn.
         validation_fraction: share of the items held out when there is no list; at least one, at most what is left.
         scores: CSV of (name, score) or JSON lines of {"name", "score"}; higher is better. Every item needs one; names
@@ -140,11 +140,11 @@ def located(file: str, root: str | None) -> Path:
 
 
 def read_names(path: Path) -> list[str]:
-    """Return the names in a list, one a line; blank lines and those that start with `#` are ignored."""
+    """Return the names in a list, one per line; blank lines and those that start with `#` are ignored."""
     lines = [line.strip() for line in read_text(path).splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
-        raise InputError(f"list {str(path)!r} names no file; write one name a line")
+        raise InputError(f"list {str(path)!r} names no file; write one name per line")
     return names
 
 

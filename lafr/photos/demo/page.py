@@ -69,7 +69,7 @@ def build_page(
                     step=0.05,
                     label=LABELS["fidelity"],
                     elem_id="fidelity",
-                    info="0: as sharp as the model can. 1: stays nearest the photo, invents least.",
+                    info="0: as sharp as the model can. 1: closest to the photo, with the least invented detail.",
                 )
                 force = gr.Checkbox(
                     False,
@@ -117,7 +117,7 @@ def restore(
     make: Callable[[], Image.Image] | None = None,
     name: str = "photo",
 ) -> tuple:
-    """Return what the page shows of an upload, or of the photo that `make` makes: status, slider, faces, download."""
+    """Restore an upload, or the photo that `make` makes; return the status, slider, faces and download shown."""
     try:
         if make is not None:
             photo = make()
@@ -139,5 +139,5 @@ def restore(
 
 
 def _literal(text: str) -> str:
-    """Return text that Markdown shows as it is: a file's name is its owner's, not ours."""
+    """Return text escaped for Markdown, for the names of uploaded files."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$&" else c for c in text)

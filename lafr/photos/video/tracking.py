@@ -21,7 +21,7 @@ class OneEuro:
         self.smoothing, self.speed = smoothing, speed
         self.time: float | None = None  # of the last call
         self.points: np.ndarray  # smoothed, [N, 2]
-        self.velocity: np.ndarray  # in pixels a second, [N, 2]
+        self.velocity: np.ndarray  # in pixels per second, [N, 2]
 
     def __call__(self, points: np.ndarray, time: float, side: float) -> np.ndarray:
         """Return the smoothed points at `time` in seconds; `side` of the face in pixels."""
