@@ -82,7 +82,7 @@ class IResNet(Recogniser):
 
     @classmethod
     def from_onnx(cls, path: str | Path, **settings) -> "IResNet":
-        """Load the network from an ONNX graph of a model pack; raises InputError when the graph is another network's."""
+        """Load the network from an ONNX graph of a model pack; raises InputError when it is another network's."""
         layers = GraphLayers(path)
         widths = [weight.shape[0] for weight in layers.convolutions(3)]
         # the stem and a unit's two convolutions: 1 + 2 n of width 64, 2 n of the others
