@@ -102,12 +102,14 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, width, h, w]` to the same shape."""
+        # pre-activation: the skip passes unchanged from block to block
         return x + self.layers(x)
 
 
 def convolutions(inputs: int, width: int, outputs: int, blocks: int) -> nn.Sequential:
     """Return shallow convolutions `inputs` -> `outputs` channels that keep the spatial size."""
     return nn.Sequential(
+        # stride 1 throughout: latent position (i, j) keeps its code (i, j)
         nn.Conv2d(inputs, width, 3, padding=1),  # [B, inputs, h, w] -> [B, width, h, w]
         *(ResidualBlock(width) for _ in range(blocks)),
         nn.Conv2d(width, outputs, 1),  # [B, width, h, w] -> [B, outputs, h, w]
@@ -209,6 +211,7 @@ def settings_of(builder: Builder) -> dict[str, inspect.Parameter]:
             functions.append(made_by)
             if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made_by).parameters.values()):
                 break  # it passes nothing on to its own base
+    # eval_str: annotations as types, whose ranges `fits` checks
     given = [p for function in functions for p in inspect.signature(function, eval_str=True).parameters.values()]
     return {p.name: p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 

@@ -71,6 +71,7 @@ class Denoiser(nn.Module):
         `text="empty_prompt"` needs `null_embedding [1, L, D]`, the text encoder's output for the empty prompt.
         Raises InputError, and does not change the UNet, when time, schedule, UNet or text are not possible.
         """
+        # forward computes z0 from eps; a v or x0 predictor would need another line
         kind, steps = scheduler.config.prediction_type, len(scheduler.alphas_cumprod)
         if kind != "epsilon":
             raise InputError(f"the base model predicts {kind!r}; LAFR needs one that predicts epsilon")
@@ -128,6 +129,7 @@ class Denoiser(nn.Module):
     def merge_lora(self) -> None:
         """Add the LoRA to the weights it belongs to and remove its layers, in place; a no-op without one."""
         if self.lora_config:
+            # W + alpha / rank * B A, in the precision of W
             self.unet.fuse_lora()
             self.unet.unload_lora()
             self.lora_config = None
@@ -157,6 +159,7 @@ class Denoiser(nn.Module):
         prompts = [layer.key.shape[2] for layer in self.unet.modules() if isinstance(layer, PromptAttention)]
         config = {"alpha_bar": self.alpha_bar, "prompt_tokens": prompts[0] if prompts else 1, "unet": unet}
         (folder / WEIGHTS).unlink(missing_ok=True)  # of an earlier LoRA
+        # names without the LoRA wrapper: plain diffusers reads them
         state = plain_state(self.unet, merge)
         atomic_write(folder / "denoiser.safetensors", lambda temporary: save_file(state, temporary))
         write_text(folder / "config.json", json.dumps(config, indent=1, default=list) + "\n")
@@ -182,6 +185,7 @@ class Denoiser(nn.Module):
         config = read_small_json(path)
         require_fit(config, CONFIG, repr(str(path)))
         unet = planned(UNet2DConditionModel, config["unet"], str(path))
+        # pruned on the meta device: the deleted layers are never allocated
         with torch.device("meta"):
             remove_time(unet)
             replace_text(unet, text, torch.empty(1, config["prompt_tokens"], unet.config.cross_attention_dim))

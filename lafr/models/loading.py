@@ -66,6 +66,7 @@ def require_shapes(
         except SafetensorError as error:
             raise InputError(f"{str(path)!r} cannot be read ({error}); fetch or save it again") from None
     where = str(files[0].parent)
+    # sorted: the first difference is the same on every machine
     for name in sorted(wanted.keys() | found.keys()):
         has, needs = found.get(name), tuple(wanted[name].shape) if name in wanted else None
         if has != needs:

@@ -42,6 +42,7 @@ class CallScaling(dict):
 
 def let_calls_scale(unet: UNet2DConditionModel) -> None:
     """Make a UNet's LoRA layers follow `scaled_lora`, in place."""
+    # in place of the dictionary: peft reads scaling["default"] in every forward pass
     for layer in unet.modules():
         if isinstance(layer, LoraLayer):
             layer.scaling = CallScaling(layer.scaling)

@@ -67,6 +67,7 @@ class Quantizer(nn.Module):
 
     def size(self) -> int:
         """Return the number of learned values: codes, and the weights of a predictor."""
+        # codes are buffers, which parameters() does not list
         codes = sum(layer.codebook.numel() for layer in self.layers)
         return codes + sum(p.numel() for p in self.parameters())
 
@@ -106,6 +107,7 @@ class Codebook(Quantizer):
                 decay=decay,
                 threshold_ema_dead_code=dead_below,
                 commitment_weight=1.0,
+                # the plain straight-through estimator, as in the paper
                 rotation_trick=False,
                 sync_codebook=False,  # features are gathered outside
             )
@@ -115,6 +117,7 @@ class Codebook(Quantizer):
     def quantize(self, features: Tensor) -> Quantized:
         """Match each position with its nearest code, then what is left over with the next codebook's."""
         flat = flatten(features)  # [B, h * w, d]
+        # residual quantisation: code k approximates what codes 1..k-1 left over
         residual, total, indices, commitment = flat, 0.0, [], 0.0
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
             for layer in self.layers:
@@ -173,6 +176,7 @@ class Codebook(Quantizer):
         """Move codes towards the `features [B, d, h, w]` matched by `indices [B, h, w, Q]`; reset dead ones."""
         for layer, given, chosen in self.inputs(features, indices):
             with seeded_global(generator):
+                # moving average of cluster sizes and sums (van den Oord et al., Eqs. 6 to 8), then dead codes are reset
                 layer.update_indices(given, chosen)
 
 
@@ -208,6 +212,7 @@ class SoftCodebook(HardCodebook):
         """Replace each position by the weighted mean of the codes."""
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
             # a soft code lies inside the convex hull of the codes
+            # softmax(-|f - c_n| / temperature) over the N codes
             weights = self.weights(flatten(features))  # [B, h * w, N]
             codes = unflatten(weights @ self.layers[0].codebook, features)
         return Quantized(codes, spatial([weights.argmax(-1)], features), F.mse_loss(features, codes.detach()))
@@ -312,6 +317,7 @@ class CodePredictor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits `[B, h, w, N]` of `features [B, d, h, w]`, float32; the layers follow autocast."""
+        # computed for the size at hand, not stored: any h x w
         places = get_2d_sincos_pos_embed(features.shape[1], features.shape[-2:], device=features.device)
         tokens = flatten(features) + places.to(features)  # [B, h * w, d]
         for layer in self.layers:
@@ -379,6 +385,7 @@ def unflatten(vectors: Tensor, like: Tensor) -> Tensor:
 
 def spatial(indices: Sequence[Tensor], features: Tensor) -> Tensor:
     """Return `[B, h, w, Q]` from Q indices `[B, h * w]`, for `features [B, d, h, w]`."""
+    # Q last: code indices of one position lie together, as in [B, h, w, Q]
     return torch.stack(list(indices), -1).unflatten(1, features.shape[-2:])
 
 
@@ -409,6 +416,7 @@ class seeded_global:
         self.seed = int(torch.randint(2**62, (), generator=generator))
 
     def __enter__(self) -> None:
+        # also forks every GPU's generator, which manual_seed sets too
         self.fork = torch.random.fork_rng()
         self.fork.__enter__()
         torch.manual_seed(self.seed)

@@ -80,8 +80,10 @@ class Restorer(nn.Module):
 
     def forward(self, lq: ImageLike | Sequence[ImageLike], fidelity: float = 0.0) -> Any:
         """Restore images given in any form, see `as_images`; raises InputError when `fidelity` is not in 0..1."""
+        # a batch of tensors is the method itself; every other form is converted to it and back
         if not isinstance(lq, Tensor) or lq.ndim != 4:
             return self.restore_images(lq, fidelity)
+        # training checks nothing: its batches come from the stream, thousands of times
         if not self.training:
             require_batch(lq)
         return self.codec.decode(self.latents(lq, fidelity).z_restored)  # [B, 3, H, W]
@@ -102,6 +104,7 @@ class Restorer(nn.Module):
         """Restore aligned faces one by one and return them in the form they were given in, see `as_given`."""
         device = next(self.parameters()).device
         restored = []
+        # one by one: the images of a list may differ in form, and memory stays that of one
         for number, image in enumerate(as_images(given)):
             lq = aligned_input(image, self.resolution, f"image {number}")  # [3, H, W]
             restored.append(self(lq[None].to(device), fidelity)[0])
@@ -139,6 +142,7 @@ class Restorer(nn.Module):
         """
         base = Base.from_pretrained(folder, remedy, offline, sha256, expect, variant, text=text != "none")
         null = None if text == "none" else base.null_embedding
+        # from_base works on the UNet in place: `base` must not be used for another restorer
         denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
         if lora is not None:
             denoiser.add_lora(**lora)
@@ -170,6 +174,7 @@ class Restorer(nn.Module):
         )
         save_adapter(self.adapter, folder)
         if full:
+            # the adapter is saved above in either case; the UNet here is the pruned one
             self.codec.vae.save_pretrained(folder / "codec")
             self.denoiser.save_pretrained(folder / "denoiser")
         elif lora:

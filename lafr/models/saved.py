@@ -67,6 +67,7 @@ class Saved:
         path = folder / INDEX
         if not path.is_file():
             raise InputError(f"{str(folder)!r} holds no {INDEX}; give the folder of a trained model, or 'mini'")
+        # of limited size and depth: a hostile file costs no memory
         where, record = repr(str(path)), read_small_json(path)
         if not isinstance(record, dict):
             raise InputError(f"{where} does not hold an object; restore the file that LAFR saved")
@@ -89,6 +90,7 @@ def require_format(found: object, where: str) -> None:
     # in Python 2.0 == 2, and JSON can hold either
     if found == FORMAT and not isinstance(found, bool | float):
         return
+    # format 1 named a Python path to import: it is not read, as loading must run no code
     if found is None or found == 1:
         raise InputError(
             f"{where} was saved by an earlier version of LAFR (format {found or 'not stated'}; this one reads "

@@ -43,6 +43,7 @@ class Base:
     def save_pretrained(self, folder: str | Path, variant: torch.dtype = torch.float32) -> None:
         """Write the parts in diffusers layout; `variant` is the precision of the stored weights."""
         folder = Path(folder)
+        # the layout of `StableDiffusionPipeline`: other tools load each folder
         for name, part in (("vae", self.vae), ("unet", self.unet)):
             # a copy, as diffusers' from_config would forget the latent scale where it was not given at the start
             copy.deepcopy(part).to(variant).save_pretrained(folder / name)
@@ -93,6 +94,7 @@ class Base:
     @classmethod
     def _from_folder(cls, found: Found, sha256: Mapping[str, str] | None, expect: str | None, text: bool) -> "Base":
         folder, null = found.path, found.path / NULL
+        # a stored embedding needs no text encoder, which is 1.3 GB for SD 2.1
         encode = text and not null.is_file() and all((folder / part / file).is_file() for part, file in TEXT.items())
         parts = ["vae", "unet", "scheduler", *(TEXT if encode else ())]
         opened = [path for part in parts for path in (folder / part).rglob("*.json")] + [null] * null.is_file()
@@ -104,12 +106,14 @@ class Base:
             scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise InputError(f"{str(folder)!r} holds a configuration of another kind of model: {error}") from None
+        # shapes on the meta device first: a wrong model is named before gigabytes are read
         kinds = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
         empty = {part: planned(kind, read_config(kind, folder / part), str(folder)) for part, kind in kinds.items()}
         require_known(empty["vae"].config, empty["unet"].config, scheduler.config, str(folder), expect)
         loaded = {}
         for part, kind in kinds.items():
             require_shapes(weights(folder, part, found.variants[part]), empty[part].state_dict(), _present_name)
+            # float32 whatever the file holds: "fp16" saves the download, not precision in use
             settings = dict(variant=found.variants[part], use_safetensors=True, torch_dtype=torch.float32)
             loaded[part] = kind.from_pretrained(folder / part, local_files_only=True, **settings)
         embedding = load_file(null)["null_embedding"].float() if null.is_file() else None
@@ -128,6 +132,7 @@ def _present_name(name: str) -> str:
 
 
 def _encoder_weights(folder: Path) -> tuple[str | None, list[Path]]:
+    # not `Found.variants`: the text encoder may come in another precision than the UNet
     for variant in (None, "fp16"):
         if files := weights(folder, "text_encoder", variant):
             return variant, files
@@ -139,6 +144,7 @@ def empty_prompt(folder: Path) -> Tensor:
     """Return the embedding `[1, L, D]` of the empty prompt by the folder's CLIP text encoder, float32."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    # imported above at first use: transformers takes seconds to load
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     settings = dict(variant=_encoder_weights(folder)[0], use_safetensors=True, dtype=torch.float32)
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, **settings).eval()

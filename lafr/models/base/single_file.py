@@ -31,6 +31,7 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
     """
     shapes = _read(path, meta=True)
     name = _recognise(path, shapes, expect)
+    # without the text encoder: LAFR deletes the text input, or fixes it to a stored embedding
     state = {k: v.float() for k, v in _read(path).items() if k.startswith((UNET, "model_ema.", *VAE))}
     entry = known(name)
     try:
@@ -42,6 +43,7 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
                 place.mkdir()
                 (place / "config.json").write_text(json.dumps({"_class_name": kind.__name__, **config}))
                 parts.append(kind.from_single_file(state, config=str(place), extract_ema=True, local_files_only=True))
+            # diffusers builds on the meta device: what the file lacks keeps no value
             if any(value.is_meta for part in parts for value in part.state_dict().values()):
                 raise NotImplementedError
     except NotImplementedError:  # what torch says of a weight that was given no value
@@ -84,6 +86,7 @@ def _read(path: Path, meta: bool = False) -> dict[str, Tensor]:
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:  # OSError: torch of a torn zip
         raise InputError(f"{str(path)!r} can't be read ({str(error).splitlines()[0][:100]}); fetch it again") from None
+    # PyTorch Lightning nests the weights, some tools twice
     while "state_dict" in state:
         state = state["state_dict"]
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -96,6 +99,7 @@ def _recognise(path: Path, shapes: dict[str, Tensor], expect: str | None) -> str
             f"{str(path)!r} is no Stable Diffusion checkpoint in its original layout: it has no {LAYOUT}"
             f"{_otherwise(shapes)}; choose a folder or file that holds {known(expect or 'sd21_base').title}"
         )
+    # named from the shapes, before anything is loaded
     unet = unet_config(shapes)
     require_known({}, unet, {}, str(path), expect)
     if not any(name.startswith(VAE) for name in shapes):
@@ -123,13 +127,16 @@ def unet_config(shapes: dict[str, Tensor]) -> dict:
     def shape(ending: str) -> torch.Size:
         return next((v.shape for k, v in shapes.items() if k.startswith(UNET) and k.endswith(ending)), torch.Size([0]))
 
+    # [width, inputs, 3, 3], the first convolution
     width, inputs = shapes[LAYOUT].shape[:2]
     config = {
         "in_channels": inputs,
         "cross_attention_dim": shape("attn2.to_k.weight")[-1],
+        # 2.x projects by a linear layer [D, C], 1.x by a 1 x 1 convolution [D, C, 1, 1]
         "use_linear_projection": len(shape("proj_in.weight")) == 2,
         "block_out_channels": [width, *_widths(shapes, width)],
     }
+    # an embedding of sizes (XL) or of an image (unCLIP) besides the time
     if f"{UNET}label_emb.0.0.weight" in shapes:
         xl = config["cross_attention_dim"] in (1280, 2048)
         config |= {"addition_embed_type": "text_time"} if xl else {"class_embed_type": "projection"}
@@ -150,6 +157,7 @@ def require_noise_predictor(unet: UNet2DConditionModel, path: Path) -> None:
 
     z_t is then nearly eps itself; v = sqrt(abar) eps - sqrt(1 - abar) z0 (Salimans & Ho, 2022) has little of it.
     """
+    # abar = 0.0047 at t = 999: z_t is 0.998 eps, so a latent is not needed
     noise = torch.randn(1, unet.config.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
     answer = unet(noise, 999, noise.new_zeros(1, 77, unet.config.cross_attention_dim)).sample
     cosine = torch.cosine_similarity(answer.flatten(), noise.flatten(), 0).item()

@@ -58,6 +58,7 @@ def find(
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     reasons = []
+    # all reasons are kept: the error says of every source why it was not used
     for source in map(str, sources):
         try:
             return _find(source, offline, variant, text)
@@ -76,6 +77,7 @@ def _find(source: str, offline: bool, variant: str | None, text: bool) -> Found:
     if path.is_dir():
         return Found(path, source, _variants(path, variant))
     repository = REPOSITORY.fullmatch(source.removeprefix(HUB))
+    # "models/sd21" with an existing "models" is a mistyped path, not a repository
     if not source.startswith(HUB) and (repository is None or path.parent.is_dir()):
         raise NotThere("does not exist")
     if repository is None:
@@ -88,6 +90,7 @@ def _find(source: str, offline: bool, variant: str | None, text: bool) -> Found:
 
 def _snapshot(name: str, revision: str | None, offline: bool, variant: str | None, text: bool) -> tuple[Path, dict]:
     """Fetch the parts in use, of one precision, into the hub's own cache."""
+    # safety checker, feature extractor and EMA weights of a repository are left out
     parts = CONFIGS | (TEXT if text else {})
     configs = [f"{part}/{file}" for part, file in parts.items()] + (["tokenizer/*"] if text else [])
     reason: NotThere | None = None
@@ -102,6 +105,7 @@ def _snapshot(name: str, revision: str | None, offline: bool, variant: str | Non
             )
             return path, _variants(path, precision)
         except NotThere as incomplete:
+            # the first reason: it is that of the preferred precision
             reason = reason or incomplete
         except LocalEntryNotFoundError:
             why = "offline is asked for" if offline or constants.HF_HUB_OFFLINE else "the hub can't be reached"
@@ -115,6 +119,7 @@ def _files(stem: str, variant: str | None) -> list[str]:
     """Return how the weights of a part are called: in one file, or in shards with their index."""
     if variant is None:
         return [f"{stem}.safetensors", f"{stem}-?????-of-?????.safetensors", f"{stem}.safetensors.index.json"]
+    # diffusers and transformers put the precision at different places of a shard name
     one, index = f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json"
     return [one, f"{stem}.{variant}-?????-of-?????.safetensors", f"{stem}-?????-of-?????.{variant}.safetensors", index]
 

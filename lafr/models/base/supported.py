@@ -20,6 +20,7 @@ SCHEDULER = dict(
     num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", trained_betas=None,
     prediction_type="epsilon", rescale_betas_zero_snr=False,
 )  # fmt: skip
+# SD 2.1 has 64 channels a head (so 5 to 20 heads) and OpenCLIP's 1024; SD 1.5 has 8 heads and CLIP's 768
 SD21 = UNET | dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True)
 SD15 = UNET | dict(cross_attention_dim=768, attention_head_dim=8, use_linear_projection=False)
 
@@ -69,9 +70,11 @@ def unsuitable(unet: Mapping, scheduler: Mapping) -> str | None:
     inputs, cross = unet["in_channels"], unet.get("cross_attention_dim")
     if inputs in INPUTS:
         return f"{INPUTS[inputs]} ({inputs} input channels)"
+    # SDXL adds image size and crop to the time: the folded time could not hold them
     if unet.get("addition_embed_type") == "text_time":
         name = "the Stable Diffusion XL refiner" if cross == 1280 else "Stable Diffusion XL"
         return f"{name} (cross-attention {cross}, conditioned on sizes)"
+    # a second condition besides the text: nothing here would supply it
     if unet.get("class_embed_type") or unet.get("num_class_embeds"):
         return "a model conditioned on classes or images, such as Stable unCLIP"
     if (kind := scheduler.get("prediction_type", "epsilon")) != "epsilon":
