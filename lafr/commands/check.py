@@ -51,7 +51,9 @@ def install_line(extras: Collection[str], no_deps: bool) -> str:
         extras: of the package, keys of `EXTRAS`.
         no_deps: whether a package of data/requirements-no-deps.txt is missing.
     """
-    names = ["train"] * bool(TRAIN & set(extras)) + [name for name in extras if name not in TRAIN]
+    names = [name for name in extras if name not in TRAIN]
+    if TRAIN & set(extras):
+        names.insert(0, "train")
     wanted = []
     if names:
         wanted.append(shlex.quote(f"{project()}[{','.join(names)}]"))

@@ -49,14 +49,12 @@ def restore_and_score(
         restorer: whose latents are measured; None for none.
         methods: what is compared; a plain function of (lq, hq) is never cached.
         metrics: by name; of each image, or of the set (see `lafr.evaluation.scoring`).
-        folder: of the numbers.
         shown: method on faces.png; no faces.png where it isn't compared.
         batch_size: images restored together. An image may differ by rounding between batch sizes.
-        device: to run on.
-        seed: of set metrics' intervals.
+        device, seed: to run on, and of set metrics' intervals.
         fidelity: at which latents are measured.
         processes: says which batches are this process's; None for all.
-        work: folder of the images and of what is needed to resume; `folder` when None.
+        folder, work: of the numbers; of the images and of what is needed to resume (`folder` when None).
     """
     folder, work, processes = Path(folder), Path(work or folder), processes or Processes()
     log = ProgressLog(work / WORK, processes.index)
@@ -68,7 +66,6 @@ def restore_and_score(
     latents = LatentNumbers(restorer, log, fidelity) if restorer is not None else None
     before = load(log, images, scoring, latents)
     processes.wait()  # nobody writes before all have read
-
     groups = [range(len(benchmark))[start : start + batch_size] for start in range(0, len(benchmark), batch_size)]
     for batch in own_batches(benchmark, groups, device, processes):
         images.make(batch)
@@ -78,7 +75,6 @@ def restore_and_score(
     processes.wait()
     if not processes.is_main:
         return None
-
     after = load(log, images, scoring, latents)
     images.tidy()
     result = merged(scoring, [[benchmark.stem(i) for i in group] for group in groups], seed)
@@ -86,9 +82,7 @@ def restore_and_score(
         result.latents.update(latents.summary(len(groups), has_truth))
     counted = len(next(iter(result.scores.values())))  # metrics of single images
     result.kept.update(kept(before, after, len(benchmark), len(written), len(compared) * counted))
-    write_scores(result, folder / "scores.csv")
-    if shown in compared:
-        write_faces(result, images, shown, folder / "faces.png")
+    write_results(result, images, shown, folder)
     return result
 
 
@@ -125,15 +119,15 @@ def merged(scoring: Scoring, batches: Sequence[list[str]], seed: int) -> Evaluat
     images, methods, metrics = scoring.images, scoring.methods, scoring.metrics
     of_sets = {name: metric for name, metric in metrics.items() if is_set_metric(metric)}
     of_images = [name for name in metrics if name not in of_sets]
-    return Evaluation(
+    result = Evaluation(
         stems=[stem for stems in batches for stem in stems],
-        scores={m: {name: scoring.values(m, name, batches) for name in of_images} for m in methods},
-        of_sets={
-            m: {name: scoring.of_set(m, name, metric, batches, seed) for name, metric in of_sets.items()}
-            for m in methods
-        },
+        scores={},
         folders={method: images.folder / name for method, name in images.folders.items()},
     )
+    for method in methods:
+        result.scores[method] = {name: scoring.values(method, name, batches) for name in of_images}
+        result.of_sets[method] = {n: scoring.of_set(method, n, metric, batches, seed) for n, metric in of_sets.items()}
+    return result
 
 
 def kept(
@@ -153,12 +147,13 @@ def kept(
     return {what: (max(0, total - made), total) for (what, total), made in zip(totals.items(), new, strict=True)}
 
 
-def write_faces(result: Evaluation, images: RestoredImages, method: str, path: Path) -> None:
-    """Write the best, median and worst faces of a method, if a metric ranks them."""
-    if (ranking := ranking_metric(result.scores[method])) is not None:
+def write_results(result: Evaluation, images: RestoredImages, method: str, folder: Path) -> None:
+    """Write scores.csv and, if a metric ranks the faces of `method`, faces.png: the best, median and worst of them."""
+    write_scores(result, folder / "scores.csv")
+    if method in result.scores and (ranking := ranking_metric(result.scores[method])) is not None:
         columns = [name for name in (LQ, method, HQ) if name in images.methods]
 
         def face(index: int) -> list[Tensor]:
             return [images.read(name, [result.stems[index]])[0] for name in columns]
 
-        write_image(best_median_worst(face, ranking[1]), path)
+        write_image(best_median_worst(face, ranking[1]), folder / "faces.png")

@@ -45,7 +45,7 @@ class LatentNumbers:
             gaps = {name: difference.abs().mean((1, 2, 3)).tolist() for name, difference in differences.items()}
         use = CodeUse(self.restorer.adapter)
         use.add(latents.z_lq, latents.z_lq if z_hq is None else z_hq)
-        codes = {side: [sparse(counts) for counts in layers] for side, layers in use.counts.items()}
+        codes = {side: list(map(sparse, layers)) for side, layers in use.counts.items()}
         self.known[batch.number] = line | {"gaps": gaps, "codes": codes}
         self.log.append(self.known[batch.number])
 

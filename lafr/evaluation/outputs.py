@@ -49,10 +49,11 @@ def match_outputs(folder: Path, stems: Sequence[str], side: int) -> dict[str, Pa
         shorter, _, suffix = path.stem.rpartition("_")
         stem = shorter if path.stem not in found and suffix.isdigit() else path.stem
         found.get(stem, extra).append(path)
+    twice = [files for files in found.values() if len(files) > 1]
     problems = {
         "{:,} missing": [stem for stem, files in found.items() if not files],
         "{:,} extra": [path.name for path in extra],
-        "{:,} with two files": [" and ".join(f.name for f in fs) for fs in found.values() if len(fs) > 1],
+        "{:,} with two files": [f"{files[0].name} and {files[1].name}" for files in twice],
     }
     said = [f"{kind.format(len(names))}: {listing(names)}" for kind, names in problems.items() if names]
     if said:

@@ -30,7 +30,9 @@ class RestoredImages:
 
     def load(self, lines: Sequence[dict]) -> int:
         """Take in the log of all processes; return how many images it lists."""
-        found = [{k: v for k, v in line.items() if k != "run"} for line in lines if "image" in line]
+        found = [line for line in lines if "image" in line]
+        for line in found:
+            line.pop("run", None)
         self.known = {(line["image"], line["stem"]): line for line in found}
         return len(found)
 

@@ -96,7 +96,10 @@ def best_median_worst(face: Callable[[int], Sequence[Tensor]], distance: np.ndar
 
     `face(i)` is called only if face i is shown.
     """
-    columns = [torch.cat([torch.cat(list(face(i)), dim=2) for i in group], dim=1) for group in picked(distance, each)]
+    columns = []
+    for group in picked(distance, each):
+        rows = [torch.cat(list(face(index)), dim=2) for index in group]  # [3, R, 3 R] each
+        columns.append(torch.cat(rows, dim=1))
     gap = torch.ones(3, columns[0].shape[1], 8)
     return torch.cat([columns[0], gap, columns[1], gap, columns[2]], dim=2)
 

@@ -63,8 +63,8 @@ def write_curve(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     points = {f: of for f, of in sweep.items() if None not in (of[x]["mean"], of[y]["mean"])}
-    means = [[of[metric]["mean"] for of in points.values()] for metric in (x, y)]
-    axes.plot(*means, color="#2563a8", lw=1.5, zorder=2)
+    means = [(of[x]["mean"], of[y]["mean"]) for of in points.values()]
+    axes.plot(*zip(*means, strict=True), color="#2563a8", lw=1.5, zorder=2)
     for fidelity, of in points.items():
         _point(axes, of, x, y, "#2563a8", fidelity)
     for method, of in others.items():

@@ -13,8 +13,8 @@ class CodeUse:
 
     def __init__(self, adapter: nn.Module):
         self.adapter = adapter
-        layers = adapter.quantizer.layers
-        self.counts = {side: [torch.zeros(layer.codebook_size) for layer in layers] for side in ("lq", "hq")}
+        sizes = [layer.codebook_size for layer in adapter.quantizer.layers]
+        self.counts = {side: list(map(torch.zeros, sizes)) for side in ("lq", "hq")}
 
     @torch.no_grad()
     def add(self, z_lq: Tensor, z_hq: Tensor) -> None:

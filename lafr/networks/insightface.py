@@ -5,7 +5,7 @@ exporter merged most batch normalisations into the convolutions before them; its
 structure, since the exporter's names are numbers.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -75,8 +75,10 @@ class IResNet(Recogniser):
     def from_state(cls, state: dict[str, Tensor], **settings) -> "IResNet":
         """Load the network from ArcFace-torch's state dict, whose names tell the depth."""
         state = {key.removeprefix("module."): value for key, value in state.items()}
-        blocks = [{key.split(".")[1] for key in state if key.startswith(f"layer{i}.")} for i in range(1, 5)]
-        network = cls(tuple(len(block) for block in blocks), **settings)
+        # "layer3.13.conv1.weight" is of the fourteenth block of the third stage
+        blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
+        depths = Counter(stage for stage, _ in blocks)
+        network = cls(tuple(depths[f"layer{i}"] for i in range(1, 5)), **settings)
         network.load_state_dict(state)
         return network.eval()
 

@@ -107,5 +107,6 @@ def pair(members: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return the HQ stem of each LQ stem; {} for a set without HQ images."""
     if "hq" not in members:
         return {}
-    lq, hq = ([Path(f"{stem}.png") for stem in members[part]] for part in ("lq", "hq"))
+    lq = [Path(f"{stem}.png") for stem in members["lq"]]
+    hq = [Path(f"{stem}.png") for stem in members["hq"]]
     return {image.stem: reference.stem for image, reference in zip(lq, match_by_stem(lq, hq), strict=True)}

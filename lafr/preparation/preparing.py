@@ -223,7 +223,8 @@ def _checked(name: str, work: Unfinished, count: int | None, allow_missing: int,
     images = len(pairs or files)
     if count is not None and images != count:
         raise InputError(f"{name} has {images} images, not {count}; give {setting('count', images)} if that is right")
-    values, sharper = [p["psnr_rgb"] for p in pairs], [p["sharper"] for p in pairs]
+    values = [pair["psnr_rgb"] for pair in pairs]
+    sharper = [pair["sharper"] for pair in pairs]
     measured = require_severity(severity, values, sharper) if severity else {}
     return {"images": images, **measured, "left_out": left_out, "files": files}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, send_to_device
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -216,7 +216,7 @@ def optimiser_batches(loader: Iterable, accelerator: Accelerator) -> Iterable[li
     """Group the loader's micro-batches by optimiser step, on the device."""
     stream = iter(loader)  # one iterator: a DataLoader restarts with every `for`
     while batches := list(islice(stream, accelerator.gradient_accumulation_steps)):
-        yield [{key: value.to(accelerator.device) for key, value in batch.items()} for batch in batches]
+        yield [send_to_device(batch, accelerator.device) for batch in batches]
 
 
 def mean_terms(all_terms: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from lafr.errors import InputError, setting
 from lafr.images import write_image
@@ -45,7 +46,7 @@ class Validation:
         self.folder, self.device, self.batch_size = Path(folder), device, batch_size
         # made once: every validation sees the same images and degradations
         items = [pairs[i] for i in range(min(num_images, len(pairs)))]
-        self.items = {key: torch.stack([item[key] for item in items]) for key in items[0]}  # [N, ...] each
+        self.items = default_collate(items)  # [N, ...] each
 
     def __call__(self, objective, step: int) -> dict[str, float]:
         """Return the means and write the image."""

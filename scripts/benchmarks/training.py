@@ -116,10 +116,11 @@ def measured(objective, cfg, device) -> dict:
     batch["n"] = torch.arange(cfg.batch_size)
     step, optimizer = optimiser_step(objective, batch, cfg.mixed_precision)
     cost = measure(step, device, cfg.steps)
-    held = [*objective.parameters(), *objective.buffers()]
+    held: list[torch.Tensor] = [*objective.parameters(), *objective.buffers()]
     for own in (optimizer, *(term.optimizer() for term in learned_terms(objective))):
         held += [value for state in own.state.values() for value in state.values() if torch.is_tensor(value)]
-    at_rest = sum(value.numel() * value.element_size() for value in {id(v): v for v in held}.values())
+    # tensors as keys compare by identity: what two share counts once
+    at_rest = sum(value.numel() * value.element_size() for value in set(held))
     return {**vars(cost), "peak_mb": at_rest / 1e6 + cost.peak_mb, "trained_values": trained_values(objective)}
 
 

@@ -36,9 +36,9 @@ def apply_batch(records: Sequence[Record], hq: Tensor) -> Tensor:
         names = [step["op"] for step in record]
         if names[:4] != CHAIN or set(names[4:]) - set(COLOUR) or record[3]["mode"] != "bilinear":
             raise InputError(f"a batch can only be degraded in one pass ({', '.join(CHAIN)}), not {', '.join(names)}")
-    blurs, noises, jpegs = ([record[position] for record in records] for position in range(3))
+    blurs, noises, jpegs = list(zip(*records, strict=False))[:3]  # the steps of CHAIN, one of each record
     height, width = hq.shape[-2:]
-    full = torch.tensor([[height, width]] * len(records))  # [B, 2]
+    full = torch.tensor([height, width]).expand(len(records), 2)  # [B, 2]
     # [B, 2]: factors differ, and so do the sizes of the small images
     small = torch.tensor([[max(1, int(height / s["factor"])), max(1, int(width / s["factor"]))] for s in blurs])
     canvas = [16 * math.ceil(side / 16) for side in small.amax(0).tolist()]  # JPEG's 16 x 16 blocks, chroma halved

@@ -64,19 +64,24 @@ def training_and_held_out(
         training = [item for item in pool if item.name in chosen]
     if num_images is not None:
         reserve = held_out is None and len(training) == len(pool)  # one image must be left to validate on
-        require_count(num_images, len(training) - reserve, where, reserve)
+        require_count(num_images, len(training) - 1 if reserve else len(training), where, reserve)
         training = drawn(training, num_images, score if rank_by_score else None, seed)
     # 4. without a validation list, a share of the pool that is not fixed above
     if held_out is None:
         fixed = training if file_list or num_images is not None else ()
         held_out = draw_held_out(pool, fixed, validation_fraction, seed)
         training = without(training, held_out)
+    require_both(training, held_out, where)
+    return training, held_out
+
+
+def require_both(training: Sequence[Item], held_out: Sequence[Item], where: str) -> None:
+    """Raise InputError where nothing is left to train or to validate on."""
     if not training or not held_out:
         raise InputError(
             f"{where} leaves {len(training)} images to train on and {len(held_out)} to validate on",
             remedy=f"choose fewer to train on, a lower {setting('min_score')}, or give a {setting('validation_list')}",
         )
-    return training, held_out
 
 
 def require_count(num_images: int, most: int, where: str, reserve: bool) -> None:

@@ -127,8 +127,12 @@ def curves(record: dict) -> list:
     """Return each metric over the fidelity parameter, where it was swept."""
     sweep = record.get("sweep") or {}
     metrics = dict.fromkeys(metric for scores in sweep.values() for metric in scores)
-    drawn = [curve(metric, {f: s[metric] for f, s in sweep.items() if metric in s}) for metric in metrics]
-    return [(c, direction(record, c.metric)) for c in drawn if c]
+    found = []
+    for metric in metrics:
+        measured = {fidelity: scores[metric] for fidelity, scores in sweep.items() if metric in scores}
+        if drawn := curve(metric, measured):
+            found.append((drawn, direction(record, metric)))
+    return found
 
 
 def groups_of(record: dict, scores: ImageScores, method: str) -> dict[str, dict]:

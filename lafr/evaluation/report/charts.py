@@ -58,7 +58,7 @@ def edges_of(values: np.ndarray, bins: int = 30) -> np.ndarray:
         low, high = low - max(0.5, abs(low)) * 1e-3, high + max(0.5, abs(high)) * 1e-3
     width = step(high - low, bins)
     first, last = math.floor(low / width), math.ceil(high / width)
-    return np.arange(first, last + 1 + (last == first)) * width
+    return np.arange(first, max(last, first + 1) + 1) * width
 
 
 def histogram(
@@ -109,10 +109,11 @@ def curve(metric: str, sweep: dict[str, dict]) -> Curve | None:
     if len(known) < 2:
         return None
     bounds = [(s["mean"], s.get("low") or s["mean"], s.get("high") or s["mean"]) for _, s in known]
-    low, high = min(b[1] for b in bounds), max(b[2] for b in bounds)
+    values = np.array(bounds)  # [points, 3]: mean, low, high
+    low, high = float(values[:, 1].min()), float(values[:, 2].max())
     span = (high - low) or 1.0
     x = [(f - known[0][0]) / (known[-1][0] - known[0][0]) * (WIDTH - 16) + 8 for f, _ in known]
-    y = [[HEIGHT - 8 - (v - low) / span * (HEIGHT - 16) for v in b] for b in bounds]
+    y = (HEIGHT - 8 - (values - low) / span * (HEIGHT - 16)).tolist()  # SVG counts downwards
     line = "L".join(f"{a:.1f} {b[0]:.1f}" for a, b in zip(x, y, strict=True))
     there = [f"{a:.1f} {b[2]:.1f}" for a, b in zip(x, y, strict=True)]
     back = [f"{a:.1f} {b[1]:.1f}" for a, b in zip(x[::-1], y[::-1], strict=True)]

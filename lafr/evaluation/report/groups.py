@@ -22,7 +22,7 @@ def read_groups(source: str | Path | Groups, stems: list[str]) -> Groups:
     Raises InputError unless some column names at least half of the images; the others count as "not stated".
     """
     if not isinstance(source, str | Path):
-        return {str(column): {s: str(v) for s, v in of.items()} for column, of in source.items()}
+        return {str(column): dict(zip(of, map(str, of.values()), strict=True)) for column, of in source.items()}
     path = Path(source)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -31,15 +31,20 @@ def read_groups(source: str | Path | Groups, stems: list[str]) -> Groups:
         remedy = "give a CSV with a line for each image"
         raise InputError(f"groups {str(path)!r} cannot be read ({error})", remedy=remedy) from None
     columns = list(lines[0]) if lines else []
-    by_column = {column: lines_of({line[column]: line for line in lines}, stems) for column in columns}
+    by_column = {}
+    for column in columns:
+        by_column[column] = lines_of({line[column]: line for line in lines}, stems)
     key = max(columns, key=lambda column: len(by_column[column]), default=None)
     if key is None or 2 * len(by_column[key]) < len(stems):
         raise InputError(
             f"no column of groups {str(path)!r} names images such as {stems[:1]}",
             remedy="name them in one column, or give no groups",
         )
-    found = by_column[key]
-    return {c: {stem: found.get(stem, {}).get(c, "") for stem in stems} for c in columns if c != key}
+    groups = {column: dict.fromkeys(stems, "") for column in columns if column != key}
+    for stem, line in by_column[key].items():
+        for column, of in groups.items():
+            of[stem] = line.get(column, "")
+    return groups
 
 
 def lines_of(by_name: dict[str, dict], stems: list[str]) -> dict[str, dict]:

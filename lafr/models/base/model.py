@@ -97,7 +97,8 @@ class Base:
         # a stored embedding needs no text encoder, which is 1.3 GB for SD 2.1
         encode = text and not null.is_file() and all((folder / part / file).is_file() for part, file in TEXT.items())
         parts = ["vae", "unet", "scheduler", *(TEXT if encode else ())]
-        opened = [path for part in parts for path in (folder / part).rglob("*.json")] + [null] * null.is_file()
+        opened = [path for part in parts for path in (folder / part).rglob("*.json")]
+        opened += [null] if null.is_file() else []
         opened += [path for part, variant in found.variants.items() for path in weights(folder, part, variant)]
         opened += _encoder_weights(folder)[1] if encode else []
         # before anything is parsed: a file that is not the pinned one is never opened

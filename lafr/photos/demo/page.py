@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 from PIL import Image
@@ -13,6 +13,9 @@ from PIL import Image
 from lafr.errors import InputError
 from lafr.photos.demo.limits import Limits, read_upload, time_limit
 from lafr.photos.demo.shown import face_list, slider_pair, summary
+from lafr.photos.restorer import PhotoRestorer, PhotoResult
+
+Examples = Mapping[str, Callable[[], Image.Image]]  # label of a button -> its photo
 
 CSS = """
 .gradio-container { max-width: 1100px !important; width: 100% !important; margin: 0 auto !important; }
@@ -44,13 +47,7 @@ def spell(parameter: str, value: str | None = None) -> str:
     return label if value in (None, "True") else f"{label} {value}"
 
 
-def build_page(
-    photo_restorer,
-    folder: Path,
-    limits: Limits,
-    note: str,
-    examples: Mapping[str, Callable[[], Image.Image]],
-) -> gr.Blocks:
+def build_page(photo_restorer: PhotoRestorer, folder: Path, limits: Limits, note: str, examples: Examples) -> gr.Blocks:
     """Return the page; downloads are written into `folder`, which must be Gradio's own temporary folder."""
     work = partial(restore, photo_restorer, folder, limits)
     rules = f"Up to {limits.megabytes} MB and {limits.megapixels:g} megapixels."
@@ -108,7 +105,7 @@ def build_page(
 
 
 def restore(
-    photo_restorer,
+    photo_restorer: PhotoRestorer,
     folder: Path,
     limits: Limits,
     upload: str | None,
@@ -126,7 +123,7 @@ def restore(
         else:
             raise InputError("choose a photo first")
         with time_limit(photo_restorer.restorer, limits.seconds):
-            result = photo_restorer(photo, fidelity=fidelity, force=force)
+            result = cast(PhotoResult, photo_restorer(photo, fidelity=fidelity, force=force))
     except InputError as error:
         return f"**Not restored:** {_literal(error.told(spell))}", None, "", gr.DownloadButton(visible=False)
     except Exception:

@@ -46,7 +46,7 @@ def summary(result) -> str:
     count = len(result.faces)
     restored = sum(face.status == "restored" for face in result.faces)
     left = f", {count - restored} left as it was" if restored < count else ""
-    return f"{restored} of {count} face{'s' * (count > 1)} restored{left}, in {result.seconds:.1f} s."
+    return f"{restored} of {count} {'face' if count == 1 else 'faces'} restored{left}, in {result.seconds:.1f} s."
 
 
 def _crop(image: Image.Image, box) -> Image.Image:

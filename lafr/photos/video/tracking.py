@@ -88,7 +88,8 @@ class Tracker:
         """Return index of detection -> track: the largest overlap first, each used once."""
         if not detections or not self.tracks:
             return {}
-        new, old = (torch.tensor([list(x.box) for x in boxes]).float() for boxes in (detections, self.tracks))
+        new = torch.tensor([list(detection.box) for detection in detections]).float()
+        old = torch.tensor([list(track.box) for track in self.tracks]).float()
         overlaps = box_iou(new, old).numpy()
         matched: dict[int, _Track] = {}
         for flat in np.argsort(-overlaps, axis=None, kind="stable"):
