@@ -47,6 +47,8 @@ HYDRA_KEYS = {
     "split": "data.split",
     "validation_list": "data.validation_list",
     # evaluation
+    "Benchmark.severity": "benchmark.severity",
+    "Preparation.severity": "dataset.severity",
     "curve_x": "curve.x",
     "curve_y": "curve.y",
     # degradation

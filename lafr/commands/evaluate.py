@@ -15,6 +15,7 @@ from lafr.commands.launch import command_line, run
 from lafr.storage import shipped
 
 if TYPE_CHECKING:  # imported late: the configuration is composed before torch is loaded
+    from lafr.errors import InputError
     from lafr.evaluation.plan import Plan
     from lafr.evaluation.progress import Processes
 
@@ -48,6 +49,7 @@ def plan_from_config(cfg: Any, command: str = "") -> "Plan":
         curve=(cfg.curve.x, cfg.curve.y),
         side=cfg.benchmark.get("resolution"),
         severity=cfg.benchmark.get("severity"),
+        limit=cfg.limit,
         protocol=protocol.name if protocol else None,
         groups=cfg.groups if cfg.groups is not None else groups_next_to(build.get("root"), name),
         seed=cfg.seed,
@@ -179,7 +181,7 @@ def main(cfg: Any) -> None:
 
     processes, device = start(plan.device)
     try:
-        result = evaluate(plan, device, processes, partial(print, file=sys.stderr, flush=True))
+        result = evaluate(plan, device, processes, notify)
     except MissingError as error:
         if not plan.explain:
             raise
@@ -189,6 +191,14 @@ def main(cfg: Any) -> None:
         return
     if result is not None:  # in the main process
         publish(plan, result)
+
+
+def notify(said: "str | InputError") -> None:
+    """Print what the user should know before the work begins; a doubt in the words of this command."""
+    from lafr.commands.doors import as_hydra
+
+    text = said if isinstance(said, str) else f"warning: {said.told(as_hydra)}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def command() -> None:

@@ -172,6 +172,25 @@ class PairedBenchmark:
         return Pair(lq_path.stem, read_image(lq_path, self.resolution), hq, lq_path, hq_path)
 
 
+class PartialBenchmark:
+    """Some pairs of a set, evenly spaced, for trials; its name says so: "celeba_test (24 of 3000)"."""
+
+    def __init__(self, whole: Benchmark, count: int):
+        places = np.linspace(0, len(whole) - 1, count).round().astype(int)
+        self.whole, self.places = whole, [int(place) for place in places]
+        self.name = f"{whole.name} ({count} of {len(whole)})"
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def stem(self, index: int) -> str:
+        """Return the name of image `index`."""
+        return self.whole.stem(self.places[index])
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.whole[self.places[index]]
+
+
 def pair_benchmark(name: str, lq: str | None, hq: str | None, resolution: int) -> PairedBenchmark:
     """Return any two folders as a set, `lq` alone where `hq` is None."""
     if lq is None:

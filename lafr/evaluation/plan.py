@@ -29,7 +29,8 @@ class Plan:
         sweep: fidelities of the fidelity-realism curve.
         curve: its two metrics; None for the usual ones.
         side: of the set's images in pixels, where it has only one size.
-        severity: "severe" or "mild", which the set's pairs must be.
+        severity: "severe" or "mild", which the set's pairs must be; None for no check.
+        limit: number of images to score, evenly spaced, for a trial; None for all.
         protocol: whose metrics these are.
         groups: CSV of the images' groups.
         seed: of the bootstrap intervals and of set metrics.
@@ -58,6 +59,7 @@ class Plan:
     curve: tuple[str | None, str | None] = (None, None)
     side: int | None = None
     severity: str | None = None
+    limit: int | None = None
     protocol: str | None = None
     groups: str | None = None
     seed: int = 0
@@ -75,6 +77,10 @@ class Plan:
     def __post_init__(self) -> None:
         for fidelity in (self.fidelity, *self.sweep):
             require_fidelity(fidelity)
+        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
+            raise InputError("limit", self.limit, "a whole number, 1 or more, or None for the whole set")
+        if self.limit is not None and self.publish:
+            raise InputError("publish", True, f"False for a trial ({setting('limit', self.limit)})")
         if self.groups is not None and not Path(self.groups).is_file():
             raise InputError("groups", self.groups, "None or an existing CSV with a line for each image")
 
@@ -101,7 +107,8 @@ class Plan:
     @property
     def work(self) -> Path:
         """Folder of the restored images and of what is needed to resume."""
-        return Path(self.output or f"runs/eval/{self.name}/{self.benchmark}")
+        part = f"_limit_{self.limit}" if self.limit else ""
+        return Path(self.output or f"runs/eval/{self.name}/{self.benchmark}{part}")
 
     @property
     def folder(self) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lafr.data.severity import BOUNDARY, SETS
+from lafr.data.severity import BOUNDARY, SETS, is_clear, severity_of
 from lafr.errors import InputError, setting
 from lafr.metrics.registry import METRICS, MetricRecord
 from lafr.storage import shipped
@@ -169,7 +169,7 @@ def require_same_set(record: dict) -> None:
 
     Checked: the number of images and, for CelebA-Test, the PSNR of LQ against HQ, which separates severe from mild.
     """
-    benchmark, images = record["benchmark"], record["images"]
+    benchmark, images = record.get("set", {}).get("name") or record["benchmark"], record["images"]
     if benchmark not in BENCHMARKS:
         raise InputError(f"nothing is published for benchmark {benchmark!r}; there is for {', '.join(BENCHMARKS)}")
     count = BENCHMARKS[benchmark][1]
@@ -180,8 +180,8 @@ def require_same_set(record: dict) -> None:
         )
     psnr = record["rows"].get("LQ input", {}).get("psnr_rgb", {}).get("mean")
     if psnr is not None and benchmark in SETS.values():
-        found = SETS["severe" if psnr < BOUNDARY else "mild"]
-        if found != benchmark:
+        found = SETS[severity_of(psnr)]
+        if found != benchmark and is_clear(psnr):
             raise InputError(
                 f"this result is named {benchmark}, but its LQ images have {psnr:.2f} dB, as those of {found} (under "
                 f"{BOUNDARY} dB severe, else mild)",

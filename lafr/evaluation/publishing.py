@@ -57,8 +57,10 @@ def record_of(plan: Plan, result: Result) -> dict:
         gate = add_gate(rows, plan.benchmark, scores.scores)
     images = {name: os.path.relpath(where, plan.folder) for name, where in scores.folders.items()}
     return {
-        "benchmark": plan.benchmark,
+        "benchmark": result.name,
         "images": len(scores.stems),
+        "set": {"name": plan.benchmark, "images": result.of, "filter": result.filter},
+        "resolution": result.side,
         "protocol": plan.protocol,
         "rows": rows,
         "metrics": {name: asdict(card) for name, card in result.cards.items()},

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lafr.data.benchmarks import Benchmark, MissingSetError
+from lafr.data.benchmarks import Benchmark, MissingSetError, PartialBenchmark
 from lafr.errors import InputError, setting
 from lafr.evaluation.batches import restore_and_score
 from lafr.evaluation.cache_keys import key_of_metric, key_of_restorer, require_same_model
-from lafr.evaluation.checking import check_set
+from lafr.evaluation.checking import check_set, prepared_filter
 from lafr.evaluation.methods import Method, at_fidelity, input_method, output_method, standard_methods
 from lafr.evaluation.outputs import match_outputs, side_of
 from lafr.evaluation.plan import CEILING, MODEL, Plan
@@ -33,6 +33,10 @@ class Result:
         trained_on: method -> the metrics whose networks its model was trained with.
         checked: what was checked of the set, a sentence each.
         axes: metrics of the fidelity-realism curve, where the fidelity was swept.
+        name: of the set: the plan's benchmark, or for a trial such as "celeba_test (24 of 3000)".
+        side: in pixels, of the images that were scored.
+        of: number of images of the whole set.
+        filter: with which the set was brought to its size, where its index says so.
     """
 
     scores: Evaluation
@@ -41,6 +45,10 @@ class Result:
     trained_on: dict[str, list[str]]
     checked: list[str]
     axes: tuple[str, str] | None
+    name: str
+    side: int
+    of: int
+    filter: str | None = None
 
 
 class MissingError(InputError):
@@ -60,17 +68,19 @@ def evaluate(
     plan: Plan,
     device: torch.device | str = "cpu",
     processes: Processes | None = None,
-    notify: Callable[[str], object] = lambda text: None,
+    notify: Callable[[str | InputError], object] = lambda text: None,
 ) -> Result | None:
     """Restore and score what `plan` says, into `plan.work`; run again, a stopped run resumes.
 
     Nothing is written before all of the plan is known to be possible. Returns None in all processes but the main one.
-    `notify` gets, before any image is restored, what the user should know of the run; in the main process alone.
+    `notify` gets, before any image is restored, what the user should know of the run, text or a warning in the form of
+    an error; in the main process alone.
     """
     processes = processes or Processes()
-    restorer, benchmark, side = open_model_and_set(plan, device)
-    found = check_set(benchmark, plan.severity)
-    has_truth = getattr(benchmark, "hq", True) is not None
+    restorer, whole, side = open_model_and_set(plan, device)
+    found = check_set(whole, plan.severity, notify if processes.is_main else None)
+    has_truth = getattr(whole, "hq", True) is not None
+    benchmark = PartialBenchmark(whole, plan.limit) if plan.limit and plan.limit < len(whole) else whole
     try:
         metrics, not_measured = build_metrics(plan, side, has_truth)
     except MissingError as error:
@@ -84,7 +94,7 @@ def evaluate(
     axes = curve_metrics(list(metrics), *plan.curve) if plan.sweep else None
     names = [name for name in plan.methods if has_truth or name != CEILING]
     controls = {n: Restorer.from_pretrained(f).to(device) for n, f in plan.controls.items() if n in names}
-    methods = build_methods(plan, names, restorer, controls, benchmark, side)
+    methods = build_methods(plan, names, restorer, controls, whole, side)
     if restorer:
         require_same_model(plan.work, restorer, write=processes.is_main)
     scores = restore_and_score(
@@ -106,7 +116,18 @@ def evaluate(
     models = controls | ({MODEL: restorer} if restorer else {})
     compared = {name: model for name, model in models.items() if name in names}
     cards = {name: card_of(name, metric) for name, metric in metrics.items()}
-    return Result(scores, cards, not_measured, trained_on(compared, metrics), found, axes)
+    return Result(
+        scores,
+        cards,
+        not_measured,
+        trained_on(compared, metrics),
+        found,
+        axes,
+        benchmark.name,
+        side,
+        len(whole),
+        prepared_filter(whole),
+    )
 
 
 def load_model(plan: Plan, device: torch.device | str) -> Restorer:

@@ -72,10 +72,14 @@ def shown(record: dict, method: str, metric: str) -> str:
     return text + mark + failed
 
 
-def marks(record: dict) -> dict[tuple[str, str], str]:
+def marks(record: dict, better_than_input: bool = False) -> dict[tuple[str, str], str]:
     """Return (method, metric) -> "best" or "second"; equal digits share a mark.
 
     A second best is named where at least three methods were measured.
+
+    Args:
+        record: a result.
+        better_than_input: give no mark to a method that loses to the input.
     """
     found: dict[tuple[str, str], str] = {}
     for metric in metrics_of(record):
@@ -89,8 +93,16 @@ def marks(record: dict) -> dict[tuple[str, str], str]:
                 means[method] = round(sign * mean, digits(record, metric))
         levels = sorted(set(means.values()), reverse=True)[: 2 if len(means) > 2 else 1]
         for mark, level in zip(("best", "second"), levels, strict=False):
+            if better_than_input and loses_to_input(record, metric, sign, level):
+                break
             found |= {(method, metric): mark for method, mean in means.items() if mean == level}
     return found
+
+
+def loses_to_input(record: dict, metric: str, sign: int, level: float) -> bool:
+    """Return whether the input has a better mean than `level`, which is rounded and rises with quality."""
+    before = record["rows"].get(BOUNDS[0], {}).get(metric, {}).get("mean")
+    return before is not None and round(sign * before, digits(record, metric)) > level
 
 
 def title(record: dict) -> str:
@@ -100,17 +112,38 @@ def title(record: dict) -> str:
         ours = "; numbers with an interval are measured here" if measured else ""
         return f"{record['benchmark']}: printed in {source}{ours}"
     protocol = f", protocol {record['protocol']}" if record.get("protocol") else ""
-    return f"{record['benchmark']}, {record['images']} images{protocol}; mean (95 % bootstrap interval over images)"
+    size = f" at {record['resolution']} px" if record.get("resolution") else ""
+    what = f"{record['benchmark']}, {record['images']} images{size}{protocol}"
+    return f"{what}; mean (95 % bootstrap interval over images)"
 
 
 def notes(record: dict) -> list[str]:
     """Return the lines under a table: the marks' meaning, and each metric that could not be measured, with why."""
     legend = [LEGEND] if record.get("trained_on") else []
     legend += [AS_THE_SOURCE] if any(UNSTATED in heading for heading in headings(record).values()) else []
+    legend += [conditions(record)] if record.get("resolution") else []
     legend += [gate_note(record["gate"])] if record.get("gate") else []
     legend += [f"Left out: {reason}." for reason in record.get("left_out", ())]
     missing = record.get("not_measured", {})
     return legend + [f"{metric} was not measured: {reason}." for metric, reason in missing.items()]
+
+
+def conditions(record: dict) -> str:
+    """Return the conditions that numbers depend on: resolution, filter, protocol, reference sets, failures."""
+    filtered = (record.get("set") or {}).get("filter")
+    said = [f"Scored at {record['resolution']} px" + (f", prepared with a {filtered} filter" if filtered else "")]
+    said += [f"protocol {record['protocol']}"] if record.get("protocol") else []
+    for metric, card in record.get("metrics", {}).items():
+        if resized := (card.get("reference") or {}).get("resized"):
+            said.append(f"{label(record, metric)} against images resized by {resized}")
+    failures = [
+        f"{method} {label(record, metric)} {scores['failed']}"
+        for method, of in record["rows"].items()
+        for metric, scores in of.items()
+        if scores.get("failed")
+    ]
+    said.append(f"failed detections: {', '.join(failures) or 'none'}")
+    return f"{'; '.join(said)}."
 
 
 def gate_note(gate: dict) -> str:
@@ -254,7 +287,7 @@ def table(record: dict, style: str = "markdown", others: bool = False) -> str:
 def print_table(record: dict) -> None:
     """Print a result's scores, its latents and its size."""
     columns = headings(record)
-    table = Table(title=escape(f"{record['benchmark']}: {record['images']} images, mean (95 % bootstrap interval)"))
+    table = Table(title=escape(title(record)))
     table.add_column("method")
     for heading in columns.values():
         table.add_column(escape(heading), justify="right")

@@ -22,11 +22,12 @@ FILES = {
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The set that a set metric compares with: its name, number of images and the sha256 of its statistics."""
+    """The set that a set metric compares with: its name, number of images, sha256 of its statistics, resizing."""
 
     name: str
     images: int | None = None  # None: as many as the set has
     sha256: str | None = None
+    resized: str | None = None  # how its images were brought to their size
 
 
 @dataclass(frozen=True)

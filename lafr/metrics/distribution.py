@@ -93,7 +93,9 @@ class FID(SetMetric):
             super().__init__(network)
             self.statistics.require(self.weights)
             self.needs_reference = False
-            self.compared_with = ReferenceSet(self.statistics.name, self.statistics.images, self.statistics.sha256)
+            self.compared_with = ReferenceSet(
+                self.statistics.name, self.statistics.images, self.statistics.sha256, self.statistics.resized
+            )
         self.resamples = resamples
 
     def score(self, features: Tensor, reference_features: Tensor | None = None, seed: int = 0) -> dict[str, float]:

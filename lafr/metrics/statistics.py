@@ -31,6 +31,7 @@ class Statistics:
         features: name of the network.
         weights: "file sha256" of the network, a line each; empty for one without files.
         sha256: of the file it was read from.
+        resized: how the images were brought to their size.
     """
 
     mean: np.ndarray
@@ -40,6 +41,7 @@ class Statistics:
     features: str = ""
     weights: str = ""
     sha256: str | None = None
+    resized: str | None = None
 
     @classmethod
     def of(cls, features: Tensor, **facts) -> "Statistics":
@@ -123,7 +125,7 @@ def load_statistics(path: str | Path, features: str, sha256: str | None = None) 
             f"{str(path)!r} was made from features {made_by!r}, the metric has {features!r}: "
             f"their distance is no FID; {BUILD.format(path=path)}"
         )
-    return Statistics(mean, covariance, images, name, made_by, weights, found)
+    return Statistics(mean, covariance, images, name, made_by, weights, found, facts.get("resized"))
 
 
 def _save(made: Statistics, path: Path, size: int) -> None:

@@ -8,14 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
+from lafr.commands.doors import as_hydra
 from lafr.data.benchmarks import (
     PairedBenchmark,
+    PartialBenchmark,
     SyntheticBenchmark,
     folder_benchmark,
     match_by_stem,
     pair_benchmark,
 )
 from lafr.data.faces import Faces
+from lafr.data.severity import SETS
 from lafr.errors import InputError
 from lafr.evaluation.checking import SAMPLE, check_set
 from lafr.images import read_image
@@ -152,7 +155,7 @@ def noisy(tmp_path):
 def test_a_prepared_set_says_what_of_it_was_checked(noisy):
     said = check_set(noisy("celeba_test", 21.3)(), "severe")
     assert said[0] == f"80 files as index.json names them, sha256 of {SAMPLE} compared"
-    assert said[1].startswith("LQ against HQ has 21.") and said[1].endswith(f"dB on {SAMPLE} pairs: severe")
+    assert said[1].startswith("LQ against HQ has 21.") and said[1].endswith("dB on 40 pairs: severe")
 
 
 @pytest.mark.parametrize(
@@ -163,8 +166,39 @@ def test_a_prepared_set_says_what_of_it_was_checked(noisy):
     ],
 )
 def test_each_of_the_two_sets_is_refused_under_the_others_name(noisy, name, decibels, severity, other):
-    with pytest.raises(InputError, match=rf"is not {name}: the mean PSNR .* run with benchmark='{other}'$"):
+    with pytest.raises(
+        InputError, match=rf"is not {name}: the mean PSNR .* benchmark='{other}', or give severity=None"
+    ):
         check_set(noisy(name, decibels)(), severity)
+
+
+@pytest.mark.parametrize(("severity", "decibels"), [("severe", 23.9), ("mild", 23.1), ("severe", 23.0)])
+def test_within_one_decibel_of_the_boundary_a_set_is_taken_with_a_warning_that_names_the_override(
+    noisy, severity, decibels
+):
+    warnings = []
+    said = check_set(noisy(SETS[severity], decibels)(), severity, warnings.append)
+    assert "near the boundary" in said[1]
+    assert "within 1 dB" in str(warnings[0]) and warnings[0].told(as_hydra).count("benchmark.severity=null") == 1
+
+
+def test_what_was_measured_when_a_set_was_prepared_is_not_measured_again(noisy, tmp_path, monkeypatch):
+    make = noisy("celeba_test", 21.3)
+    path = tmp_path / "celeba_test" / "index.json"
+    index = json.loads(path.read_text())
+    for entry in index["files"]:
+        entry |= {"psnr_rgb": 20.5, "sharper": False} if entry["file"].startswith("lq/") else {}
+    path.write_text(json.dumps(index))
+    monkeypatch.setattr("lafr.evaluation.checking.psnr", None)  # it would fail
+    assert check_set(make(), "severe")[1].startswith("LQ against HQ has 20.50 dB on 40 pairs")
+
+
+def test_a_part_of_a_set_is_spread_over_it_and_says_so(noisy):
+    whole = noisy("celeba_test", 21.3)()
+    part = PartialBenchmark(whole, 4)
+    assert (part.name, len(part)) == ("celeba_test (4 of 40)", 4)
+    assert [part.stem(i) for i in range(4)] == ["0000", "0013", "0026", "0039"]
+    assert torch.equal(part[1].lq, whole[13].lq)
 
 
 def test_the_name_in_the_index_is_believed_before_anything_is_measured(noisy, tmp_path):
@@ -179,7 +213,7 @@ def test_lq_and_hq_in_each_others_place_are_told(noisy, tmp_path):
     (tmp_path / "celeba_test" / "index.json").unlink()
     for old, new in (("hq", "x"), ("lq", "hq"), ("x", "lq")):
         (tmp_path / "celeba_test" / old).rename(tmp_path / "celeba_test" / new)
-    with pytest.raises(InputError, match=r"in 32 of 32 pairs .* the LQ image is the sharper one"):
+    with pytest.raises(InputError, match=r"in 40 of 40 pairs .* the LQ image is the sharper one"):
         check_set(make(), "severe")
 
 

@@ -97,6 +97,22 @@ def test_outputs_are_compared_with_our_methods_and_with_other_outputs(script, pa
     assert columns(table, "B", "psnr_rgb") == columns(table, "LQ input", "psnr_rgb")
 
 
+def test_a_trial_scores_a_part_says_so_and_is_kept_apart(script, pair, method):
+    code, said, out = script(*pair, f"outputs={method}", "limit=2")
+    assert code == 0, said
+    assert "pair (2 of 5), 2 images at 32 px" in " ".join(out.split())
+    record = json.loads(Path("runs/eval/tiny/pair_limit_2/result.json").read_text(encoding="utf-8"))
+    assert (record["benchmark"], record["images"], record["resolution"]) == ("pair (2 of 5)", 2, 32)
+    assert record["set"]["images"] == 5 and not Path("runs/eval/tiny/pair").exists()
+    code, said, _ = script(*pair, f"outputs={method}", "limit=2", "publish=true")
+    assert code == 1 and "limit=2" in said
+    code, said, _ = script(*pair, f"outputs={method}", "limit=0")
+    assert code == 1 and "limit" in said
+    assert script(*pair, f"outputs={method}", "limit=9")[0] == 0  # all of them: no trial
+    record = json.loads(Path("runs/eval/tiny/pair_limit_9/result.json").read_text(encoding="utf-8"))
+    assert record["benchmark"] == "pair"
+
+
 def test_a_changed_output_is_scored_again_and_the_others_are_not(script, pair, method):
     assert script(*pair, f"outputs={method}")[0] == 0
     write_image(read_image(method / "face1_00.png") * 0.5, method / "face1_00.png")

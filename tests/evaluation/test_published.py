@@ -129,6 +129,10 @@ def test_a_result_of_another_set_or_a_part_is_compared_with_no_published_value()
         with pytest.raises(InputError) as error:
             require_same_set(record)
         assert all(word in str(error.value) for word in words), record
+    trial = result("celeba_test (24 of 3000)", 24, 21.5) | {"set": {"name": "celeba_test", "images": 3000}}
+    with pytest.raises(InputError, match="3000 images, this result has 24"):
+        require_same_set(trial)
+    require_same_set(result("celeba_test", 3000, 24.3))  # too near the boundary to be refused
     require_same_set(result("celeba_test", 3000, 21.5))
     require_same_set(result("celeba_test_mild", 3000, 25.3))
     require_same_set({"benchmark": "lfw_test", "images": 1711, "rows": {"LAFR": {}}})

@@ -15,6 +15,7 @@ import pytest
 import lafr.commands.tables
 from lafr.evaluation.published import BENCHMARKS
 from lafr.evaluation.tables import (
+    conditions,
     latex_table,
     latex_text,
     markdown_table,
@@ -76,6 +77,27 @@ def test_a_failed_method_is_neither_best_nor_second_and_says_how_often_it_failed
     rows["rows"]["a"]["lmd_68"]["failed"] = 7
     assert marks(rows) == {("c", "lmd_68"): "best", ("b", "lmd_68"): "second"}
     assert shown(rows, "a", "lmd_68") == "failed [7 failed]"
+
+
+def test_a_method_that_loses_to_the_input_is_not_called_best_where_that_is_asked_for():
+    means = {"LQ input": 23.0, "a": 22.0, "b": 21.0, "c": 20.0}
+    losing = record({row: {"psnr_rgb": p} for row, p in means.items()})
+    assert marks(losing, better_than_input=True) == {} and marks(losing)["a", "psnr_rgb"] == "best"
+    winning = record({row: {"psnr_rgb": p} for row, p in (means | {"a": 24.0}).items()})
+    assert marks(winning, better_than_input=True) == {("a", "psnr_rgb"): "best"}
+
+
+def test_the_conditions_of_a_result_stand_under_its_table_and_its_size_in_the_title():
+    rows = record({"LQ input": {"lmd": 5.0}, "a": {"lmd": 3.0}}, resolution=512, protocol="lafr")
+    rows |= {"set": {"name": "val", "images": 7, "filter": "lanczos"}}
+    rows["rows"]["a"]["lmd"]["failed"] = 2
+    rows["metrics"] = {"fid_ffhq": {"label": "FID-FFHQ", "reference": {"resized": "Pillow Lanczos to 512 px"}}}
+    assert "7 images at 512 px, protocol lafr" in title(rows)
+    note = conditions(rows)
+    for words in ("512 px", "lanczos", "protocol lafr", "FID-FFHQ against", "Pillow Lanczos", "a LMD 2"):
+        assert words in note
+    rows["rows"]["a"]["lmd"].pop("failed")
+    assert "failed detections: none" in conditions(rows)
 
 
 def test_markdown_sets_the_best_in_bold_the_second_in_italics():

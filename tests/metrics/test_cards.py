@@ -124,7 +124,7 @@ def test_a_card_is_json_and_comes_back_whole(mini):
         record = json.loads(json.dumps(dataclasses.asdict(card)))
         assert record.keys() == {field.name for field in dataclasses.fields(Card)}
         assert record["name"] == name and record["digits"] >= 2
-    assert record["reference"] == {"name": "the set's HQ images", "images": None, "sha256": None}
+    assert record["reference"] == {"name": "the set's HQ images", "images": None, "sha256": None, "resized": None}
 
 
 def test_no_reference_metrics_are_those_that_score_real_photographs():

@@ -98,7 +98,7 @@ def decimals(record: dict, value: float | None, metric: str) -> str:
 
 def grid(record: dict) -> dict:
     """Return a table as the template draws it."""
-    marked, columns = marks(record), headings(record)
+    marked, columns = marks(record, better_than_input=True), headings(record)
     rows = []
     for method in record["rows"]:
         cells = [(shown(record, method, m).partition(" "), marked.get((method, m), "")) for m in columns]
