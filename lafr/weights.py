@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pickle
 import shlex
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -283,8 +284,9 @@ def locate(name: str) -> Path:
     """Return the path of an external file whose sha256 matches.
 
     Looked for at the top of the folder named by the environment variable LAFR_WEIGHTS, then in the package that
-    carries it (which is found, not imported). Where EXTERNAL knows no sha256, the line of the file SHA256SUMS next to
-    it counts. Raises InputError with the remedy when it is absent, altered or has no sha256 to compare with.
+    carries it (which is found, not imported). A line of the file SHA256SUMS next to it, the user's own, counts before
+    the sha256 in EXTERNAL, and that is printed: the same weights may have been saved again. Raises InputError with
+    the remedy when it is absent, altered or has no sha256 to compare with.
     """
     file = EXTERNAL[name]
     found = next((path for path in _candidates(file) if path.is_file()), None)
@@ -294,15 +296,24 @@ def locate(name: str) -> Path:
         raise InputError(
             f"{name} is missing: {file.remedy} " + (f"(or put it {place}){ALL}" if file.package else place)
         )
-    known = file.sha256 or _pinned(found)
+    pinned = _pinned(found)
+    known = pinned or file.sha256
     if known is None:
         pin = f"cd {shlex.quote(str(found.parent))} && sha256sum {found.name} >> {PINS}"
         raise InputError(f"the sha256 of {name} isn't known to LAFR; if you trust {str(found)!r}, pin it: {pin}")
     if sha256(found) != known:
         again = f"correct {PINS} next to it if you trust the file, or {file.remedy} again"
-        remedy = file.remedy if file.sha256 else again
+        remedy = again if pinned else f"{file.remedy}, or vouch for it in {PINS}: sha256sum {found.name} >> {PINS}"
         raise InputError(f"{str(found)!r} is not the known {name}: its sha256 differs; {remedy}")
+    if file.sha256 and known != file.sha256:
+        _say_vouched(name, found)
     return found
+
+
+@cache
+def _say_vouched(name: str, path: Path) -> None:
+    """Print once that a file is another one than the published."""
+    print(f"{name}: {str(path)!r} is not the published file; {PINS} next to it vouches for it", file=sys.stderr)
 
 
 def _candidates(file: ExternalFile) -> list[Path]:

@@ -1,4 +1,8 @@
-"""Print versions, the device, and the packages that are missing: `lafr check`."""
+"""Print versions, the device, and what is missing: for LAFR (`lafr check`), or for one run.
+
+`lafr check +experiment=NAME` and `lafr check benchmark=NAME` take what `lafr train` and `lafr eval` take, and say what
+that run needs, what is missing, how to get it, and how long it would take here.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -9,10 +13,15 @@ import shutil
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lafr
-from lafr.commands.doors import Parser
+from lafr.commands.doors import Parser, as_hydra
+from lafr.errors import InputError
 from lafr.storage import shipped
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # extra of the package -> (what needs it, its modules)
 EXTRAS = {
@@ -28,6 +37,8 @@ EXTRAS = {
 TRAIN = {"samples", "faces"}  # the extra "train"
 NOT_OFFERED = {"iqa"}  # its licence is for the user to accept: named, but not in the install line
 # Their own requirements ask for a second OpenCV build: they stand in data/requirements-no-deps.txt.
+_without_timing: list[str] = []  # holds the option where it was given; `run` takes a function of the configuration
+
 NO_DEPS = ("the packaged faces; architectures of the full-size loss and of RetinaFace", ("insightface", "facexlib"))
 
 
@@ -109,11 +120,58 @@ def check() -> bool:
     return not lacking
 
 
+def check_run(cfg: "DictConfig") -> None:
+    """Print what the run of a composed configuration needs, and its time; exits with 1 when something is missing."""
+    from lafr.commands import preflight
+    from lafr.training.preflight import missing, report
+
+    timing = not _without_timing
+    if "benchmark" in cfg:
+        findings, metrics = preflight.benchmark_findings(cfg)
+    else:
+        findings = preflight.training_findings(cfg)
+    print(report(findings, as_hydra), flush=True)
+    if missing(findings):
+        sys.exit(1)
+    if timing:
+        print("\ntime, by a few steps here:", flush=True)
+        lines = preflight.evaluation_time(cfg, metrics) if "benchmark" in cfg else preflight.training_time(cfg)
+        print("\n".join(f"  {line}" for line in lines))
+
+
+def environment_report() -> None:
+    """Print versions, the device, and the sha256 of every external file that is there: for a bug report, no paths."""
+    from lafr.weights import EXTERNAL, locate, sha256
+
+    check()
+    for name, file in EXTERNAL.items():
+        try:
+            print(f"file         {sha256(locate(name))}  {file.name}")
+        except InputError:
+            continue
+
+
 def command() -> None:
     """Run the command line."""
-    description = "Print versions, the device, and the packages that are missing. Exits with 1 when LAFR cannot run."
-    Parser(description).parse_args()
-    if not check():
+    arguments = sys.argv[1:]
+    if any("=" in argument for argument in arguments):
+        from lafr.commands.launch import run
+
+        _without_timing[:] = [argument for argument in arguments if argument == "--no-timing"]
+        sys.argv[1:] = [argument for argument in arguments if argument != "--no-timing"]
+        evaluated = any(argument.lstrip("+").startswith("benchmark=") for argument in arguments)
+        run(check_run, "eval" if evaluated else "train")
+        return
+    description = (
+        "Print versions, the device, and the packages that are missing. Exits with 1 when LAFR cannot run.\n\n"
+        "  lafr check +experiment=NAME [KEY=VALUE ...] [--no-timing]   what this training needs, and its time here\n"
+        "  lafr check benchmark=NAME [KEY=VALUE ...] [--no-timing]     what this evaluation needs, and its time here"
+    )
+    parser = Parser(description)
+    parser.add_argument("--report", action="store_true", help="add the sha256 of external files: for a bug report")
+    if parser.parse_args().report:
+        environment_report()
+    elif not check():
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """Train: `lafr train +experiment=NAME`. Composes the configuration, builds the parts, calls the loop."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lafr.commands.launch import run
+from lafr.commands.preflight import require_everything
 from lafr.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def main(cfg: DictConfig) -> None:
     from lafr.provenance import remember_config
     from lafr.storage import atomic_folder
 
+    if cfg.preflight:
+        require_everything(cfg, show=os.environ.get("RANK", "0") == "0")
     faces, held_out = instantiate(cfg.data, _convert_="all")
     degradation = instantiate(cfg.degradation, _convert_="all")
     if cfg.trainer.cache_latents and getattr(degradation, "gray_target", False):
@@ -74,14 +78,14 @@ def require_known(cfg: DictConfig) -> None:
             )
 
 
-def new_accelerator(cfg: DictConfig) -> "Accelerator":
-    """Return the accelerator of the run."""
+def new_accelerator(cfg: DictConfig, tracking: bool = True) -> "Accelerator":
+    """Return the accelerator of the run; without `tracking` it opens no tracker."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     return Accelerator(
         mixed_precision=cfg.trainer.mixed_precision,
         gradient_accumulation_steps=cfg.trainer.accumulation,
-        log_with=list(cfg.trainer.trackers) or None,
+        log_with=(list(cfg.trainer.trackers) or None) if tracking else None,
         project_dir=cfg.run_dir,
         # the codebook's moving averages are buffers that the loop itself keeps equal in all processes
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -92,7 +96,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings that the run depends on: its own stages, without the groups that they have resolved."""
     settings = OmegaConf.to_container(cfg, resolve=True)
     settings["stage"] = {name: settings["stage"][name] for name in cfg.stages}
-    for choice in ("loss", "adapter"):
+    for choice in ("loss", "adapter", "preflight"):
         del settings[choice]
     return settings
 

@@ -6,6 +6,7 @@ shares an origin with the loss says so.
 """
 
 import importlib
+from dataclasses import dataclass
 from functools import cache
 
 from torch import nn
@@ -40,6 +41,42 @@ NETWORKS = {
 }
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a network is built of besides LAFR: names in `lafr.weights.EXTERNAL`, and modules of optional packages."""
+
+    files: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+NEEDS = {  # of the networks above, and of those that only a term of the loss or a metric builds
+    **dict.fromkeys(("mini_recogniser", "mini_landmarker", "mini_parser"), Needs()),  # shipped
+    "arcface_irse50": Needs(("arcface_irse50",), ("facexlib",)),
+    "arcface_resnet18": Needs(("arcface_resnet18",)),
+    "faceplugin_feature": Needs(("faceplugin_feature",), ("onnx",)),
+    "clip": Needs(packages=("transformers",)),  # its weights come from a folder or the hub
+    "sface": Needs(("sface",), ("onnx", "onnxruntime")),
+    "dlib": Needs(("dlib_resnet", "dlib_5_points"), ("dlib",)),
+    "insightface": Needs(("insightface_w600k_r50",), ("onnxruntime",)),
+    "insightface_r50": Needs(("insightface_w600k_r50",), ("onnx",)),
+    "insightface_r100": Needs(("insightface_glintr100",), ("onnx",)),
+    "arcface_torch": Needs(("arcface_torch",)),
+    "adaface": Needs(("adaface",)),
+    "deep3d": Needs(("deep3d",)),
+    "awing_fan": Needs(("awing_fan",), ("facexlib",)),
+    "dlib_68": Needs(("dlib_68_points",), ("dlib",)),
+    "parsenet": Needs(("parsenet",), ("facexlib",)),
+    "bisenet": Needs(("bisenet",), ("facexlib",)),
+    "dists": Needs(("torchvision_vgg16", "dists_comparison")),
+    "lpips_vgg": Needs(("lpips_vgg", "torchvision_vgg16"), ("lpips",)),
+    "lpips_alex": Needs(("lpips_alex", "torchvision_alexnet"), ("lpips",)),
+    "st_lpips_vgg": Needs(("st_lpips_vgg",)),
+    "st_lpips_alex": Needs(("st_lpips_alex",)),
+    "inception_2015": Needs(("inception_2015",), ("torch_fidelity",)),
+    **{name: Needs((name,), ("pyiqa",)) for name in ("musiq_koniq", "maniqa_koniq", "topiq_cgfiqa", "clip_rn50")},
+}
+
+
 @cache
 def load(name: str, **settings: str) -> nn.Module:
     """Return the published or shipped network called `name`, frozen and in eval mode: one copy per process.
@@ -52,6 +89,21 @@ def load(name: str, **settings: str) -> nn.Module:
     module, _, kind = NETWORKS[name].rpartition(".")
     network = getattr(importlib.import_module(module), kind).from_pretrained(**settings)
     return network.requires_grad_(False).eval()
+
+
+@cache
+def hollow(name: str, **settings: str) -> nn.Module:
+    """Return the network called `name` without weights or files, to count what it costs: one copy a process.
+
+    Networks that compute no gradient or read their shape from a file cannot be built so: TypeError.
+    """
+    module, _, kind = NETWORKS[name].rpartition(".")
+    if name == "clip":
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        vision = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=512))  # the default: ViT-B/32
+        return getattr(importlib.import_module(module), kind)(vision).requires_grad_(False).eval()
+    return getattr(importlib.import_module(module), kind)().requires_grad_(False).eval()
 
 
 def origins(module: nn.Module) -> frozenset[str]:

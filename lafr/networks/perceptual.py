@@ -145,6 +145,14 @@ def lpips_network(trunk: str, state: dict[str, Tensor] | None = None) -> nn.Modu
     return network.requires_grad_(False).eval()
 
 
+def untrained_lpips(trunk: str) -> nn.Module:
+    """Return LPIPS of the `lpips` package with random weights: what it costs, not what it measures."""
+    package = need("lpips", "lpips")
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision by an old keyword
+        network = package.LPIPS(pretrained=False, net=trunk, pnet_rand=True, verbose=False)
+    return network.requires_grad_(False).eval()
+
+
 class DISTS(nn.Module):
     """DISTS, deep image structure and texture similarity (Ding et al., TPAMI 2022): its features and their distance.
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lafr.training.objectives import Batch, Objective
+from lafr.training.objectives import Batch, CodebookObjective, Objective
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,6 @@ def without_values(objective: Objective) -> Objective:
         if "initted" in getattr(layer, "_buffers", {}):  # vector-quantize-pytorch asks its value
             del layer._buffers["initted"]
             layer.initted = True
-    if hasattr(objective, "adapter") and objective.trained_buffers():
+    if isinstance(objective, CodebookObjective):
         setattr(objective, "after_step", lambda *_: None)  # noqa: B010 (a method: moves codes, no product to count)
     return objective

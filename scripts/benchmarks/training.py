@@ -1,19 +1,16 @@
 """The cost of a training step in LAFR's stages and in two baselines, and what it makes of a whole recipe."""
 
-import warnings
 from statistics import median
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
-from lafr.errors import need
 from lafr.evaluation import markdown
-from lafr.losses.appearance import LatentL1, PerceptualLPIPS, PixelMSE
+from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss
 from lafr.losses.structure import LandmarkDistance, ParsingSoftLabel, RegionL1
@@ -27,6 +24,7 @@ from lafr.networks.recognisers import ArcFaceIRSE50
 from lafr.training.baselines import EncoderObjective, OSEDiffObjective, with_distillation
 from lafr.training.counting import count_stage, optimiser_step, without_values
 from lafr.training.objectives import RestorationObjective
+from lafr.training.preflight import HollowLPIPS
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
 
@@ -170,17 +168,10 @@ def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_p
 def full_size_loss():
     """Return the terms of `loss=multilevel` that train, with random networks, whose cost is the same."""
 
-    class Untrained(PerceptualLPIPS):
-        def __init__(self):
-            nn.Module.__init__(self)
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # lpips calls torchvision the old way
-                lpips = need("lpips", "lpips")
-                self.network = lpips.LPIPS(pretrained=False, net="vgg", pnet_rand=True, verbose=False)
-
     parser = ParseNet()
     terms = {
         "pixel_mse": PixelMSE(),
-        "perceptual": Untrained(),
+        "perceptual": HollowLPIPS(),
         "latent_l1": LatentL1(),
         "identity": IdentityCosine(ArcFaceIRSE50()),
         "landmark_distance": LandmarkDistance(AWingFAN()),

@@ -76,13 +76,6 @@ def test_an_altered_file_is_refused(folder, monkeypatch, unpinned):
     assert "is not the known net: its sha256 differs; download https://" in error_of(weights.locate, "net")
 
 
-def test_a_pin_does_not_excuse_a_file_whose_true_hash_is_known(folder, monkeypatch, unpinned):
-    known(monkeypatch, b"true")
-    (folder / "net.pth").write_bytes(b"altered")
-    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(b'altered').hexdigest()}  net.pth\n")
-    assert "its sha256 differs" in error_of(weights.locate, "net")
-
-
 def test_an_unpinned_file_is_refused_and_the_command_in_the_message_pins_it(folder, unpinned):
     (folder / "net.pth").write_bytes(b"whatever")
     message = error_of(weights.locate, "net")
@@ -117,3 +110,18 @@ def test_code_in_a_pickle_does_not_run(folder, monkeypatch, unpinned):
     torch.save({"weight": torch.nn.Linear(1, 1)}, folder / "net.pth")
     known(monkeypatch, (folder / "net.pth").read_bytes())
     assert "holds more than weights and isn't unpickled" in error_of(weights.load_pickle, "net")
+
+
+def test_a_file_saved_again_is_taken_where_the_users_own_sha256_vouches_for_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
+    saved = tmp_path / "parsing_parsenet.pth"
+    saved.write_bytes(b"the same weights, saved again")
+    with pytest.raises(InputError, match="SHA256SUMS"):
+        weights.locate("parsenet")
+    for digest in (hashlib.sha256(saved.read_bytes()).hexdigest(), "0" * 64):
+        (tmp_path / "SHA256SUMS").write_text(f"{digest}  parsing_parsenet.pth\n")
+        if digest == "0" * 64:
+            with pytest.raises(InputError, match="sha256 differs"):
+                weights.locate("parsenet")
+        else:
+            assert weights.locate("parsenet") == saved and "parsing_parsenet.pth" in capsys.readouterr().err

@@ -1,0 +1,308 @@
+"""What `lafr check` and `lafr train` look for before a run.
+
+Here the configuration is read for `lafr.training.preflight`, which knows no keys; a few steps are timed, to say how
+long a run would take here.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lafr.commands.doors import as_hydra
+from lafr.errors import InputError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from lafr.training.preflight import Finding
+
+# what reads files or holds values -> what is as large and does not
+HOLLOW = {
+    "lafr.networks.load": "lafr.networks.hollow",
+    "lafr.losses.appearance.PerceptualLPIPS": "lafr.training.preflight.HollowLPIPS",
+    "lafr.models.restorer.Restorer.from_base": "lafr.training.preflight.hollow_restorer",
+}
+# terms that build a network by its trunk -> the prefix of its name in `lafr.networks.NEEDS`, and the trunk by default
+TRUNKS = {"PerceptualLPIPS": ("lpips", "vgg"), "PerceptualSTLPIPS": ("st_lpips", "alex")}
+CLIP = "openai/clip-vit-base-patch32"
+
+
+def require_everything(cfg: "DictConfig", show: bool) -> None:
+    """Raise InputError when something is missing that a training run needs; `show` prints the whole table first."""
+    from lafr.training.preflight import missing, report
+
+    findings = training_findings(cfg, counting=False)
+    lacking = missing(findings)
+    if len(lacking) == 1 and lacking[0].error:
+        raise lacking[0].error
+    if lacking:
+        if show:
+            print(report(findings, as_hydra), file=sys.stderr, flush=True)
+        names = ", ".join(finding.name for finding in lacking)
+        raise InputError(f"{len(lacking)} of {len(findings)} things are missing: {names}", remedy="see the table above")
+
+
+def training_findings(cfg: "DictConfig", counting: bool = True) -> "list[Finding]":
+    """Return what a training run needs; with `counting` its memory too, which takes a minute at full size."""
+    from omegaconf import OmegaConf
+
+    from lafr.training import preflight
+
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    trainer, build = settings["trainer"], settings["model"]["build"]
+    findings = [preflight.package(tracker, "trackers") for tracker in trainer["trackers"]]
+    if trainer["optimizer"] == "adamw8bit":
+        findings.append(preflight.package("bitsandbytes", "optimizer"))
+    findings += networks_of(settings)
+    if build["_target_"].endswith("Restorer.from_base"):
+        text = build.get("text", "none") != "none"
+        sources = {key: build[key] for key in ("remedy", "offline", "variant") if key in build}
+        findings.append(preflight.base_model(build["folder"], text=text, **sources)[0])
+    found, faces = data_finding(cfg)
+    stages, objectives = stage_findings(settings)
+    findings += [found, *stages]
+    resolution = settings["model"]["resolution"]
+    needed = preflight.checkpoint_bytes([o for o, _ in objectives.values()], trainer["keep_checkpoints"])
+    parts = "checkpoints"
+    if trainer["cache_latents"] and faces is not None and objectives:
+        needed += max(preflight.latent_bytes(len(faces), o, resolution) for o, _ in objectives.values())
+        parts = "checkpoints and latents"
+    findings.append(preflight.disk(settings["run_dir"], needed, parts))
+    if counting and objectives:
+        precision, checkpointing = trainer["mixed_precision"], trainer["gradient_checkpointing"]
+        findings.append(preflight.memory(objectives, resolution, precision, checkpointing, free_memory()))
+    return findings
+
+
+def networks_of(settings: Mapping) -> "list[Finding]":
+    """Return the packages and files of the networks that the model and the stages name."""
+    from lafr.training import preflight
+
+    used: dict[str, list[str]] = {}
+    clips: dict[str, list[str]] = {}
+    parts = {"model": settings["model"]} | {name: settings["stage"][name] for name in settings["stages"]}
+    for part, node in parts.items():
+        for name, own in named_networks(node):
+            used.setdefault(name, []).append(part)
+            if name == "clip":
+                clips.setdefault(own.get("folder", CLIP), []).append(part)
+    clip = [preflight.clip_weights(folder, ", ".join(users)) for folder, users in clips.items()]
+    return preflight.networks(used) + clip
+
+
+def named_networks(node: Any) -> Iterator[tuple[str, Mapping]]:
+    """Yield the name of each network that a configuration builds, with its settings."""
+    if isinstance(node, Mapping):
+        target = str(node.get("_target_", ""))
+        kind = target.rpartition(".")[2]
+        if target == "lafr.networks.load":
+            yield node["name"], node
+        elif kind in TRUNKS:
+            prefix, trunk = TRUNKS[kind]
+            yield f"{prefix}_{node.get('trunk', trunk)}", node
+        for value in node.values():
+            yield from named_networks(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from named_networks(value)
+
+
+def data_finding(cfg: "DictConfig") -> "tuple[Finding, Any]":
+    """Look for the training faces."""
+    from lafr.training.preflight import Finding, refused
+
+    try:
+        faces, held_out = built(cfg.data)
+    except InputError as error:
+        command = re.search(r"python scripts/prepare_data\.py [^;]*$", str(error))
+        return refused("faces", error, fetch=command[0] if command else ""), None
+    return Finding("faces", True, f"{len(faces)} to train on, {len(held_out)} to validate on"), faces
+
+
+def stage_findings(settings: Mapping) -> "tuple[list[Finding], dict[str, tuple[Any, int]]]":
+    """Build every stage on meta tensors; returns the findings, and of each stage its objective and faces at a time."""
+    from lafr.training import preflight
+
+    build, trainer = settings["model"]["build"], settings["trainer"]
+    saved = build["_target_"].endswith(".from_pretrained")
+    if saved and not str(build.get("folder", build.get("sources"))).startswith("mini"):
+        return [], {}  # a saved model is as large as its files: it is loaded once, when the run starts
+    findings, objectives = [], {}
+    for name in settings["stages"]:
+        own = settings["stage"][name]
+        found, objective = preflight.stage(
+            name,
+            # on a model of its own: a stage freezes what the one before has trained
+            lambda own=own: built(hollowed(own["objective"]))(built(hollowed(build))),
+            own["batch_size"],
+            trainer["accumulation"],
+            processes(),
+            trainer["decode_crop"],
+        )
+        findings.append(found)
+        if objective is not None:
+            objectives[name] = objective, max(1, own["batch_size"] // (trainer["accumulation"] * processes()))
+    return findings, objectives
+
+
+def hollowed(node: Any) -> Any:
+    """Return a configuration whose networks and models are built without values."""
+    if isinstance(node, Mapping):
+        changed = {key: hollowed(value) for key, value in node.items()}
+        if changed.get("_target_") in HOLLOW:
+            changed["_target_"] = HOLLOW[changed["_target_"]]
+        return changed
+    return [hollowed(value) for value in node] if isinstance(node, list) else node
+
+
+def built(definition: Any) -> Any:
+    """Return what a definition builds; an InputError comes out as such, not wrapped by Hydra."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(definition, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError | RuntimeError | OSError):
+            raise error.__cause__ from None
+        raise InputError(" ".join(str(error).split())) from None
+
+
+def processes() -> int:
+    """Return the number of processes that Accelerate's launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def free_memory() -> float | None:
+    """Return the free bytes of the device that training takes; None where they are unknown."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    fields = {line.split(":")[0]: line.split()[1] for line in lines}
+    return 1024 * float(fields["MemAvailable"])
+
+
+def training_time(cfg: "DictConfig", steps: int = 2) -> list[str]:
+    """Return a line for each stage: its steps, seconds of one by timing `steps` micro-batches here, and hours."""
+    from torch.utils.data import default_collate
+
+    from lafr.commands.train import new_accelerator
+    from lafr.data.stream import PairStream
+    from lafr.training.counting import optimiser_step
+
+    faces, _ = built(cfg.data)
+    degradation, model, trainer = built(cfg.degradation), built(cfg.model.build), cfg.trainer
+    accelerator = new_accelerator(cfg, tracking=False)
+    lines, total = [], 0.0
+    for name in cfg.stages:
+        settings = built(cfg.stage[name])
+        pairs = settings.pop("stream", PairStream)(faces, degradation, cfg.seed)
+        objective = settings.pop("objective")(model)
+        if not any(p.requires_grad for p in objective.parameters()):
+            continue
+        objective.to(accelerator.device).train()
+        if trainer.gradient_checkpointing:
+            objective.enable_gradient_checkpointing()
+        share = max(1, settings["batch_size"] // trainer.accumulation)
+        batch = default_collate([pairs[n] for n in range(share)])
+        batch = {key: value.to(accelerator.device) for key, value in batch.items()}
+        step, _ = optimiser_step(objective, batch, accelerator.mixed_precision)
+        seconds = trainer.accumulation * timed(step, steps, accelerator.device)
+        total += seconds * settings["max_steps"]
+        whole = duration(seconds * settings["max_steps"])
+        lines.append(f"{name}: {settings['max_steps']:,} steps x {seconds:.2f} s = {whole}")
+    rest = "without loading faces, validation and checkpoints"
+    return [*lines, f"in all {duration(total)} on one {accelerator.device.type} device, {rest}"]
+
+
+def timed(work: Callable[[], object], repeats: int, device: Any) -> float:
+    """Return the mean seconds of `work` over `repeats`, after one run that is not timed."""
+    import torch
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    work()
+    wait()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    wait()
+    return (time.perf_counter() - started) / repeats
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: 40 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def benchmark_findings(cfg: "DictConfig") -> "tuple[list[Finding], dict[str, Any]]":
+    """Return what an evaluation needs, and the metrics that could be built."""
+    from lafr.commands.evaluate import plan_from_config
+    from lafr.metrics.registry import describe
+    from lafr.models.saved import INDEX
+    from lafr.training import preflight
+
+    plan = plan_from_config(cfg)
+    metrics: dict[str, Any] = {}
+    used: dict[str, list[str]] = {}
+    findings = []
+    for name, build in plan.metrics.items():
+        try:
+            metrics[name] = build()
+        except InputError as error:
+            for network in describe(name).networks:
+                used.setdefault(network, []).append(name)
+            findings.append(preflight.refused(f"metric {name}", error))
+        else:
+            findings.append(preflight.Finding(f"metric {name}", True, "can be measured"))
+    findings += preflight.missing(preflight.networks(used))
+    try:
+        count = len(plan.build_benchmark(plan.side or 128))
+        findings.append(preflight.Finding("images", True, f"{count} in {plan.benchmark}"))
+    except InputError as error:
+        findings.append(preflight.refused("images", error))
+    if plan.needs_model:
+        there = plan.model.partition("/")[0] == "mini" or (Path(plan.model) / INDEX).is_file()
+        where = plan.model if there else f"there is no model in {plan.model!r}; {plan.model_remedy}"
+        findings.append(preflight.Finding("model", there, where))
+    return findings, metrics
+
+
+def evaluation_time(cfg: "DictConfig", metrics: Mapping[str, Any]) -> list[str]:
+    """Return lines: seconds an image to restore and by each metric, timed on one batch, and hours of the whole set."""
+    import torch
+
+    from lafr.commands.devices import choose_device
+    from lafr.commands.evaluate import plan_from_config
+    from lafr.metrics.registry import is_set_metric
+    from lafr.models.restorer import Restorer
+
+    plan, seconds = plan_from_config(cfg), {}
+    restorer, device = Restorer.from_pretrained(plan.model), choose_device(plan.device)
+    restorer.to(device)
+    pairs = plan.build_benchmark(plan.side or restorer.resolution)
+    chosen = [pairs[i] for i in range(min(plan.batch_size, len(pairs)))]
+    lq = torch.stack([pair.lq for pair in chosen]).to(device)
+    with torch.no_grad():
+        seconds["restoring"] = timed(lambda: restorer(lq), 1, device) / len(lq)
+        if all(pair.hq is not None for pair in chosen):
+            hq = torch.stack([pair.hq for pair in chosen]).to(device)
+            for name, metric in metrics.items():
+                if not is_set_metric(metric):
+                    seconds[name] = timed(lambda metric=metric: metric(lq, hq), 1, device) / len(lq)
+    lines = [f"{name}: {value:.3f} s an image" for name, value in seconds.items()]
+    whole = duration(sum(seconds.values()) * len(pairs))
+    return [*lines, f"in all {whole} for {len(pairs)} images of one method on {device}, without metrics of whole sets"]

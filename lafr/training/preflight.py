@@ -1,0 +1,322 @@
+"""What a run needs, looked for before its first step: packages, files, disk, memory, and stages that can be built.
+
+Functions return `Finding`s; `report` makes one table of them, with the shell lines that fetch what is missing.
+"""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lafr.errors import InputError, Spell, as_python, setting
+from lafr.losses.appearance import PerceptualLPIPS
+from lafr.models.base.model import Base
+from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find
+from lafr.models.base.supported import KNOWN
+from lafr.models.denoiser import Denoiser
+from lafr.models.loading import planned, read_config
+from lafr.models.restorer import Restorer
+from lafr.networks import NEEDS, Needs
+from lafr.networks.perceptual import untrained_lpips
+from lafr.training.counting import count_stage, without_values
+from lafr.training.objectives import Objective
+from lafr.weights import EXTERNAL, FOLDER_VARIABLE, NO_DEPS, ExternalFile, locate
+
+# module -> what follows `pip install`, where the two differ
+INSTALL = {
+    "facexlib": NO_DEPS,
+    "insightface": NO_DEPS,
+    "dlib": "dlib-bin",
+    "torch_fidelity": "torch-fidelity",
+    "pyiqa": "'lafr[iqa]' # for non-commercial use only",
+}
+HUB_HOST = ("huggingface.co", 443)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a run needs.
+
+    Args:
+        name: what it is: "awing_fan", "base model", "memory".
+        there: whether the run can have it.
+        where: its place or size; where it is missing, what was looked for.
+        used_by: stages, metrics.
+        fetch: shell line that gets it, where there is one.
+        error: the InputError that says so, where one does.
+    """
+
+    name: str
+    there: bool
+    where: str
+    used_by: str = ""
+    fetch: str = ""
+    error: InputError | None = None
+
+
+def refused(name: str, error: InputError, used_by: str = "", fetch: str = "") -> Finding:
+    """Return the finding of something that an InputError says is missing."""
+    return Finding(name, False, error.args[0], used_by, fetch, error)
+
+
+def report(findings: Sequence[Finding], spell: Spell = as_python) -> str:
+    """Return a table of the findings, the missing ones last, and below it the shell lines that fetch those.
+
+    Parameters in it are spelled by `spell`.
+    """
+    ordered = sorted(findings, key=lambda finding: not finding.there)
+    width = max([len(finding.name) for finding in ordered], default=0)
+    lines = []
+    for finding in ordered:
+        used = f" ({finding.used_by})" if finding.used_by else ""
+        where = InputError(finding.where).told(spell)
+        lines.append(f"{'there' if finding.there else 'MISSING':<8} {finding.name:<{width}}  {where}{used}")
+    fetch = list(dict.fromkeys(finding.fetch for finding in missing(findings) if finding.fetch))
+    if any(f"${FOLDER_VARIABLE}" in line for line in fetch) and not os.environ.get(FOLDER_VARIABLE):
+        fetch.insert(0, f'export {FOLDER_VARIABLE}="$PWD/weights" && mkdir -p "${FOLDER_VARIABLE}"')
+    if fetch:
+        lines += ["", "to get what is missing:", *(f"  {line}" for line in fetch)]
+    return "\n".join(lines)
+
+
+def missing(findings: Iterable[Finding]) -> list[Finding]:
+    """Return what the run cannot have."""
+    return [finding for finding in findings if not finding.there]
+
+
+def package(module: str, used_by: str = "") -> Finding:
+    """Look for a package, without importing it."""
+    there = importlib.util.find_spec(module) is not None
+    install = f"pip install {INSTALL.get(module, module)}"
+    return Finding(f"package {module}", there, "installed" if there else install, used_by, "" if there else install)
+
+
+def external_file(name: str, used_by: str = "") -> Finding:
+    """Look for a file of `EXTERNAL` and compare its sha256."""
+    try:
+        return Finding(name, True, str(locate(name)), used_by)
+    except InputError as error:
+        reason = error.args[0].partition("; ")[0].partition(": download")[0]
+        return Finding(name, False, reason, used_by, fetch_line(EXTERNAL[name]), error)
+
+
+def fetch_line(file: ExternalFile) -> str:
+    """Return the shell line that gets an external file; a comment where only a browser does."""
+    address = re.search(r"download (https://\S+)", file.remedy.replace(",", " "))
+    folder = f'"${FOLDER_VARIABLE}"'
+    if file.remedy.startswith(("pip ", "npm ")):
+        return file.remedy
+    if address is None or "drive.google" in address[1] or "#" in address[1]:
+        return f"# {file.remedy}, into {folder}"
+    url = address[1]
+    if url.endswith(".zip"):
+        archive = url.rpartition("/")[2]
+        return f"curl -fLO {url} && unzip -j {archive} '*{file.name}' -d {folder}"
+    return f"curl -fL -o {folder}/{file.name} {url}"
+
+
+def networks(used: Mapping[str, Iterable[str]]) -> list[Finding]:
+    """Look for what networks need.
+
+    Args:
+        used: name of a network, or of an external file -> the stages or metrics that use it.
+    """
+    packages: dict[str, list[str]] = {}
+    files: dict[str, list[str]] = {}
+    for name, users in used.items():
+        needs = NEEDS.get(name) or Needs((name,) if name in EXTERNAL else ())
+        for found, wanted in ((packages, needs.packages), (files, needs.files)):
+            for part in wanted:
+                found.setdefault(part, []).extend(users)
+    by = {part: ", ".join(dict.fromkeys(users)) for part, users in (packages | files).items()}
+    return [package(name, by[name]) for name in packages] + [external_file(name, by[name]) for name in files]
+
+
+def clip_weights(folder: str, used_by: str = "") -> Finding:
+    """Look for CLIP's weights in a folder or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = None if Path(folder).is_dir() else try_to_load_from_cache(folder, "config.json")
+    if Path(folder).is_dir() or isinstance(cached, str):
+        return Finding("clip", True, folder, used_by)
+    return Finding(
+        "clip", False, f"{folder} is neither a folder nor in the hub's cache", used_by, f"hf download {folder}"
+    )
+
+
+def base_model(
+    sources: str | Sequence[str],
+    remedy: str = "",
+    offline: bool = False,
+    variant: str | None = None,
+    text: bool = False,
+) -> tuple[Finding, Found | None]:
+    """Look for the base model on this machine; a hub that answers counts as there, as the run fetches it first."""
+    fetch = remedy.partition(", or ")[0]
+    try:
+        found = find(sources, remedy, True, variant, text)
+        return Finding("base model", True, str(found.path)), found
+    except InputError as error:
+        hubs = [
+            source for source in ([sources] if isinstance(sources, str) else sources) if str(source).startswith(HUB)
+        ]
+        if hubs and not offline and not os.environ.get("HF_HUB_OFFLINE") and hub_answers():
+            return Finding("base model", True, f"to be fetched from {hubs[0]}, about 4 GB"), None
+        looked = error.args[0].partition("; hf download")[0].replace(" and offline is asked for", "")
+        return Finding("base model", False, looked, "", fetch if fetch.startswith("hf ") else "", error), None
+
+
+def hub_answers(seconds: float = 3.0) -> bool:
+    """Return whether the Hugging Face hub accepts a connection."""
+    try:
+        with socket.create_connection(HUB_HOST, timeout=seconds):
+            return True
+    except OSError:
+        return False
+
+
+def hollow_restorer(
+    folder: str | Sequence[str],
+    adapter,
+    resolution: int,
+    timestep: int,
+    scale_input: bool = True,
+    lora: dict | None = None,
+    expect: str | None = None,
+    text: str = "none",
+    variant: str | None = None,
+    **_: Any,
+) -> Restorer:
+    """Return a restorer without values, on the meta device: of the base that is there, else of the expected shapes.
+
+    The arguments are those of `Restorer.from_base`.
+    """
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+
+    try:
+        found = find(folder, "", True, variant)
+        if found.path.is_file():
+            raise NotThere
+        parts = {part: found.path / part for part in CONFIGS}
+        settings = [read_config(AutoencoderKL, parts["vae"]), read_config(UNet2DConditionModel, parts["unet"])]
+        with torch.device("cpu"):  # t*'s alpha is a number, not a shape
+            scheduler = DDPMScheduler.from_pretrained(parts["scheduler"])
+    except (InputError, NotThere):
+        if expect is None:
+            raise InputError("the shapes of the base model are unknown until it is there") from None
+        settings = [KNOWN[expect].vae, KNOWN[expect].unet]
+        with torch.device("cpu"):
+            scheduler = DDPMScheduler(**KNOWN[expect].scheduler)
+    kinds = AutoencoderKL, UNet2DConditionModel
+    vae, unet = (planned(kind, config, "base") for kind, config in zip(kinds, settings, strict=True))
+    with torch.device("meta"):
+        null = torch.empty(1, 77, unet.config.cross_attention_dim)
+        base = Base(vae, unet, scheduler, null)
+        condition = {} if text == "none" else dict(text=text, null_embedding=null)
+        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, **condition)
+        if lora is not None:
+            denoiser.add_lora(**lora)
+        return Restorer(base.codec(), adapter, denoiser, resolution)
+
+
+class HollowLPIPS(PerceptualLPIPS):
+    """The LPIPS term with a random network, which costs the same."""
+
+    def __init__(self, trunk: str = "vgg"):
+        torch.nn.Module.__init__(self)
+        self.network = untrained_lpips(trunk)
+
+
+def stage(
+    name: str,
+    build: Callable[[], Objective],
+    batch_size: int,
+    accumulation: int,
+    processes: int = 1,
+    decode_crop: int | None = None,
+    seed: int = 0,
+) -> tuple[Finding, Objective | None]:
+    """Build a stage's objective on the meta device, so that a mistake in the last stage is seen before the first."""
+    try:
+        with torch.device("meta"):
+            objective = build()
+        if decode_crop:
+            objective.decode_crops(decode_crop, seed)
+        trained = objective.trained_state()
+    except InputError as error:
+        return refused(f"stage {name}", error), None
+    except (RuntimeError, NotImplementedError) as error:  # a user's own part that computes with values as it is built
+        return Finding(f"stage {name}", True, f"not counted: {str(error).splitlines()[0]}"), None
+    if not trained:
+        return Finding(f"stage {name}", True, "this model has nothing to train in it"), None
+    shared = accumulation * processes
+    if batch_size % shared:
+        parts = f"{processes} processes x {accumulation} accumulation steps"
+        where = f"{setting('PairStream.batch_size')} {batch_size} is no multiple of {shared}: {parts}"
+        return Finding(f"stage {name}", False, where), objective
+    return Finding(f"stage {name}", True, f"{batch_size // shared} faces at a time, {batch_size} to a step"), objective
+
+
+def memory(
+    stages: Mapping[str, tuple[Objective, int]],
+    resolution: int,
+    mixed_precision: str = "no",
+    checkpointing: bool = False,
+    available: float | None = None,
+) -> Finding:
+    """Count the peak memory of a step and of validation in each stage, without running any.
+
+    Args:
+        stages: name -> objective on the meta device, and faces at a time.
+        resolution: of the faces, in pixels.
+        mixed_precision: of the run.
+        checkpointing: of gradients.
+        available: bytes of the device; None where they are unknown.
+    """
+    peaks: dict[str, float] = {}
+    for name, (objective, faces) in stages.items():
+        if checkpointing:
+            objective.enable_gradient_checkpointing()
+        counts = count_stage(without_values(objective), faces, resolution, mixed_precision)
+        peaks[name] = max(counted.peak_bytes for counted in counts.values())
+    largest = max(peaks.values(), default=0.0)
+    there = available is None or largest < available
+    limit = "" if available is None else f" of {available / 1e9:.1f} GB"
+    each = ", ".join(f"{name} {peak / 1e9:.1f} GB" for name, peak in peaks.items())
+    return Finding("memory", there, f"counted{limit}: {each}; a device needs more than is counted")
+
+
+def disk(folder: str | Path, needed: int, what: str) -> Finding:
+    """Compare the bytes that a run writes with the free ones of the disk that `folder` lies, or will lie, on."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    where = f"{needed / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {shlex.quote(str(folder))}: {what}"
+    return Finding("disk", free > needed, where)
+
+
+def checkpoint_bytes(objectives: Iterable[Objective], keep: int) -> int:
+    """Return what the stages write at most: their results, and `keep` + 1 checkpoints of the largest one.
+
+    A checkpoint holds the weights and AdamW's two averages of each.
+    """
+    sizes = [4 * sum(value.numel() for value in objective.trained_state().values()) for objective in objectives]
+    return sum(sizes) + 3 * (keep + 1) * max(sizes, default=0)
+
+
+def latent_bytes(faces: int, objective: Objective, resolution: int) -> int:
+    """Return the size of the cache of latents: plain and mirrored, float32."""
+    codec = getattr(objective, "codec", None)
+    if codec is None:
+        return 0
+    side = resolution // codec.downscale
+    return faces * 2 * 4 * codec.latent_channels * side**2

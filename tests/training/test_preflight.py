@@ -1,0 +1,123 @@
+"""What a run needs is looked for before its first step, and everything that is missing is said at once."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from training_script import overrides
+
+from lafr.commands.preflight import require_everything, training_findings
+from lafr.errors import InputError
+from lafr.networks import NEEDS, NETWORKS
+from lafr.training import preflight
+from lafr.training.preflight import Finding, disk, external_file, fetch_line, missing, networks, report
+from lafr.weights import EXTERNAL
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def composed():
+    def compose_run(*arguments):
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            return compose("train", list(arguments))
+
+    return compose_run
+
+
+def named(findings):
+    return {finding.name: finding for finding in findings}
+
+
+def test_what_every_network_needs_is_declared_and_known():
+    assert NETWORKS.keys() <= NEEDS.keys()
+    assert {file for needs in NEEDS.values() for file in needs.files} <= EXTERNAL.keys()
+
+
+def test_a_network_whose_file_is_missing_is_named_with_its_users_and_the_line_that_fetches_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
+    found = named(networks({"awing_fan": ["restoration", "multilevel"], "mini_parser": ["restoration"]}))
+    assert found["package facexlib"].there and not found["awing_fan"].there
+    assert found["awing_fan"].used_by == "restoration, multilevel"
+    assert found["awing_fan"].fetch.startswith("curl") and "alignment_WFLW_4HG.pth" in found["awing_fan"].fetch
+    assert found["awing_fan"].fetch in report(list(found.values()))
+    # a file that the user vouches for is there
+    (tmp_path / "alignment_WFLW_4HG.pth").write_bytes(b"x")
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'x').hexdigest()}  alignment_WFLW_4HG.pth\n")
+    assert external_file("awing_fan").there
+
+
+def test_every_external_file_has_a_line_that_a_shell_reads():
+    for name, file in EXTERNAL.items():
+        line = fetch_line(file)
+        assert line.split()[0] in ("curl", "pip", "npm", "#"), name
+        assert "\n" not in line
+
+
+def test_a_disk_that_is_too_small_is_missing(tmp_path):
+    assert disk(tmp_path / "runs" / "x", 1, "checkpoints").there
+    assert not disk(tmp_path / "runs" / "x", 10**18, "checkpoints").there
+
+
+def test_a_run_that_has_everything_is_let_through_and_counted(composed, base_folder, face_folder):
+    cfg = composed(*overrides(base_folder, face_folder, 2))
+    found = training_findings(cfg)
+    assert not missing(found)
+    by_name = named(found)
+    assert {"base model", "faces", "stage codebook", "stage alignment", "stage restoration", "disk", "memory"} <= set(
+        by_name
+    )
+    assert "9 to train on" in by_name["faces"].where and "restoration 0." in by_name["memory"].where
+    require_everything(cfg, show=False)
+
+
+def test_everything_that_is_missing_is_said_at_once(composed, base_folder, face_folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
+    run = overrides(tmp_path / "no base", tmp_path / "no faces", 2, batch_size=3)
+    cfg = composed(*run, "loss=multilevel", "trainer.accumulation=2", "trainer.trackers=[no_such_tracker]")
+    with pytest.raises(InputError) as error:
+        require_everything(cfg, show=True)
+    table = capsys.readouterr().err
+    for name in (
+        "package no_such_tracker",
+        "torchvision_vgg16",
+        "arcface_irse50",
+        "awing_fan",
+        "parsenet",
+        "base model",
+        "faces",
+    ):
+        assert name in str(error.value)
+        assert any(line.startswith("MISSING") and name in line for line in table.splitlines())
+    assert "data.root" in table and "curl" in table
+
+
+def test_a_mistake_in_the_last_stage_is_found_before_the_first(composed, base_folder, face_folder):
+    run = overrides(base_folder, face_folder, 2)
+    for wrong, word in (
+        ("+loss.weights.nonsense=1", "weights"),
+        ("trainer.accumulation=3", "batch_size"),
+        ("+loss.terms.pixel_mse.nonsense=1", "nonsense"),
+    ):
+        lacking = missing(training_findings(composed(*run, wrong), counting=False))
+        assert lacking and any(word in finding.where for finding in lacking), wrong
+
+
+def test_a_hub_that_answers_will_give_the_base_model_and_one_that_does_not_will_not(monkeypatch):
+    hub = ["hub:nobody/nothing@0123456789abcdef0123456789abcdef01234567"]
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for answers in (True, False):
+        monkeypatch.setattr(preflight, "hub_answers", lambda answers=answers: answers)
+        assert preflight.base_model(hub, "hf download nobody/nothing, or give a folder")[0].there == answers
+    found = preflight.base_model(hub, "hf download nobody/nothing, or give a folder")[0]
+    assert found.fetch == "hf download nobody/nothing"
+
+
+def test_the_report_says_each_line_once_and_names_the_folder_to_set(monkeypatch):
+    monkeypatch.delenv("LAFR_WEIGHTS", raising=False)
+    lines = report(
+        [Finding("a", False, "gone", fetch='curl -o "$LAFR_WEIGHTS"/a x')] * 2 + [Finding("b", True, "here")]
+    )
+    assert lines.count("curl") == 1 and "export LAFR_WEIGHTS=" in lines
+    assert lines.splitlines()[0].split() == ["there", "b", "here"]
