@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def stage_findings(settings: Mapping) -> "tuple[list[Finding], dict[str, tuple[A
         found, objective = preflight.stage(
             name,
             # on a model of its own: a stage freezes what the one before has trained
-            lambda own=own: built(hollowed(own["objective"]))(built(hollowed(build))),
+            partial(hollow_objective, own["objective"], build),
             own["batch_size"],
             trainer["accumulation"],
             processes(),
@@ -147,6 +148,11 @@ def stage_findings(settings: Mapping) -> "tuple[list[Finding], dict[str, tuple[A
         if objective is not None:
             objectives[name] = objective, max(1, own["batch_size"] // (trainer["accumulation"] * processes()))
     return findings, objectives
+
+
+def hollow_objective(objective: Mapping, model: Mapping) -> Any:
+    """Return a stage's objective on a model, both of their definitions, without values."""
+    return built(hollowed(objective))(built(hollowed(model)))
 
 
 def hollowed(node: Any) -> Any:
@@ -302,7 +308,7 @@ def evaluation_time(cfg: "DictConfig", metrics: Mapping[str, Any]) -> list[str]:
             hq = torch.stack([pair.hq for pair in chosen]).to(device)
             for name, metric in metrics.items():
                 if not is_set_metric(metric):
-                    seconds[name] = timed(lambda metric=metric: metric(lq, hq), 1, device) / len(lq)
+                    seconds[name] = timed(partial(metric, lq, hq), 1, device) / len(lq)
     lines = [f"{name}: {value:.3f} s an image" for name, value in seconds.items()]
     whole = duration(sum(seconds.values()) * len(pairs))
     return [*lines, f"in all {whole} for {len(pairs)} images of one method on {device}, without metrics of whole sets"]

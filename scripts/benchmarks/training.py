@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
