@@ -97,8 +97,8 @@ def device() -> str:
     return f"{chosen} ({name})"
 
 
-def check() -> bool:
-    """Print the report; returns whether every required package is installed."""
+def check(install: bool = True) -> bool:
+    """Print the report, with the `install` line or without any path; returns whether every required package is there."""
     lacking = required()
     print(f"lafr         {lafr.__version__}")
     print(f"python       {platform.python_version()}, {platform.system()} {platform.machine()}")
@@ -115,7 +115,7 @@ def check() -> bool:
     if without:
         print(f"optional     {', '.join(without)} missing; for {NO_DEPS[0]}")
     wanted = [extra for extra, modules in absent.items() if modules and extra not in NOT_OFFERED]
-    if wanted or without:
+    if install and (wanted or without):
         print(f"to install:  {install_line(wanted, bool(without))}")
     return not lacking
 
@@ -143,7 +143,7 @@ def environment_report() -> None:
     """Print versions, the device, and the sha256 of every external file that is there: for a bug report, no paths."""
     from lafr.weights import EXTERNAL, locate, sha256
 
-    check()
+    check(install=False)
     for name, file in EXTERNAL.items():
         try:
             print(f"file         {sha256(locate(name))}  {file.name}")
