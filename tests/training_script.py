@@ -18,6 +18,20 @@ ADAPTER = [
     "adapter.dead_below=8",
 ]
 
+# Terms with parameters and optimisers of their own, beside those of the default loss.
+ADVERSARIAL = (
+    "{_target_: lafr.losses.adversarial.Adversarial, learning_rate: 1e-3, warmup: 2, discriminator: "
+    "{_target_: lafr.losses.discriminators.ConvolutionalDiscriminator, width: 8, halvings: 1}}"
+)
+DISTILLATION = (
+    "{_target_: lafr.losses.distillation.ScoreDistillation, rank: 2, learning_rate: 1e-3, base: "
+    "{_target_: lafr.models.base.model.Base.from_pretrained, sources: '${model.build.folder}', text: true}}"
+)
+LEARNED = [
+    f"+loss.terms.adversarial={ADVERSARIAL}", "+loss.weights.adversarial=0.1",
+    f"+loss.terms.vsd={DISTILLATION}", "+loss.weights.vsd=0.5",
+]  # fmt: skip
+
 
 def overrides(base_folder, face_folder, steps, batch_size=4):
     """The command line of a run on the tiny base model, `steps` in each stage."""

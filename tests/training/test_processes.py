@@ -7,7 +7,8 @@ import socket
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_script import overrides, run_script
+from torch.utils._pytree import tree_leaves
+from training_script import LEARNED, overrides, run_script
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
 
 import lafr.training.loop
@@ -44,7 +45,8 @@ def train_as(rank, world, port, arguments, folder):
     def noted_train(objective, *args, name, **settings):
         notes["pairs"] = []
         summary = train(objective, *args, name=name, **settings)
-        torch.save({"state": objective.trained_state(), **notes}, folder / f"{name}_{rank}.pt")
+        state = {"state": objective.trained_state(), "learned": objective.learned_state()}
+        torch.save({**state, **notes}, folder / f"{name}_{rank}.pt")
         return summary
 
     Codebook.replace, lafr.training.loop.train = noted_replace, noted_train
@@ -60,6 +62,7 @@ def runs(workers, base_folder, face_folder, tmp_path):
         "trainer.validate_every=null",
         "trainer.validation_images=1",
         "trainer.checkpoint_every=4",
+        *LEARNED,
     ]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -98,10 +101,19 @@ def test_two_processes_train_as_one_does(runs):
         # both end with the same weights and codes, bit for bit
         assert first["state"]
         assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
+        # so do the discriminator and the score network, and their optimisers
+        assert first["learned"].keys() == ({"adversarial", "vsd"} if stage == "restoration" else set())
+        for name, learned in first["learned"].items():
+            tensors = [t for t in tree_leaves([learned, second["learned"][name]]) if torch.is_tensor(t)]
+            half = len(tensors) // 2
+            assert all(torch.equal(a, b) for a, b in zip(tensors[:half], tensors[half:], strict=True)) and half > 9
         # the losses of one
         assert [line["step"] for line in losses(runs[1], stage)] == list(range(1, STEPS + 1))
         for a, b in zip(losses(runs[1], stage), losses(runs[2], stage), strict=True):
             assert a.pop("grad_norm") == pytest.approx(b.pop("grad_norm"), rel=1e-2)
+            # AdamW's first steps have the size of the learning rate however small a gradient is: rounding tells there
+            learned = {key: (a.pop(key), b.pop(key)) for key in list(a) if key.startswith(("adversarial", "vsd"))}
+            assert all(y == pytest.approx(x, rel=2e-2, abs=2e-3) for x, y in learned.values()), learned
             assert b == pytest.approx(a, rel=1e-4)
     # the codes of one, although some were reset
     one, two = (load_file(runs[world] / "codebook" / "final" / "trained.safetensors") for world in (1, 2))

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from training_script import overrides, run_script
+from training_script import LEARNED, overrides, run_script
 
 import lafr.training.loop
 
@@ -83,6 +83,7 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(train, base_folder
         "+stage.restoration.ema_decay=0.9",
         "stage.restoration.schedule=cosine",
         "stage.restoration.learning_rate=1e-3",
+        *LEARNED,
     ]
     train(arguments, "whole")
     train(arguments, "killed", "writing", "codebook", 4)  # both files written, the folder not yet renamed
@@ -97,6 +98,11 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(train, base_folder
     lines = [json.loads(line) for line in same["restoration/log.jsonl"].decode().splitlines()]
     assert [line["step"] for line in lines if "perceptual" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "validation/psnr_rgb" in line] == [3, 6]
+
+    # a discriminator and a score network learned along, from state in the checkpoint
+    trained = [line for line in lines if "perceptual" in line]
+    assert all(line.keys() > {"adversarial", "adversarial/accuracy_real", "vsd", "vsd/loss"} for line in trained)
+    assert trained[0]["vsd"] == 0 < trained[-1]["vsd"]
 
     before = files(tmp_path / "whole")
     train(arguments, "whole")  # a finished run, run again
