@@ -39,10 +39,10 @@ def sd21_denoiser(text: str, **settings) -> Denoiser:
     return Denoiser.from_base(unet, scheduler, text=text, null_embedding=null_embedding, **settings)
 
 
-def counted() -> dict:
-    """Return the counts: of the UNet and what pruning takes from it, of the LoRA, of the adapter, trained in all."""
+def counted(experiment: str = EXPERIMENT) -> dict:
+    """Return an experiment's counts: of the UNet, what pruning leaves of it, LoRA, adapter, and trained in all."""
     with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("train", [f"+experiment={EXPERIMENT}"])
+        config = compose("train", [f"+experiment={experiment}"])
     build, adapter = config.model.build, instantiate(config.adapter, _convert_="all")
     lora = instantiate(build.lora, _convert_="all")
     with torch.device("meta"):
@@ -60,7 +60,7 @@ def counted() -> dict:
         "lora": variants["none"]["lora"],
     }
     return {
-        "experiment": EXPERIMENT,
+        "experiment": experiment,
         "unet": whole,
         "variants": variants,
         "trained": parts,

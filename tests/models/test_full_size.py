@@ -53,6 +53,12 @@ def test_the_adapter_has_3_9_million_values_and_all_that_is_trained_7_5_million(
     assert 7.4e6 < counts["trained_in_all"] < 7.6e6
 
 
+def test_residual_codes_train_as_many_values_as_the_papers_codebook(counts):
+    residual = counted("ffhq_0.9pct_residual")
+    assert residual["trained"] == counts["trained"]
+    assert residual["trained_in_all"] == counts["trained_in_all"]
+
+
 def test_the_published_counts_are_todays(counts):
     published = json.loads((RESULTS / "parameters.json").read_text())
     assert {name: published[name] for name in counts} == counts
