@@ -1,4 +1,4 @@
-"""Print the table of a result: `lafr tables RESULT.json [--format markdown|latex|csv] [--published]`."""
+"""Print the table of a result: `lafr tables RESULT.json [--format markdown|latex|csv] [--published | --together]`."""
 
 import argparse
 import sys
@@ -33,7 +33,8 @@ def choose_metrics(record: dict, metrics: list[str]) -> dict:
     rows = {}
     for method, scores in record["rows"].items():
         rows[method] = {metric: scores[metric] for metric in metrics if metric in scores}
-    return record | {"rows": rows}
+    asked = {method: [m for m in names if m in metrics] for method, names in record.get("trained_on", {}).items()}
+    return record | {"rows": rows, "trained_on": asked, "not_measured": {}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"])
     parser.add_argument("--metrics", default="", help="only these metrics, in this order: psnr_rgb,lmd")
     parser.add_argument("--published", action="store_true", help="add a table for each source of published values")
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="the same, ours also in columns whose definition the source doesn't state, marked so",
+    )
 
 
 def run(given: argparse.Namespace) -> int:
@@ -50,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
 
     record = read_result(given.result)
     metrics = [metric for metric in given.metrics.split(",") if metric]
-    print(table(choose_metrics(record, metrics) if metrics else record, given.format, given.published))
+    print(table(choose_metrics(record, metrics) if metrics else record, given.format, given.published, given.together))
     return 0
 
 

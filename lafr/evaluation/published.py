@@ -164,6 +164,15 @@ def direction(column: str) -> str:
     return PRINTED[metric].direction if unstated == UNSTATED else ""
 
 
+def label(column: str) -> str:
+    """Return what papers call a column that `blocks` names."""
+    printed = column.partition(", ")[0]
+    records = [record for record in METRICS.values() if printed in record.printed]
+    exact = [record.label for record in records if record.name == printed]
+    # "LPIPS (VGG)" is one of the metrics that "lpips" may mean
+    return (exact or [records[0].label.partition(" (")[0] if records else printed])[0]
+
+
 def require_same_set(record: dict) -> None:
     """Raise InputError unless a result is of the set whose published values its benchmark's name asks for.
 

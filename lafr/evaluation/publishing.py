@@ -11,7 +11,7 @@ from lafr.evaluation.protocols import explain
 from lafr.evaluation.report import write_report
 from lafr.evaluation.run import Result
 from lafr.evaluation.sweep import name_at, write_curve
-from lafr.evaluation.tables import print_table
+from lafr.evaluation.terminal import print_table
 from lafr.metrics.ntire import ALLOWED, GATE_METRIC, NEEDED, QALIGN, THRESHOLDS, faces_below, passes, total_score
 from lafr.provenance import provenance
 from lafr.storage import read_json, write_json

@@ -1,16 +1,11 @@
-"""Tables of a result, from the record that `lafr eval` writes: Markdown, LaTeX (booktabs), CSV and terminal.
+"""Tables of a result, from the record that `lafr eval` writes, in Markdown and CSV; `latex` and `terminal` do the rest.
 
 Best and second best of the methods are marked, by the digits that are printed; the input and ceilings take no part.
 """
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from lafr.evaluation import markdown, published
 from lafr.metrics.registry import HIGHER, LOWER, describe
@@ -20,11 +15,13 @@ PARTS = ("codec(LQ)", "adapter only", "codec(HQ)", "adapter(HQ)")  # of LAFR: ne
 
 TRAINED_ON = "†"
 UNSTATED = "‡"
+BESIDE = "§"
 LEGEND = f"{TRAINED_ON} scored with a network that the model was trained with, or that shares a teacher with one."
 AS_THE_SOURCE = f"{UNSTATED} {published.UNSTATED}: no number of ours is known to be measured alike."
 CSV_COLUMNS = (
     "benchmark", "source", "method", "metric", "direction", "mean", "low", "high", "images", "failed", "mark",
 )  # fmt: skip
+DIFFERS = f"{BESIDE} measured here; definition may differ"
 MARKED = "Best in bold, second best in italics."
 
 
@@ -45,7 +42,9 @@ def digits(record: dict, metric: str) -> int:
 
 
 def label(record: dict, metric: str) -> str:
-    """Return what papers call a metric."""
+    """Return what papers call a metric, or the column of a source."""
+    if metric.endswith(published.UNSTATED):
+        return published.label(metric) + UNSTATED
     return record.get("metrics", {}).get(metric, {}).get("label") or describe(metric).label
 
 
@@ -56,18 +55,20 @@ def headings(record: dict, labels: bool = False) -> dict[str, str]:
     return {metric: f"{name} {direction(record, metric)}".strip() for metric, name in short.items()}
 
 
-def shown(record: dict, method: str, metric: str) -> str:
+def shown(record: dict, method: str, metric: str, intervals: bool = True) -> str:
     """Return a cell: mean and interval, marks for a network trained with and for failures; published values as is."""
     scores = record["rows"][method].get(metric)
     if scores is None:
         return "–"
     if scores.get("source"):
         return f"{scores['mean']:.{scores['decimals']}f}"
-    d = digits(record, metric)
+    own = scores.get("measured_as", metric)  # ours in a column that only the source defines
+    d = digits(record, own)
     text = "failed" if scores["mean"] is None else f"{scores['mean']:.{d}f}"
-    if scores["mean"] is not None and scores.get("low") is not None:
+    mark = BESIDE if own != metric else ""
+    if intervals and scores["mean"] is not None and scores.get("low") is not None:
         text += f" ({scores['low']:.{d}f}–{scores['high']:.{d}f})"
-    mark = TRAINED_ON if metric in record.get("trained_on", {}).get(method, ()) else ""
+    mark += TRAINED_ON if own in record.get("trained_on", {}).get(method, ()) else ""
     failed = f" [{scores['failed']} failed]" if scores.get("failed") else ""
     return text + mark + failed
 
@@ -88,8 +89,9 @@ def marks(record: dict, better_than_input: bool = False) -> dict[tuple[str, str]
             continue
         means = {}
         for method, scores in record["rows"].items():
-            mean = scores.get(metric, {}).get("mean")
-            if method not in BOUNDS and mean is not None:
+            cell = scores.get(metric, {})
+            mean = cell.get("mean")
+            if method not in BOUNDS and mean is not None and "measured_as" not in cell:
                 means[method] = round(sign * mean, digits(record, metric))
         levels = sorted(set(means.values()), reverse=True)[: 2 if len(means) > 2 else 1]
         for mark, level in zip(("best", "second"), levels, strict=False):
@@ -105,26 +107,34 @@ def loses_to_input(record: dict, metric: str, sign: int, level: float) -> bool:
     return before is not None and round(sign * before, digits(record, metric)) > level
 
 
-def title(record: dict) -> str:
+def title(record: dict, intervals: bool = True) -> str:
     """Return what a table holds: set, size, protocol, kind of interval; or whose numbers they are."""
     if source := record.get("source"):
         measured = any("source" not in values for scores in record["rows"].values() for values in scores.values())
-        ours = "; numbers with an interval are measured here" if measured else ""
+        ours = f"; {'numbers with an interval' if intervals else 'the others'} are measured here" if measured else ""
         return f"{record['benchmark']}: printed in {source}{ours}"
     protocol = f", protocol {record['protocol']}" if record.get("protocol") else ""
     size = f" at {record['resolution']} px" if record.get("resolution") else ""
     what = f"{record['benchmark']}, {record['images']} images{size}{protocol}"
-    return f"{what}; mean (95 % bootstrap interval over images)"
+    return f"{what}; mean (95 % bootstrap interval over images)" if intervals else f"{what}; means"
 
 
-def notes(record: dict) -> list[str]:
-    """Return the lines under a table: the marks' meaning, and each metric that could not be measured, with why."""
-    legend = [LEGEND] if record.get("trained_on") else []
+def notes(record: dict, brief: bool = False) -> list[str]:
+    """Return the lines under a table: the marks' meaning, and each metric that could not be measured, with why.
+
+    Args:
+        record: a result.
+        brief: as in a paper: metrics by their labels, and without how to get what is missing.
+    """
+    legend = [LEGEND] if any(record.get("trained_on", {}).values()) else []
+    legend += [differences(record)] if record.get("together") else []
     legend += [AS_THE_SOURCE] if any(UNSTATED in heading for heading in headings(record).values()) else []
     legend += [conditions(record)] if record.get("resolution") else []
     legend += [gate_note(record["gate"])] if record.get("gate") else []
     legend += [f"Left out: {reason}." for reason in record.get("left_out", ())]
     missing = record.get("not_measured", {})
+    if brief and missing:
+        return [*legend, f"Not measured: {', '.join(label(record, metric) for metric in missing)}."]
     return legend + [f"{metric} was not measured: {reason}." for metric, reason in missing.items()]
 
 
@@ -146,6 +156,17 @@ def conditions(record: dict) -> str:
     return f"{'; '.join(said)}."
 
 
+def differences(record: dict) -> str:
+    """Return by which metric of ours each column that only the source defines is filled."""
+    ours = {}
+    for scores in record["rows"].values():
+        for column, cell in scores.items():
+            if "measured_as" in cell:
+                ours[published.label(column)] = label(record, cell["measured_as"])
+    pairs = ", ".join(f"{theirs} by {own}" for theirs, own in ours.items())
+    return f"{DIFFERS}: {pairs}." if pairs else f"{DIFFERS}."
+
+
 def gate_note(gate: dict) -> str:
     """Return which methods pass the challenge's identity gate."""
     said = []
@@ -156,10 +177,15 @@ def gate_note(gate: dict) -> str:
     return f"Identity gate, {rule}: {', '.join(said)}."
 
 
-def with_published(record: dict) -> list[dict]:
+def with_published(record: dict, together: bool = False) -> list[dict]:
     """Return a record for each source of published values of this result's set, our comparable numbers among them.
 
     Each is a table of its own: two sources never share one. Raises InputError when the result is not of that set.
+
+    Args:
+        record: a result.
+        together: also fill the columns that only the source defines, by a related metric of ours. Such a number is
+            marked ("measured here; definition may differ") and takes no part in best and second best.
     """
     published.require_same_set(record)
     measured = metrics_of(record)
@@ -170,11 +196,28 @@ def with_published(record: dict) -> list[dict]:
         rows = as_printed(source, methods, columns)
         for method, scores in record["rows"].items():
             ours = {column: scores[column] for column in columns if column in scores}
+            if together:
+                ours |= related_cells(source, columns, scores)
             if ours and method not in PARTS:
                 rows[method if method not in rows else f"{method} (measured here)"] = ours
-        own = {key: record[key] for key in ("benchmark", "images", "metrics", "trained_on") if key in record}
+        keys = ["benchmark", "images", "metrics", "trained_on"]
+        if len(rows) > len(methods):  # ours are among them
+            keys += ["resolution", "protocol", "set"]
+        own = {key: record[key] for key in keys if key in record}
+        own |= {"together": True} if together else {}
         found.append(own | {"source": source, "rows": rows, "left_out": excluded.get(source, [])})
     return found
+
+
+def related_cells(source: str, columns: Sequence[str], scores: dict[str, dict]) -> dict[str, dict]:
+    """Return column -> our number by the first related metric, for the columns that only the source defines."""
+    cells = {}
+    for column in columns:
+        printed, _, unstated = column.partition(", ")
+        own = [metric for metric in scores if metric in published.related(source, printed)] if unstated else []
+        if own:
+            cells[column] = scores[own[0]] | {"measured_as": own[0]}
+    return cells
 
 
 def as_printed(source: str, methods: dict[str, dict[str, float]], columns: Sequence[str]) -> dict[str, dict]:
@@ -204,47 +247,6 @@ def markdown_table(record: dict) -> str:
     return "\n".join([text, *("\n" + note for note in notes(record))])
 
 
-def latex_table(record: dict) -> str:
-    r"""Return a result as a LaTeX `table` (needs \usepackage{booktabs}); the second best is underlined."""
-    columns, marked = headings(record, labels=True), marks(record)
-    caption = f"{title(record)}. Best in bold, second best underlined."
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_text(caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
-        " & ".join(["method", *map(latex_text, columns.values())]) + r" \\",
-        r"\midrule",
-    ]
-    for method in record["rows"]:
-        cells = [latex_cell(shown(record, method, metric), marked.get((method, metric))) for metric in columns]
-        lines.append(" & ".join([latex_text(method), *cells]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\smallskip{{\footnotesize {latex_text(note)}\par}}" for note in notes(record)]
-    return "\n".join([*lines, r"\end{table}"])
-
-
-def latex_cell(text: str, mark: str | None) -> str:
-    """Return a cell: the mean marked, what follows it small."""
-    mean, space, rest = text.partition(" ")
-    command = {"best": r"\textbf", "second": r"\underline"}.get(mark or "")
-    mean = f"{command}{{{latex_text(mean)}}}" if command else latex_text(mean)
-    return mean + (rf" {{\scriptsize {latex_text(rest)}}}" if space else "")
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$", TRAINED_ON: r"$^\dagger$", UNSTATED: r"$^\ddagger$",
-} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """Return text on one line, with the characters escaped that LaTeX would interpret."""
-    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
-
-
 def csv_table(records: Sequence[dict]) -> str:
     """Return results as CSV, a line for each number, with whose it is and how it was measured.
 
@@ -268,34 +270,20 @@ def csv_table(records: Sequence[dict]) -> str:
     return file.getvalue().rstrip("\n")
 
 
-def table(record: dict, style: str = "markdown", others: bool = False) -> str:
+def table(record: dict, style: str = "markdown", others: bool = False, together: bool = False) -> str:
     """Return a result's table in a style, `markdown`, `latex` or `csv`.
 
     Args:
         record: what `lafr eval` writes.
         style: the format.
         others: whether to add a table for each source of published values; raises InputError for another set.
+        together: whether ours stand in all of its columns, see `with_published`.
     """
-    records = [record, *(with_published(record) if others else ())]
+    from lafr.evaluation.latex import latex_table  # it draws on this module
+
+    records = [record, *(with_published(record, together) if others or together else ())]
     if style == "csv":
         return csv_table(records)
     if style == "latex":
         return "\n\n".join(map(latex_table, records))
     return "\n\n".join(f"{title(one)}. {MARKED}\n\n{markdown_table(one)}" for one in records)
-
-
-def print_table(record: dict) -> None:
-    """Print a result's scores, its latents and its size."""
-    columns = headings(record)
-    table = Table(title=escape(title(record)))
-    table.add_column("method")
-    for heading in columns.values():
-        table.add_column(escape(heading), justify="right")
-    for method in record["rows"]:
-        table.add_row(escape(method), *(escape(shown(record, method, metric)) for metric in columns))
-    console = Console(width=None if sys.stdout.isatty() else max(100, 24 + 27 * len(columns)))
-    console.print(table)
-    for note in notes(record):
-        console.print(note, markup=False)
-    if record.get("latents"):
-        console.print(", ".join(f"{name} {value:.4g}" for name, value in record["latents"].items()))

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 import lafr.commands.tables
+from lafr.commands.tables import choose_metrics
+from lafr.evaluation.latex import latex_table, latex_text
 from lafr.evaluation.published import BENCHMARKS
 from lafr.evaluation.tables import (
     conditions,
-    latex_table,
-    latex_text,
     markdown_table,
     marks,
-    print_table,
     shown,
     table,
     title,
     with_published,
 )
+from lafr.evaluation.terminal import print_table
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "a|b <script>alert(1)</script> [x](y) *_`$5 & 10%\n#{}~^\\ é字"
@@ -183,8 +183,82 @@ def csv_gives_back_every_number(benchmark: str) -> None:
 
 def test_latex_prints_the_names_that_papers_use_and_markdown_those_of_the_yaml():
     scores = record({"a": {"psnr_rgb": 20.0, "lpips_vgg": 0.3}, "b": {"psnr_rgb": 19.0, "lpips_vgg": 0.4}})
-    assert r"method & PSNR $\uparrow$ & LPIPS (VGG) $\downarrow$ \\" in latex_table(scores).splitlines()
+    assert r"Method & PSNR $\uparrow$ & LPIPS (VGG) $\downarrow$ \\" in latex_table(scores).splitlines()
     assert "| method | psnr_rgb ↑ | lpips_vgg ↓ |" in markdown_table(scores).splitlines()
+
+
+def structure(text: str) -> None:
+    """Check what a LaTeX compiler would: environments and braces that close in order, cells that fit the columns."""
+    bare = re.sub(r"\\[{}]", "", text)
+    depth = [bare[:at].count("{") - bare[:at].count("}") for at in range(0, len(bare), 7)]
+    assert min(depth) >= 0 and bare.count("{") == bare.count("}")
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        assert kind == "begin" or opened.pop() == name
+        opened += [name] * (kind == "begin")
+    assert not opened
+    columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert lines and {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
+
+
+def test_latex_has_the_structure_that_compiles_fits_the_line_and_names_what_readers_know():
+    ours = celeba(21.5, "celeba_test") | {"trained_on": {"LAFR": ["lpips_vgg"]}, "not_measured": {"deg": "get x_y"}}
+    text = table(ours, "latex", together=True)
+    for part in text.split("\n\n"):
+        structure(part)
+        assert r"\resizebox{\ifdim\width>\linewidth" in part and r"\toprule" in part
+        assert "CelebA-Test (severe)" in part and "lpips" not in part.replace("lpips_vgg", "")
+    first, second = text.split("\n\n")[:2]
+    assert "Not measured: Deg." in first and "get x" not in first  # a paper's reader gets no address to fetch from
+    assert r"LPIPS$^\ddagger$ $\downarrow$" in second and "FID-FFHQ" in second
+    assert "--" not in "".join(line for line in first.splitlines() if line.startswith("LAFR"))  # too many for intervals
+    few = choose_metrics(ours, ["psnr_rgb", "niqe"])
+    text = table(few, "latex")
+    structure(text)
+    assert r"{\scriptsize (25.80--26.00)}" in text  # few columns have room for them
+    assert "dagger" not in text and "Not measured" not in text  # they are about metrics that weren't chosen
+
+
+def test_ours_stand_next_to_a_sources_rows_marked_and_out_of_the_competition():
+    ours = celeba(21.5, "celeba_test")
+    ours["rows"]["LAFR"]["lpips_vgg"]["mean"] = 0.0001  # better than any
+    (osdface, *_) = [one for one in with_published(ours, together=True) if one["source"].startswith("OSDFace")]
+    column = "lpips, as the source defines it"
+    assert osdface["rows"]["LAFR"][column] == ours["rows"]["LAFR"]["lpips_vgg"] | {"measured_as": "lpips_vgg"}
+    assert shown(osdface, "LAFR", column) == "0.0001 (0.2512–0.4512)§"
+    found = marks(osdface)
+    assert ("LAFR", column) not in found and "best" in {mark for (_, metric), mark in found.items() if metric == column}
+    text = markdown_table(osdface)
+    assert "§ measured here; definition may differ" in text and "LPIPS by LPIPS (VGG)" in text
+    for other in with_published(ours, together=True):  # two sources still never share a table
+        assert len({cell["source"] for row in other["rows"].values() for cell in row.values() if "source" in cell}) == 1
+    assert "LAFR" not in with_published(ours)[0]["rows"]
+
+
+def eleven_metrics() -> dict:
+    names = ["psnr_rgb", "ssim_rgb", "lpips_alex", "dists", "lmd", "identity_cos_adaface", "niqe_pyiqa", "clipiqa",
+             "maniqa", "musiq", "fid_ffhq"]  # fmt: skip
+    methods = ["LQ input", "codec(LQ)", "adapter only", "LAFR", "codec(HQ)"]
+    return record({row: dict.fromkeys(names, 0.5) for row in methods}, benchmark="celeba_test", resolution=512)
+
+
+def test_a_table_too_wide_for_the_terminal_is_turned_and_leaves_intervals_to_the_files(capsys):
+    for width in (80, 120):
+        print_table(eleven_metrics(), width)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= width
+        rows = [line for line in lines if "psnr_rgb" in line]
+        assert sum(line.count("0.50") for line in rows) == 5 and len(rows) == (2 if width == 80 else 1)
+        assert not any("(0.4" in line for line in lines) and not any("…" in line for line in lines)
+    print_table(eleven_metrics(), 40)  # two methods at a time
+    out = capsys.readouterr().out
+    assert out.count("fid_ffhq") >= 3 and max(map(len, out.splitlines())) <= 40
+    print_table(eleven_metrics(), 400)
+    assert "0.50 (0.40–0.60)" in capsys.readouterr().out
+    print_table(eleven_metrics())  # into a file: as wide as it takes
+    assert "0.50 (0.40–0.60)" in capsys.readouterr().out
 
 
 def test_a_hostile_name_stays_one_cell_in_markdown_and_one_line_in_latex():
@@ -200,12 +274,12 @@ def test_a_hostile_name_stays_one_cell_in_markdown_and_one_line_in_latex():
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex (texlive-latex-recommended) is not installed")
-def test_latex_compiles_with_booktabs_alone(tmp_path):
+def test_latex_compiles_with_booktabs_and_graphicx(tmp_path):
     ours = celeba(25.3)
     ours["rows"][HOSTILE.replace("字", "")] = {"psnr_rgb": score(24.0)}
     ours |= {"trained_on": {"LAFR": ["psnr_rgb"]}, "not_measured": {"deg": "100 % gone & lost_"}}
     text = table(ours, "latex", others=True)
-    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+    page = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{text}\end{{document}}"
     (tmp_path / "t.tex").write_text(page, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
