@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lafr.errors import InputError
 
@@ -132,7 +132,7 @@ class JsonLines:
             raise InputError(f"cannot write {str(self.path)!r}: {error.strerror or error}", remedy=remedy) from None
 
     @staticmethod
-    def _ends_a_line(file) -> bool:
+    def _ends_a_line(file: BinaryIO) -> bool:
         if file.seek(0, os.SEEK_END) == 0:
             return True
         file.seek(-1, os.SEEK_END)

@@ -98,7 +98,7 @@ def device() -> str:
 
 
 def check(install: bool = True) -> bool:
-    """Print the report, with the `install` line or without any path; returns whether every required package is there."""
+    """Print the report, with the `install` line or without any path; return whether all required packages are there."""
     lacking = required()
     print(f"lafr         {lafr.__version__}")
     print(f"python       {platform.python_version()}, {platform.system()} {platform.machine()}")

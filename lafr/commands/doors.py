@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lafr.errors import InputError, Spell, as_python
 
@@ -83,7 +83,7 @@ def program() -> str:
 class Parser(argparse.ArgumentParser):
     """An argument parser named as its user types it, whose errors are one line."""
 
-    def __init__(self, description: str, name: str | None = None, **settings):
+    def __init__(self, description: str, name: str | None = None, **settings: Any):
         super().__init__(
             name or program(),
             description=description,

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from lafr.data.faces import Faces
+    from lafr.data.degradation.operators import Degrade
+    from lafr.data.faces.sources import FaceSet
     from lafr.models.codec import Codec
+    from lafr.models.restorer import Restorer
 
 LOOP = (
     "optimizer",
@@ -101,7 +103,15 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return settings
 
 
-def run_stage(name: str, cfg: DictConfig, model, accelerator: "Accelerator", faces, held_out, degradation) -> None:
+def run_stage(
+    name: str,
+    cfg: DictConfig,
+    model: "Restorer",
+    accelerator: "Accelerator",
+    faces: "FaceSet",
+    held_out: "FaceSet",
+    degradation: "Degrade",
+) -> None:
     """Train one stage of the model in `run_dir/NAME`, or load it where it is finished."""
     from hydra.utils import instantiate
 
@@ -131,7 +141,7 @@ def run_stage(name: str, cfg: DictConfig, model, accelerator: "Accelerator", fac
     )
 
 
-def latents_of(faces: "Faces", codec: "Codec", accelerator: "Accelerator", folder: str) -> "Tensor":
+def latents_of(faces: "FaceSet", codec: "Codec", accelerator: "Accelerator", folder: str) -> "Tensor":
     """Return the faces' latents from the cache, filled by the main process first, in the precision of a step."""
     from lafr.data.latents import cached_latents
 

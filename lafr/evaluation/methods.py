@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Method:
         return self.of == ("hq",)
 
 
-def method_of(restore: Callable[[Tensor, Tensor | None], Tensor], key: str | None = None, **settings) -> Method:
+def method_of(restore: Callable[[Tensor, Tensor | None], Tensor], key: str | None = None, **settings: Any) -> Method:
     """Return the method of a function of (lq, hq); without a key its images are never cached."""
     return Method(lambda batch: restore(batch.lq, batch.hq), lambda pair: key, **settings)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class LAFRPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def _get_signature_keys(cls, obj) -> tuple[list[str], list[str]]:
+    def _get_signature_keys(cls, obj: Any) -> tuple[list[str], list[str]]:
         # diffusers reads the parts' names from the constructor, which here takes them in one restorer; the first part
         # determines the pipeline's dtype
         return ["vae", "unet", "adapter"], []
@@ -77,7 +78,7 @@ class LAFRPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        **of_restorer,
+        **of_restorer: Any,
     ) -> "LAFRPipeline":
         """Load "mini", "mini/NAME", the folder of a trained model or of an export, or `OWNER/NAME` from the hub.
 
@@ -148,7 +149,7 @@ class LAFRPipeline(DiffusionPipeline):
             self.restorer.adapter = adapter
         return self.restorer
 
-    def to(self, *args, **kwargs) -> "LAFRPipeline":
+    def to(self, *args: Any, **kwargs: Any) -> "LAFRPipeline":
         """Move or cast the parts, as `DiffusionPipeline.to`; the adapter's weights stay in float32."""
         exact = None if self.adapter is None else self.adapter.state_dict()
         super().to(*args, **kwargs)
@@ -231,7 +232,7 @@ class LAFRPipeline(DiffusionPipeline):
         token: str | None = None,
         commit_message: str | None = None,
         create_pr: bool = False,
-        **of_save,
+        **of_save: Any,
     ) -> str:
         """Upload what `save_pretrained(..., **of_save)` writes, model card included; returns the commit's address.
 
@@ -255,7 +256,7 @@ def is_hub_id(name: str) -> bool:
     return not known and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
 
 
-def downloaded(repo_id: str, **options) -> str:
+def downloaded(repo_id: str, **options: Any) -> str:
     """Return the folder of a hub model in the cache: settings and safetensors, nothing that could run code."""
     try:
         return snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"], **options)

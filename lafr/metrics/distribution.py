@@ -4,6 +4,7 @@ A set metric has two steps: `features(image) -> [B, D]` batch by batch, then `sc
 once. One that `needs_reference` gets the features of the set's HQ images; else it has read stored statistics.
 """
 
+from collections.abc import Callable
 from unittest.mock import patch
 
 import numpy as np
@@ -142,7 +143,7 @@ class KID(SetMetric):
         low, high = np.quantile(self._resampled(kid.kernel_poly, x.numpy(), y.numpy(), seed), [0.025, 0.975])
         return {"mean": value, "low": float(low), "high": float(high)}
 
-    def _resampled(self, kernel, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    def _resampled(self, kernel: Callable, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
         n, m = len(x), len(y)
         own, cross, theirs = kernel(x, x), kernel(x, y).mean(1), kernel(y, y)
         within = (theirs.sum() - np.trace(theirs)) / (m * (m - 1))

@@ -33,7 +33,7 @@ class FeatureDistance:
     features: Callable[[Tensor], Any]
     compare: Callable[[Any, Any], Tensor]
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._truth = TruthCache()
 
     @torch.no_grad()

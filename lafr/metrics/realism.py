@@ -6,6 +6,7 @@ pyiqa fetches whatever it misses, trusts every pickle and moves the random state
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -99,10 +100,10 @@ def _offline() -> Iterator[None]:
     timm = need("timm", INSTALL)
     create = timm.create_model
 
-    def untrained(name: str, pretrained: bool = False, **settings) -> nn.Module:
+    def untrained(name: str, pretrained: bool = False, **settings: Any) -> nn.Module:
         return create(name, pretrained=False, **settings)
 
-    def refuse(address: str, *_, **__) -> None:
+    def refuse(address: str, *_: Any, **__: Any) -> None:
         raise InputError(f"pyiqa asked for {address}; nothing is fetched here: put it into ${FOLDER_VARIABLE}")
 
     with ExitStack() as stack:

@@ -69,7 +69,7 @@ class MetricRecord:
     printed: tuple[str, ...] = ()
     plausible: tuple[float, float] = (float("-inf"), float("inf"))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.direction not in (HIGHER, LOWER, ""):
             raise InputError("direction", self.direction, f"{HIGHER}, {LOWER} or empty")
         if not self.label:
@@ -88,7 +88,7 @@ def add(record: MetricRecord) -> None:
     METRICS[record.name] = record
 
 
-def register(name: str, **facts) -> Callable[[Callable], Callable]:
+def register(name: str, **facts: Any) -> Callable[[Callable], Callable]:
     """Decorate the function or class of one's own metric with its facts, the fields of `MetricRecord`.
 
     The definition is the first line of its docstring where none is given:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Statistics:
     resized: str | None = None
 
     @classmethod
-    def of(cls, features: Tensor, **facts) -> "Statistics":
+    def of(cls, features: Tensor, **facts: Any) -> "Statistics":
         """Return those of `features [N, D]`."""
         x = features.double().numpy()
         return cls(x.mean(0), np.cov(x, rowvar=False), len(x), **facts)

@@ -15,7 +15,7 @@ from lafr.storage import atomic_write, sha256_of_tensors
 class TruthCache:
     """Holds a network's output for the last ground-truth batch: a table scores each method on it in turn."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._pixels: Tensor | None = None
         self._output: Any = None
         self._folder: Path | None = None

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafr.networks.landmarkers import centre_of_mass
-from lafr.networks.mini import HEATMAP_SIGMA
+from lafr.networks.mini import HEATMAP_SIGMA, MiniNetworks
 from lafr.training.objectives import Batch, Objective
 
 
@@ -17,7 +17,7 @@ class RecogniserObjective(Objective):
     (consistent and aggressive views: Beyer et al., CVPR 2022).
     """
 
-    def __init__(self, networks, teacher: nn.Module, weights: dict[str, float]):
+    def __init__(self, networks: MiniNetworks, teacher: nn.Module, weights: dict[str, float]):
         super().__init__()
         self.network, self.teacher = networks.recogniser.requires_grad_(True), teacher.requires_grad_(False)
         self.weights = dict(weights)
@@ -34,7 +34,7 @@ class RecogniserObjective(Objective):
 class LandmarkerObjective(Objective):
     """Terms: `heatmap`, KL(Gaussians of the points || heatmaps); `distance`, of the points in pixels at 512."""
 
-    def __init__(self, networks, weights: dict[str, float]):
+    def __init__(self, networks: MiniNetworks, weights: dict[str, float]):
         super().__init__()
         self.network, self.weights = networks.landmarker.requires_grad_(True), dict(weights)
 
@@ -65,7 +65,7 @@ class ParserObjective(Objective):
     The parser starts from the weights of the landmarker, which is trained in the stage before.
     """
 
-    def __init__(self, networks, weights: dict[str, float]):
+    def __init__(self, networks: MiniNetworks, weights: dict[str, float]):
         super().__init__()
         networks.parser.hourglass.start_from(networks.landmarker.hourglass)
         self.network, self.weights = networks.parser.requires_grad_(True), dict(weights)

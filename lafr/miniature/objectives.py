@@ -8,6 +8,7 @@ from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
 from lafr.losses.learned import seeded_noise
 from lafr.losses.multilevel import Restoration
+from lafr.models.base.model import Base
 from lafr.training.objectives import Batch, Objective, hq_latents
 
 
@@ -17,7 +18,7 @@ class CodecObjective(Objective):
     At full size the autoencoder is Stable Diffusion's and is not trained.
     """
 
-    def __init__(self, base, perceptual: nn.Module, weights: dict[str, float], seed: int = 0):
+    def __init__(self, base: Base, perceptual: nn.Module, weights: dict[str, float], seed: int = 0):
         super().__init__()
         self.vae, self.seed = base.vae.requires_grad_(True), seed
         self.perceptual = perceptual.requires_grad_(False)
@@ -61,7 +62,7 @@ class PriorObjective(Objective):
     weights = {"eps_mse": 1.0}  # noqa: RUF012
     PROBED = (50, 200, 399, 700)
 
-    def __init__(self, base, seed: int = 0):
+    def __init__(self, base: Base, seed: int = 0):
         super().__init__()
         if base.null_embedding is None:
             raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
     def from_base(
         cls,
         unet: UNet2DConditionModel,
-        scheduler,
+        scheduler: DDPMScheduler,
         timestep: int,
         scale_input: bool = True,
         text: str = "none",

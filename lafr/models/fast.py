@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -173,5 +174,5 @@ def _compiler(device: torch.device, dtype: torch.dtype) -> dict:
     return {"dynamic": False, "mode": "max-autotune-no-cudagraphs" if dtype == torch.float32 else "max-autotune"}
 
 
-def _refuse_to_save(*_, **__) -> None:
+def _refuse_to_save(*_: Any, **__: Any) -> None:
     raise InputError("an optimised restorer cannot be saved, as its layers differ; save before optimising")

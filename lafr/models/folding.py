@@ -1,5 +1,7 @@
 """A UNet at one time and under one prompt: both become constants of its layers, and neither is an input any more."""
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
@@ -38,7 +40,7 @@ class PromptAttention(nn.Module):
             self.register_buffer("key", self._split(attention.to_k(embedding)).contiguous())  # [1, heads, L, d]
             self.register_buffer("value", self._split(attention.to_v(embedding)).contiguous())
 
-    def forward(self, hidden_states: Tensor, **_) -> Tensor:
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
         """Map `[B, h * w, C]` to the same shape; text and mask, which diffusers hands over, are not looked at."""
         # keys and values are constants, so only queries are computed: a third of the projections
         query = self._split(self.to_q(hidden_states))  # [B, heads, h * w, d]
@@ -56,7 +58,7 @@ class PromptAttention(nn.Module):
 
 class _NoTime(nn.Module):
     # ResnetBlock2D without a projection would add the raw embedding, so there must be none.
-    def forward(self, *_) -> None:
+    def forward(self, *_: Any) -> None:
         return None
 
 

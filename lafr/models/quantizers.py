@@ -35,7 +35,7 @@ class Quantizer(nn.Module):
         layers: the codebooks, each `[N, d]`; Q of them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
 
@@ -421,5 +421,5 @@ class seeded_global:
         self.fork.__enter__()
         torch.manual_seed(self.seed)
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self.fork.__exit__(*exception)

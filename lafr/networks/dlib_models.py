@@ -1,5 +1,7 @@
 """dlib's models behind one interface: a detector, two point predictors and a face descriptor; none has a gradient."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class FrontalFaces:
     Raises InputError without dlib or its file. The 68 points' licence excludes commercial use.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         dlib = need(*PACKAGE)
         self.version: str = dlib.__version__
         self._detector = dlib.get_frontal_face_detector()
@@ -36,7 +38,7 @@ class FrontalFaces:
         boxes, scores, _ = self._detector.run(pixels, doublings, 0.0)
         return list(zip(boxes, scores, strict=True))
 
-    def five_points(self, pixels: np.ndarray, box) -> np.ndarray:
+    def five_points(self, pixels: np.ndarray, box: Any) -> np.ndarray:
         """Return eyes, nose tip and mouth corners `[5, 2]` (x, y) in pixels of the face in `box`."""
         points = points_of(self._predictor, pixels, box)
         return np.stack([points[of].mean(0) for of in FIVE_OF_68])
@@ -98,7 +100,7 @@ class Dlib68(nn.Module):
         return Landmarks(None, to_512(points, image.shape[-1]).to(image.device))
 
 
-def points_of(predictor, pixels: np.ndarray, box) -> np.ndarray:
+def points_of(predictor: Any, pixels: np.ndarray, box: Any) -> np.ndarray:
     """Return a predictor's points `[K, 2]` (x, y) in pixels, of the face in `box`."""
     return np.array([(point.x, point.y) for point in predictor(pixels, box).parts()], np.float64)
 
@@ -108,6 +110,6 @@ def as_arrays(image: Tensor) -> list[np.ndarray]:
     return [np.ascontiguousarray(pixels) for pixels in to_uint8(image).permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def aligned_box(side: int):
+def aligned_box(side: int) -> Any:
     """Return the dlib rectangle of the face in an aligned crop of `side` pixels."""
     return need(*PACKAGE).rectangle(*(round(edge * side / 512) for edge in RECTANGLE))

@@ -7,6 +7,7 @@ structure, since the exporter's names are numbers.
 
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class IResNet(Recogniser):
         self.requires_grad_(False).eval()
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor], **settings) -> "IResNet":
+    def from_state(cls, state: dict[str, Tensor], **settings: Any) -> "IResNet":
         """Load the network from ArcFace-torch's state dict, whose names tell the depth."""
         state = {key.removeprefix("module."): value for key, value in state.items()}
         # "layer3.13.conv1.weight" is of the fourteenth block of the third stage
@@ -83,7 +84,7 @@ class IResNet(Recogniser):
         return network.eval()
 
     @classmethod
-    def from_onnx(cls, path: str | Path, **settings) -> "IResNet":
+    def from_onnx(cls, path: str | Path, **settings: Any) -> "IResNet":
         """Load the network from an ONNX graph of a model pack; raises InputError when it is another network's."""
         layers = GraphLayers(path)
         widths = [weight.shape[0] for weight in layers.convolutions(3)]

@@ -100,7 +100,7 @@ class MiniLandmarker(Shipped):
     name = "landmarker"
     origins = frozenset({"mini_landmarker", "dlib_68"})
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.hourglass = Hourglass(68)
 
@@ -125,7 +125,7 @@ class MiniParser(Shipped):
     origins = frozenset({"mini_parser", "dlib_68"})
     regions = {"eyes": (3,), "brows": (2,), "nose": (4,), "mouth": (5, 6), "skin": (1,)}  # noqa: RUF012
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.hourglass = Hourglass(len(REGIONS))
 

@@ -39,7 +39,7 @@ class MobileFaceNet(nn.Module):
     Reads ArcFace's 112 px crop in RGB as (x - 127) / 128.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.crop = SimilarityCrop()
         widths = [64, *(outputs for _, outputs, _ in BOTTLENECKS)]

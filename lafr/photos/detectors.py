@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from torchvision.ops import nms
 
@@ -115,10 +116,13 @@ def resized(image: Image.Image, side: float) -> tuple[Image.Image, np.ndarray]:
     return small, np.array(image.size) / size
 
 
-def seen_in(low, high, points, score, per_pixel: np.ndarray) -> Detection:
+def seen_in(low: ArrayLike, high: ArrayLike, points: ArrayLike, score: float, per_pixel: np.ndarray) -> Detection:
     """Return a detection made in a resized copy (box corners, points, score) in the image's own pixels."""
-    low, high, points = ((np.asarray(p, float).reshape(-1, 2) + 0.5) * per_pixel - 0.5 for p in (low, high, points))
-    return Detection((*low[0].tolist(), *high[0].tolist()), points, float(score))
+
+    def original(at: ArrayLike) -> np.ndarray:  # pixel centres lie at halves
+        return (np.asarray(at, float).reshape(-1, 2) + 0.5) * per_pixel - 0.5
+
+    return Detection((*original(low)[0].tolist(), *original(high)[0].tolist()), original(points), float(score))
 
 
 def merged(found: list[Detection], overlap: float = 0.4) -> list[Detection]:

@@ -116,7 +116,7 @@ class Outputs:
     side_by_side: bool = False
     save_faces: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
             raise InputError("extension", self.extension, f"one of {', '.join(EXTENSIONS)}")
         if set("/\\\0") & set(self.suffix):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Journal:
         except (KeyError, TypeError, ValueError, OSError):  # a damaged line: the file is restored again
             return None
 
-    def write(self, name: str, path: Path, status: str, **facts) -> None:
+    def write(self, name: str, path: Path, status: str, **facts: Any) -> None:
         """Add the line of one input; `status` is "done" or "skipped"."""
         record = {"file": name, "status": status, **facts, "input": _state(path), "settings": self.settings}
         JsonLines(self.path).append(record)

@@ -27,7 +27,7 @@ class FaceFinder:
     Raises InputError without dlib or its file. The 68 points' licence excludes commercial use.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.faces = FrontalFaces()
         self.version = self.faces.version
 

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -60,7 +61,7 @@ def download(address: str, target: Path, most_bytes: int = 200_000_000_000, time
     return target
 
 
-def _save(answer, address: str, beginning: Path, notes: Path, have: int, most_bytes: int) -> None:
+def _save(answer: Any, address: str, beginning: Path, notes: Path, have: int, most_bytes: int) -> None:
     """Write a response: appended to `have` bytes if it is the rest of the file (206), from the start if whole (200)."""
     if answer.headers.get_content_type() == "text/html":
         raise InputError(f"{address!r} is a web page, not an archive; open it in a browser, {BY_HAND}")

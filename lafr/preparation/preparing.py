@@ -61,7 +61,7 @@ class Preparation:
     severity: str | None = None
     remedy: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key in ("count", "allow_missing", "resolution"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 0):

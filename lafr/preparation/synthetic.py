@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lafr.data.degradation.batched import CHAIN, apply_batch
 from lafr.data.degradation.first_order import first_order, odd
-from lafr.data.degradation.operators import Record, apply, as_text, target
+from lafr.data.degradation.operators import Recipe, Record, apply, as_text, target
 from lafr.data.faces import Faces
 from lafr.data.faces.sources import File, folder
 from lafr.errors import InputError
@@ -84,7 +84,7 @@ def grid_draw(images: int, seed: int) -> Draw:
     return draw
 
 
-def recipe_draw(degradation, seed: int, number_of_draw: int = 0) -> Draw:
+def recipe_draw(degradation: Recipe, seed: int, number_of_draw: int = 0) -> Draw:
     """Return how an image is degraded by a recipe: by the generator (seed, its name, sample), as in benchmarks."""
 
     def draw(_number: int, name: str, height: int, width: int) -> Record:

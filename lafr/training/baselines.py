@@ -13,6 +13,7 @@ from lafr.losses.distillation import NoisePrediction, ScoreDistillation
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.models.base.model import Base
 from lafr.models.lora import LORA_TARGETS
+from lafr.models.restorer import Restorer
 from lafr.training.objectives import Batch, LossObjective, RestorationObjective, hq_latents
 
 ENCODER_TARGETS = r"encoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|to_q|to_k|to_v|to_out\.0)"
@@ -25,7 +26,7 @@ class EncoderObjective(RestorationObjective):
     encoder no stage trained yet. From then on the restorer is saved whole: its base holds another encoder.
     """
 
-    def __init__(self, restorer, loss: MultiLevelLoss):
+    def __init__(self, restorer: Restorer, loss: MultiLevelLoss):
         super().__init__(restorer, loss)
         restorer.base = None
         vae = restorer.codec.vae
@@ -47,7 +48,7 @@ class FullUNetObjective(RestorationObjective):
     The restorer is saved whole from then on, as the base holds another UNet.
     """
 
-    def __init__(self, restorer, loss: MultiLevelLoss):
+    def __init__(self, restorer: Restorer, loss: MultiLevelLoss):
         restorer.denoiser.merge_lora()
         super().__init__(restorer, loss)
         restorer.base = None
@@ -57,7 +58,7 @@ class FullUNetObjective(RestorationObjective):
 class ScratchUNetObjective(FullUNetObjective):
     """Training all of the pruned UNet from random weights, drawn by `seed`: what is the pretrained prior worth?"""
 
-    def __init__(self, restorer, loss: MultiLevelLoss, seed: int = 0):
+    def __init__(self, restorer: Restorer, loss: MultiLevelLoss, seed: int = 0):
         super().__init__(restorer, loss)
         restart(restorer.denoiser.unet, seed)
 

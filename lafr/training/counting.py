@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,10 @@ class LiveBytes(TorchDispatchMode):
     device needs more than this.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.live, self.peak, self._known = 0, 0, set()
+        self.live, self.peak = 0, 0
+        self._known: set[int] = set()
 
     def hold(self, tensor: Tensor) -> None:
         """Count a tensor's storage, once, until it is freed."""
@@ -48,7 +50,7 @@ class LiveBytes(TorchDispatchMode):
         self._known.discard(key)
         self.live -= size
 
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, operator: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = operator(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):

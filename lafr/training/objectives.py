@@ -16,6 +16,7 @@ from lafr.losses.identity import IdentityCosine
 from lafr.losses.learned import Gather
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
+from lafr.models.restorer import Restorer
 
 Batch = dict[str, Tensor]
 
@@ -126,7 +127,7 @@ class CodebookObjective(Objective):
     the accumulation.
     """
 
-    def __init__(self, restorer, weights: dict[str, float], seed: int = 0):
+    def __init__(self, restorer: Restorer, weights: dict[str, float], seed: int = 0):
         super().__init__()
         self.codec, self.adapter, self.seed = restorer.codec, restorer.adapter.requires_grad_(True), seed
         # a code predictor learns in the alignment phase alone
@@ -192,7 +193,7 @@ class AlignmentObjective(Objective):
     the distance of z_lq to z_hq, is reported only.
     """
 
-    def __init__(self, restorer, weights: dict[str, float]):
+    def __init__(self, restorer: Restorer, weights: dict[str, float]):
         super().__init__()
         self.codec, self.adapter = restorer.codec, restorer.adapter
         self.adapter.requires_grad_(True)
@@ -265,7 +266,7 @@ class RestorationObjective(LossObjective):
 
     crop: tuple[int, int] | None = None
 
-    def __init__(self, restorer, loss: MultiLevelLoss):
+    def __init__(self, restorer: Restorer, loss: MultiLevelLoss):
         super().__init__(loss)
         self.restorer = restorer
         restorer.trained_with |= loss.origins()  # saved with the model: metrics with these networks are marked

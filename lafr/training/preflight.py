@@ -18,6 +18,7 @@ import torch
 
 from lafr.errors import InputError, Spell, as_python, setting
 from lafr.losses.appearance import PerceptualLPIPS
+from lafr.models.adapter import Adapter
 from lafr.models.base.model import Base
 from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find
 from lafr.models.base.supported import KNOWN
@@ -185,7 +186,7 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 def hollow_restorer(
     folder: str | Sequence[str],
-    adapter,
+    adapter: Adapter,
     resolution: int,
     timestep: int,
     scale_input: bool = True,

@@ -15,6 +15,7 @@ from lafr.images import write_image
 from lafr.metrics.fidelity import psnr_rgb
 
 if TYPE_CHECKING:
+    from lafr.training.objectives import Objective
     from lafr.training.state import TrainingState
 
 Validate = Callable[[nn.Module, int], dict[str, float]]  # (objective, step) -> named numbers
@@ -48,7 +49,7 @@ class Validation:
         items = [pairs[i] for i in range(min(num_images, len(pairs)))]
         self.items = default_collate(items)  # [N, ...] each
 
-    def __call__(self, objective, step: int) -> dict[str, float]:
+    def __call__(self, objective: nn.Module, step: int) -> dict[str, float]:
         """Return the means and write the image."""
         sums: dict[str, float] = {}
         columns: list[Tensor] = []  # [3, 3 H, W] each
@@ -82,7 +83,7 @@ class BestWeights:
         self.value, self.step = float("inf"), 0
         self.trained: dict[str, Tensor] = {}
 
-    def __call__(self, objective, step: int) -> dict[str, float]:
+    def __call__(self, objective: nn.Module, step: int) -> dict[str, float]:
         """Validate; copy the weights where the monitored number is lower than ever before."""
         measured = self.validate(objective, step)
         if self.monitor not in measured:
@@ -103,7 +104,7 @@ class BestWeights:
         (self.step,) = broadcast_object_list([self.step])
         return step - self.step
 
-    def copy_to(self, objective) -> None:
+    def copy_to(self, objective: "Objective") -> None:
         """Load the best weights into the objective, on every process."""
         self.trained, self.step = broadcast_object_list([self.trained, self.step])
         objective.load_trained_state(self.trained)

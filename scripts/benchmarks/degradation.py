@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -87,7 +88,7 @@ def speed(own: np.ndarray, reference: np.ndarray, images: int) -> dict[str, floa
     }
 
 
-def reference_chain(basicsr, image, record):
+def reference_chain(basicsr: Any, image: np.ndarray, record: list[dict]) -> torch.Tensor:
     """Return `lq [3, H, W]` in [-1, 1] as GFPGAN's data set makes it of BGR `image`, by the parameters of `record`."""
     blur, noise, jpeg, _, *colour = record
     height, width = image.shape[:2]

@@ -13,10 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
+from lafr.data.faces.sources import FaceSet
 from lafr.data.latents import cached_latents
 from lafr.data.stream import PairStream
 from lafr.evaluation import markdown
+from lafr.models.codec import Codec
 from lafr.models.restorer import Restorer
+from lafr.training.objectives import Objective
 from lafr.training.timing import measure
 
 
@@ -49,7 +52,7 @@ def latents(cfg: DictConfig) -> dict:
     }
 
 
-def filled(faces, codec, device: torch.device) -> tuple:
+def filled(faces: FaceSet, codec: Codec, device: torch.device) -> tuple:
     """Return the latents, and the seconds to fill the cache and to read it again."""
     for i in range(len(faces)):  # decoded before the clock starts
         faces[i]
@@ -63,7 +66,7 @@ def filled(faces, codec, device: torch.device) -> tuple:
     return z, {"faces": len(faces), "fill_seconds": seconds[0], "read_seconds": seconds[1], "megabytes": size / 1e6}
 
 
-def compared(objective, batch: dict[str, Tensor], device: torch.device, rounds: int) -> dict[str, float]:
+def compared(objective: Objective, batch: dict[str, Tensor], device: torch.device, rounds: int) -> dict[str, float]:
     """Return the median seconds of a step that encodes and of one that reads the cache, and their ratio over rounds."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)

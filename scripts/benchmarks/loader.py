@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ def loader(cfg: DictConfig) -> dict:
     }
 
 
-def timed(batches, steps: int, workers: int) -> dict[str, float]:
+def timed(batches: Iterable, steps: int, workers: int) -> dict[str, float]:
     """Return the seconds of the first `steps` batches, in which every face is decoded, and of the next `steps`."""
     stream = iter(batches)
     if workers:

@@ -35,7 +35,7 @@ def loss(cfg: DictConfig) -> dict:
     def trained() -> None:
         restorer.codec.decode(restorer.denoiser(latents.z_aligned)).mean().backward()
 
-    def term(names) -> None:
+    def term(names: list[str]) -> None:
         restored = lq.clone().requires_grad_()
         r = Restoration(restored, hq, latents.z_restored.clone().requires_grad_(), z_hq)
         sum(terms[name](r) for name in names).backward()

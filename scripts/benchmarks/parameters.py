@@ -4,6 +4,7 @@ Counted on tensors that have a shape and no values: no weights are needed.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -30,7 +31,7 @@ def size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def sd21_denoiser(text: str, **settings) -> Denoiser:
+def sd21_denoiser(text: str, **settings: Any) -> Denoiser:
     """Return the denoiser on Stable Diffusion 2.1-base's UNet, on the meta device."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SD21.unet)

@@ -15,7 +15,7 @@ from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss
 from lafr.losses.structure import LandmarkDistance, ParsingSoftLabel, RegionL1
-from lafr.models.adapter import build_adapter
+from lafr.models.adapter import Adapter, build_adapter
 from lafr.models.base.model import Base
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
@@ -24,7 +24,7 @@ from lafr.networks.parsers import ParseNet
 from lafr.networks.recognisers import ArcFaceIRSE50
 from lafr.training.baselines import EncoderObjective, OSEDiffObjective, with_distillation
 from lafr.training.counting import count_stage, optimiser_step, without_values
-from lafr.training.objectives import RestorationObjective
+from lafr.training.objectives import Objective, RestorationObjective
 from lafr.training.preflight import HollowLPIPS
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
@@ -68,7 +68,9 @@ def training(cfg: DictConfig) -> dict:
     return record
 
 
-def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
+def built(
+    stage: str, cfg: DictConfig, base: Base, adapter: Adapter, loss: MultiLevelLoss, timestep: int, resolution: int
+) -> Objective:
     """Return the stage's untrained objective on a base model; the baselines train on the same `loss`."""
     if stage == "osediff":
         return OSEDiffObjective(base, with_distillation(loss, base, cfg.seed), seed=cfg.seed).train()
@@ -88,7 +90,7 @@ def built(stage: str, cfg, base, adapter, loss, timestep: int, resolution: int):
     return instantiate(cfg.stage[stage].objective, _convert_="all")(restorer).train()
 
 
-def trained_values(objective) -> int:
+def trained_values(objective: Objective) -> int:
     """Return how many values a stage trains, codes included."""
     codes = sum(value.numel() for name, value in objective.trained_buffers().items() if name.endswith("embed"))
     own = [p for term in learned_terms(objective) for p in term.trained_parameters()]
@@ -100,12 +102,12 @@ def requires_gradient(parameter: nn.Parameter) -> bool:
     return parameter.requires_grad
 
 
-def learned_terms(objective) -> list:
+def learned_terms(objective: Objective) -> list:
     """Return the terms of the objective's loss that train parameters of their own."""
     return list(objective.loss.learned().values()) if hasattr(objective, "loss") else []
 
 
-def measured(objective, cfg, device) -> dict:
+def measured(objective: Objective, cfg: DictConfig, device: torch.device) -> dict:
     """Return seconds, peak memory in MB (weights and optimiser included) and trained values of a step on `device`."""
     if cfg.gradient_checkpointing:
         objective.enable_gradient_checkpointing()
@@ -136,7 +138,7 @@ def over_rounds(own: list[dict], reference: list[dict]) -> dict:
     }
 
 
-def preset(name: str, cfg) -> dict:
+def preset(name: str, cfg: DictConfig) -> dict:
     """Count a restoration step at full size as the trainer's preset makes it, on the micro-batch of a batch of 16."""
     trainer = cfg.presets[name]
     faces = cfg.stage.restoration.batch_size // trainer.accumulation
@@ -144,7 +146,9 @@ def preset(name: str, cfg) -> dict:
     return {"micro_batch": faces, "peak_gb": found["peak_gb"], "validation_gb": found["validation_gb"]}
 
 
-def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_precision: str = "no") -> dict:
+def counted(
+    stage: str, cfg: DictConfig, faces: int = 1, checkpointing: bool = True, mixed_precision: str = "no"
+) -> dict:
     """Count a step at full size; nothing is run."""
     full = cfg.full_size
     with torch.device("meta"):
@@ -166,7 +170,7 @@ def counted(stage: str, cfg, faces: int = 1, checkpointing: bool = True, mixed_p
     }
 
 
-def full_size_loss():
+def full_size_loss() -> MultiLevelLoss:
     """Return the terms of `loss=multilevel` that train, with random networks, whose cost is the same."""
 
     parser = ParseNet()

@@ -95,7 +95,7 @@ class Degradation:
     gray_target: bool = False
     reference_resolution: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         low, high = self.jpeg_quality
         if not 1 <= low < high <= 101:
             raise InputError("jpeg_quality", [low, high], "a range within 1..101, whose upper end is not drawn")

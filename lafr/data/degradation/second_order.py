@@ -103,7 +103,7 @@ class SecondOrderDegradation:
         # back to the input's size, as OSEDiff: restoration here is no super-resolution
         return [*steps, _resize((height, width), rng)]
 
-    def _draw_pass(self, ranges: Pass, size, ratio: float, rng: np.random.Generator) -> Record:
+    def _draw_pass(self, ranges: Pass, size: Sequence[int], ratio: float, rng: np.random.Generator) -> Record:
         """Return blur, resize and noise of one pass."""
         steps: Record = []
         kernel = self._draw_kernel(ranges, ratio, rng)

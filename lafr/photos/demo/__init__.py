@@ -13,6 +13,7 @@ from PIL import Image
 from lafr.errors import InputError, need, setting
 from lafr.photos.demo.limits import Limits
 from lafr.photos.demo.visits import kept_for
+from lafr.photos.restorer import PhotoRestorer
 
 __all__ = ["Limits", "is_loopback", "running"]
 
@@ -22,7 +23,7 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 @contextmanager
 def running(
-    photo_restorer,
+    photo_restorer: PhotoRestorer,
     host: str = "127.0.0.1",
     port: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  (frozen)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import nn
@@ -33,7 +34,7 @@ class Limits:
     waiting: int = 16
     keep_seconds: float = 300
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise InputError(f"Limits.{name}", value, "a number above 0")
@@ -76,7 +77,7 @@ def time_limit(module: nn.Module, seconds: float) -> Iterator[None]:
     """Stop the work inside with an InputError when `module` is called later than `seconds` after the start."""
     end = time.monotonic() + seconds
 
-    def check(*_) -> None:
+    def check(*_: Any) -> None:
         if time.monotonic() > end:
             raise InputError(f"this took longer than {seconds:g} s; send a smaller photo, or one with fewer faces")
 

@@ -1,12 +1,14 @@
 """The result as a visitor sees it: before and after at one size, and a report of every face."""
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 
 from PIL import Image
 
 from lafr.images import to_rgb
+from lafr.photos.restorer import PhotoResult
 
 LONGEST = 1600  # pixels of the images under the slider; the download has full size
 FACE = 192  # pixels of a face in the list
@@ -21,7 +23,7 @@ def slider_pair(photo: Image.Image, restored: Image.Image) -> tuple[Image.Image,
     return before, after
 
 
-def face_list(photo: Image.Image, result) -> str:
+def face_list(photo: Image.Image, result: PhotoResult) -> str:
     """Return HTML: each face before and after, what was done, why not, and warnings; all text escaped."""
     scale = result.image.width / photo.width
     after = to_rgb(result.image)
@@ -39,7 +41,7 @@ def face_list(photo: Image.Image, result) -> str:
     return f'<ul class="faces">{"".join(items)}</ul>' if items else ""
 
 
-def summary(result) -> str:
+def summary(result: PhotoResult) -> str:
     """Return one sentence on what became of the photo."""
     if not result.faces:
         return "No face was found, so the photo is unchanged. Faces in profile and very small ones are missed."
@@ -49,12 +51,12 @@ def summary(result) -> str:
     return f"{restored} of {count} {'face' if count == 1 else 'faces'} restored{left}, in {result.seconds:.1f} s."
 
 
-def _crop(image: Image.Image, box) -> Image.Image:
+def _crop(image: Image.Image, box: Sequence[float]) -> Image.Image:
     x0, y0, x1, y1 = box
     half = max(x1 - x0, y1 - y0, 2) * (0.5 + AROUND)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    square = tuple(round(value) for value in (x - half, y - half, x + half, y + half))
-    return image.crop(square).resize((FACE, FACE), Image.Resampling.BICUBIC)
+    square = image.crop((round(x - half), round(y - half), round(x + half), round(y + half)))
+    return square.resize((FACE, FACE), Image.Resampling.BICUBIC)
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from lafr.errors import InputError, need
+from lafr.photos.restorer import PhotoRestorer, PhotoResult
 from lafr.photos.video.frames import as_stored, rgb, stream_like, to_encode, turn, upright
 from lafr.photos.video.tracking import Tracker
 from lafr.storage import atomic_write
@@ -42,7 +44,7 @@ class VideoReport:
 def restore_video(
     source: str | Path,
     target: str | Path,
-    photo_restorer,
+    photo_restorer: PhotoRestorer,
     fidelity: float = 0.0,
     smoothing: float = 0.4,
     progress: bool = True,
@@ -56,7 +58,7 @@ def restore_video(
     restored face go to the encoder as they were decoded. A stop leaves no half-written target.
 
     Args:
-        photo_restorer: a `lafr.photos.restorer.PhotoRestorer`.
+        photo_restorer: finds and restores the faces of each frame.
         fidelity: 0..1, see `Restorer`.
         smoothing: of the alignment, in seconds; 0 turns it off.
         progress: show a progress bar.
@@ -78,13 +80,15 @@ def restore_video(
     reports: list[VideoReport] = []
     left: Counter[str] = Counter()
     given = {"only_center_face": only_center_face, "force": force, "upscale": upscale}
-    how = {name: value for name, value in given.items() if value not in (False, 1)}
+    how: dict[str, Any] = {name: value for name, value in given.items() if value not in (False, 1)}
 
     def restore(photo: Image.Image, seconds: float) -> tuple[Image.Image, int]:
         detections = tracker(photo_restorer.detect(photo), seconds)
         if not detections and upscale == 1:
             return photo, 0
-        result = photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections, **how)
+        result = cast(
+            PhotoResult, photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections, **how)
+        )
         left.update(face.reason.partition(":")[0] for face in result.faces if face.status == "left")
         return result.image, sum(face.status == "restored" for face in result.faces)
 
@@ -186,14 +190,14 @@ class _Unsuited(Exception):
     """A container that can't hold a stream."""
 
 
-def _copy(stream, writing):
+def _copy(stream: Any, writing: Any) -> Any:
     try:
         return writing.add_stream_from_template(stream)
     except ValueError as error:
         raise _Unsuited(str(error)) from None
 
 
-def _opened(source: Path):
+def _opened(source: Path) -> Any:
     import av
 
     try:
@@ -202,7 +206,7 @@ def _opened(source: Path):
         raise InputError(f"{str(source)!r} is damaged or not a video ({error.strerror}); get a whole copy") from None
 
 
-def _video(reading, source: Path):
+def _video(reading: Any, source: Path) -> Any:
     from av.stream import Disposition
 
     for stream in reading.streams.video:
@@ -212,7 +216,7 @@ def _video(reading, source: Path):
     raise InputError(f"{str(source)!r} holds no video; give a video file, or an image to restore as a photo")
 
 
-def _first_frame(source: Path):
+def _first_frame(source: Path) -> Any:
     with _opened(source) as reading:
         video = _video(reading, source)
         for frame in _demuxed(reading, video, [video], source):
@@ -220,11 +224,11 @@ def _first_frame(source: Path):
     raise InputError(f"{str(source)!r} holds no frame that can be decoded; get a whole copy")
 
 
-def _bar(video, progress: bool) -> tqdm:
+def _bar(video: Any, progress: bool) -> tqdm:
     return tqdm(total=video.frames or None, desc="restore", unit=" frames", dynamic_ncols=True, disable=not progress)
 
 
-def _warnings(reading, video, copies: dict) -> tuple[str, ...]:
+def _warnings(reading: Any, video: Any, copies: dict) -> tuple[str, ...]:
     dropped = [
         f"{stream.type} stream {stream.index} is not copied" for stream in reading.streams if stream not in copies
     ]
@@ -232,7 +236,7 @@ def _warnings(reading, video, copies: dict) -> tuple[str, ...]:
     return tuple(dropped + ([f"{transfer} (HDR) video: faces are restored as if it were SDR"] if transfer else []))
 
 
-def _demuxed(reading, video, streams: list, source: Path) -> Iterator:
+def _demuxed(reading: Any, video: Any, streams: list, source: Path) -> Iterator:
     """Yield the frames of `video` and the packets of the other `streams`, in the file's order."""
     import av
 
@@ -258,7 +262,7 @@ def _demuxed(reading, video, streams: list, source: Path) -> Iterator:
     _require_whole(reading, max(end, float(seen or 0)), source)
 
 
-def _require_whole(reading, end: float, source: Path) -> None:
+def _require_whole(reading: Any, end: float, source: Path) -> None:
     """Raise InputError when all streams stop long before the header's end: FFmpeg reads a torn file as if whole."""
     import av
 
@@ -268,7 +272,7 @@ def _require_whole(reading, end: float, source: Path) -> None:
         raise InputError(f"{str(source)!r} ends at {end:.1f} s of {length:.1f} s: it is truncated; get a whole copy")
 
 
-def _restored(frame, pix_fmt: str, restore: Callable, upscale: int = 1):
+def _restored(frame: Any, pix_fmt: str, restore: Callable, upscale: int = 1) -> tuple[Any, int]:
     """Return the frame to encode and the number of restored faces; without one its pixels are those decoded."""
     shown = upright(rgb(frame), turn(frame))
     photo, count = restore(Image.fromarray(shown), float(frame.pts * frame.time_base))

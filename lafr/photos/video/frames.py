@@ -1,5 +1,7 @@
 """One frame as it is shown and as it is stored, and the output stream."""
 
+from typing import Any
+
 import numpy as np
 
 # swscale's bilinear, with accurate rounding and full chroma both ways: its default darkens a frame by a level.
@@ -16,7 +18,7 @@ ENCODERS = {
 }
 
 
-def stream_like(video, frame, writing, scale: int = 1):
+def stream_like(video: Any, frame: Any, writing: Any, scale: int = 1) -> Any:
     """Add to `writing` a video stream that describes itself as `video` does, in a format that its container holds.
 
     Its frames are `scale` times as large as `frame`.
@@ -45,7 +47,7 @@ def stream_like(video, frame, writing, scale: int = 1):
     return out
 
 
-def to_encode(frame, pix_fmt: str, changed: np.ndarray | None):
+def to_encode(frame: Any, pix_fmt: str, changed: np.ndarray | None) -> Any:
     """Return the decoded `frame` for the encoder, or the RGB pixels `changed [H, W, 3]` in its place."""
     import av
 
@@ -63,18 +65,18 @@ def to_encode(frame, pix_fmt: str, changed: np.ndarray | None):
     return new
 
 
-def rgb(frame) -> np.ndarray:
+def rgb(frame: Any) -> np.ndarray:
     """Return the pixels of a decoded frame as 8-bit RGB `[H, W, 3]`."""
     return frame.reformat(format="rgb24", interpolation=EXACT).to_ndarray()
 
 
-def display_matrix(frame) -> np.ndarray | None:
+def display_matrix(frame: Any) -> np.ndarray | None:
     """Return the display matrix (nine numbers), by which a player turns the frame; None without one."""
     data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     return None if data is None else np.frombuffer(bytes(data), np.int32)
 
 
-def turn(frame) -> tuple[bool, bool, bool]:
+def turn(frame: Any) -> tuple[bool, bool, bool]:
     """Return how `frame` is shown: whether x and y are exchanged, and then which of them is mirrored.
 
     A player draws a stored pixel at x' = a x + c y, y' = b x + d y. Other angles become the nearest quarter turn.
