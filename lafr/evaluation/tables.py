@@ -5,7 +5,7 @@ Best and second best of the methods are marked, by the digits that are printed; 
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lafr.evaluation import markdown, published
 from lafr.metrics.registry import HIGHER, LOWER, describe
@@ -27,7 +27,8 @@ MARKED = "Best in bold, second best in italics."
 
 def metrics_of(record: dict) -> list[str]:
     """Return the columns of a result, in the order in which its methods name them."""
-    return list(dict.fromkeys(metric for scores in record["rows"].values() for metric in scores))
+    measured = dict.fromkeys(metric for scores in record["rows"].values() for metric in scores)
+    return list(measured or record.get("columns", ()))
 
 
 def direction(record: dict, metric: str) -> str:
@@ -53,6 +54,12 @@ def headings(record: dict, labels: bool = False) -> dict[str, str]:
     names = {metric: label(record, metric) if labels else metric for metric in metrics_of(record)}
     short = {metric: name.replace(f", {published.UNSTATED}", UNSTATED) for metric, name in names.items()}
     return {metric: f"{name} {direction(record, metric)}".strip() for metric, name in short.items()}
+
+
+def cells_of(record: dict) -> Iterator[dict]:
+    """Yield every number of a result with its interval."""
+    for scores in record["rows"].values():
+        yield from scores.values()
 
 
 def shown(record: dict, method: str, metric: str, intervals: bool = True) -> str:
@@ -127,7 +134,7 @@ def notes(record: dict, brief: bool = False) -> list[str]:
         brief: as in a paper: metrics by their labels, and without how to get what is missing.
     """
     legend = [LEGEND] if any(record.get("trained_on", {}).values()) else []
-    legend += [differences(record)] if record.get("together") else []
+    legend += [differences(record)] if any("measured_as" in cell for cell in cells_of(record)) else []
     legend += [AS_THE_SOURCE] if any(UNSTATED in heading for heading in headings(record).values()) else []
     legend += [conditions(record)] if record.get("resolution") else []
     legend += [gate_note(record["gate"])] if record.get("gate") else []
@@ -164,7 +171,7 @@ def differences(record: dict) -> str:
             if "measured_as" in cell:
                 ours[published.label(column)] = label(record, cell["measured_as"])
     pairs = ", ".join(f"{theirs} by {own}" for theirs, own in ours.items())
-    return f"{DIFFERS}: {pairs}." if pairs else f"{DIFFERS}."
+    return f"{DIFFERS}: {pairs}."
 
 
 def gate_note(gate: dict) -> str:
@@ -204,7 +211,6 @@ def with_published(record: dict, together: bool = False) -> list[dict]:
         if len(rows) > len(methods):  # ours are among them
             keys += ["resolution", "protocol", "set"]
         own = {key: record[key] for key in keys if key in record}
-        own |= {"together": True} if together else {}
         found.append(own | {"source": source, "rows": rows, "left_out": excluded.get(source, [])})
     return found
 
