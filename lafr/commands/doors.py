@@ -67,6 +67,7 @@ HYDRA_KEYS = {
     "trackers": "trainer.trackers",
     "validate_every": "trainer.validate_every",
     "weights": "loss.weights",
+    "FeatureDiscriminator.layers": "loss.terms.adversarial.discriminator.layers",
 }
 # owner -> configuration key or group that holds all of its parameters, those of the user's own adapters too
 GROUPS = {"Adapter": "adapter", "Limits": "limits"}

@@ -135,7 +135,7 @@ class FeatureDiscriminator(Discriminator):
         self.origins = frozenset({f"{self.features.config.model_type}:{folder}"})
         config = self.features.config
         if wrong := [layer for layer in layers if not 0 < layer <= config.num_hidden_layers]:
-            raise InputError("layers", wrong, f"from 1 to {config.num_hidden_layers}")
+            raise InputError("FeatureDiscriminator.layers", wrong, f"from 1 to {config.num_hidden_layers}")
         self.layers, self.size = tuple(layers), config.image_size if "clip" in config.model_type else size
         for name, value in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, torch.tensor(value)[:, None, None], persistent=False)
