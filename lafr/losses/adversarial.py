@@ -35,6 +35,7 @@ class Adversarial(LearnedTerm):
         super().__init__(learning_rate)
         self.discriminator, self.r1, self.r1_sigma = discriminator, r1, r1_sigma
         self.warmup, self.seed = warmup, seed
+        # then no face has to be decoded for this term
         self.sees_latents_only = discriminator.reads == "latents"
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -44,6 +45,7 @@ class Adversarial(LearnedTerm):
     def forward(self, r: Restoration) -> Tensor:
         """Return minus the mean score of the restored faces: below 0 where they pass for real."""
         real, restored = self.discriminator.pair(r)
+        # kept, detached: the discriminator learns after the step, from the same samples
         self.remember(real, restored, r.n)
         value = -self.discriminator(restored).float().mean()
         # a discriminator that has learned nothing yet has nothing to teach

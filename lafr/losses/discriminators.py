@@ -54,6 +54,7 @@ class ConvolutionalDiscriminator(Discriminator):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            # the generator is forked: building a discriminator must not change the random numbers of the run
             widths = [width * min(2**i, 4) for i in range(halvings + 1)]
             layers = [nn.Conv2d(channels, width, 3, 1, 1), nn.LeakyReLU(0.2)]
             for inputs, outputs in pairwise(widths):
@@ -81,8 +82,10 @@ class UNetEncoderDiscriminator(Discriminator):
         unet = copy.copy(base.unet)
         # the decoder is left out before the copy: it holds more than half of the weights
         unet._modules = {name: part for name, part in unet._modules.items() if name not in DECODER}
+        # a copy of its own: the restorer's UNet is pruned in place, and has a LoRA of its own
         self.unet = copy.deepcopy(unet).requires_grad_(False)
         self.timestep = timestep
+        # not persistent: the checkpoint holds what was trained, the base has this
         self.register_buffer("null_embedding", base.null_embedding, persistent=False)
         width, groups = base.unet.config.block_out_channels[-1], base.unet.config.norm_num_groups
         with torch.random.fork_rng():
@@ -101,6 +104,7 @@ class UNetEncoderDiscriminator(Discriminator):
         """Map `[B, C, h, w]` to scores `[B, 1, h / f, w / f]`, f the UNet's downscale factor."""
         unet, text = self.unet, self.null_embedding.expand(len(x), -1, -1)
         t = torch.full((len(x),), self.timestep, device=x.device)
+        # diffusers' UNet forward as far as the middle block: it has no entry point of its own
         time = unet.time_embedding(unet.time_proj(t).to(x.dtype))
         y = unet.conv_in(x)
         for block in unet.down_blocks:
@@ -132,6 +136,7 @@ class FeatureDiscriminator(Discriminator):
     ):
         super().__init__()
         self.features, statistics = vision_transformer(folder)
+        # saved with the model: metrics by this network are marked
         self.origins = frozenset({f"{self.features.config.model_type}:{folder}"})
         config = self.features.config
         if wrong := [layer for layer in layers if not 0 < layer <= config.num_hidden_layers]:
@@ -152,6 +157,7 @@ class FeatureDiscriminator(Discriminator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `[B, 3, H, W]` in [-1, 1] to scores `[B, layers, tokens]`."""
+        # [0, 1] at the transformer's own size; not clamped, as a clamped value has no gradient
         unit = F.interpolate(
             (x.float() + 1) / 2, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
         )

@@ -71,6 +71,7 @@ class ScoreDistillation(LearnedTerm):
             torch.manual_seed(seed)
             config = LoraConfig(r=rank, target_modules=list(LORA_TARGETS), init_lora_weights="gaussian")
             self.unet.add_adapter(config)
+        # scale 0 gives the base's own prediction: one UNet in memory instead of two
         let_calls_scale(self.unet)
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -96,12 +97,15 @@ class ScoreDistillation(LearnedTerm):
         self.remember(z, r.n)
         with torch.no_grad():
             z_t, _, t = self.prediction.noised(z, r.n, self.low, self.high, 2 * self.seed)
+            # x0 predictions instead of eps: their difference is the score's up to a factor of t
             real = self.prediction.clean(z_t, self.fixed(z_t, t), t)
             own = self.prediction.clean(z_t, self.following(z_t, t), t)
+            # DMD normalises by the mean over C, h, w of each sample: every time counts alike
             direction = (own - real) / (z - real).abs().mean((1, 2, 3), keepdim=True)
         return 0.5 * F.mse_loss(z, (z - direction).detach())  # its gradient by z is direction / z.numel()
 
     def own_loss(self, z: Tensor, n: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the error of the following UNet's noise on restored latents (DDPM, Eq. 14)."""
+        # all times, other noise (an odd seed) than in the comparison, which must not see what was fitted
         z_t, noise, t = self.prediction.noised(z, n, 0, len(self.prediction.alphas_cumprod), 2 * self.seed + 1)
         return F.mse_loss(self.following(z_t, t), noise), {}

@@ -61,10 +61,12 @@ class LearnedTerm(nn.Module):
 
     def update(self, gather: Gather) -> dict[str, Tensor]:
         """Train the parameters one step on what was remembered; return scalars to log, equal on all processes."""
+        # emptied first: a step that fails leaves nothing to be learned from twice
         seen, self._seen = self._seen, []
         if not seen:
             return {}
         parameters, reported = self.trained_parameters(), []
+        # frozen outside of this block: the stage's optimiser takes what requires a gradient
         with _trainable(parameters):
             for sample, low in seen:
                 with torch.autocast(sample[0].device.type, torch.bfloat16, enabled=low):
@@ -96,6 +98,7 @@ class LearnedTerm(nn.Module):
     @torch.no_grad()
     def load_training_state(self, state: dict) -> None:
         """Load what `training_state` returned, bit for bit; missing and unexpected names are errors."""
+        # named as in named_parameters, so that a changed architecture is noticed
         own = self._named()
         if own.keys() != state["parameters"].keys():
             raise ValueError(f"the state of a term does not fit: {sorted(own.keys() ^ state['parameters'].keys())[:3]}")

@@ -32,6 +32,7 @@ class EncoderObjective(RestorationObjective):
         vae = restorer.codec.vae
         self.original = copy.deepcopy(restorer.codec)
         self.original.vae.decoder = vae.decoder  # shared: it is frozen
+        # the 1 x 1 convolution to the posterior's moments belongs to the encoder; some VAEs lack it
         for part in (vae.encoder, vae.quant_conv):
             if part is not None:
                 part.requires_grad_(True)
@@ -60,6 +61,7 @@ class ScratchUNetObjective(FullUNetObjective):
 
     def __init__(self, restorer: Restorer, loss: MultiLevelLoss, seed: int = 0):
         super().__init__(restorer, loss)
+        # after the time was folded in: biases of the pruned UNet are restarted too
         restart(restorer.denoiser.unet, seed)
 
 
@@ -108,6 +110,7 @@ class OSEDiffObjective(LossObjective):
 
     def latents(self, batch: Batch) -> Tensor:
         """Return the restored latents `[B, C, h, w]`."""
+        # with gradient: the LoRA in the encoder learns from the loss on the restored face
         z_lq = self.codec.encode(batch["lq"])
         t = torch.full((len(z_lq),), self.timestep, device=z_lq.device)  # [B]
         return self.prediction.clean(z_lq, self.prediction.noise_in(self.unet, z_lq, t), t)

@@ -18,6 +18,7 @@ REMEDY = "free space and run the same command again: training resumes from the l
 
 def save_tensors(state: dict[str, Tensor], path: Path) -> None:
     """Write a state dict as safetensors."""
+    # clone: safetensors refuses tensors that share memory, as views of one buffer do
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, path)
 
 
@@ -41,6 +42,7 @@ def set_random_state(state: dict) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     key = state["numpy_key"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", key, state["numpy_position"], 0, 0.0))
+    # 3: the version of Python's state; None: no Gaussian number is left over
     random.setstate((3, tuple(state["python"]), None))
 
 

@@ -51,6 +51,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
     def __torch_dispatch__(self, operator: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # every operator of forward, backward and optimiser passes here
         out = operator(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -96,12 +97,14 @@ def optimiser_step(
 ) -> tuple[Callable[[], None], torch.optim.Optimizer]:
     """Return a function that makes one optimiser step on `batch`, and the optimiser."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
+    # a learning rate that moves nothing: the step is counted or timed, not learned from
     optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
     def step() -> None:
         with low_precision(batch, mixed_precision):
             objective.before_step([batch], 0, lambda tensor: tensor)
             loss = objective.total(objective(batch))
+        # outside autocast, as PyTorch recommends: the backward pass takes the forward's precisions
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -49,6 +49,7 @@ class Log:
         # images per second since this start, not over the run's earlier ones
         rate = (step - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in terms.items()} | {"img/s": f"{rate:.3g}"}, refresh=False)
+        # written before the check: the log then shows the step that failed
         self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})
         # float16's gradient scaler expects overflows: it skips such a step and lowers its scale
         overflowed = self.accelerator.scaler is None and not norm.isfinite()

@@ -73,6 +73,7 @@ def report(findings: Sequence[Finding], spell: Spell = as_python) -> str:
 
     Parameters in it are spelled by `spell`.
     """
+    # False sorts first: what is there above, what is missing below
     ordered = sorted(findings, key=lambda finding: not finding.there)
     width = max([len(finding.name) for finding in ordered], default=0)
     lines = []
@@ -95,6 +96,7 @@ def missing(findings: Iterable[Finding]) -> list[Finding]:
 
 def package(module: str, used_by: str = "") -> Finding:
     """Look for a package, without importing it."""
+    # found, not imported: torch extensions and dlib take seconds to load
     there = importlib.util.find_spec(module) is not None
     install = f"pip install {INSTALL.get(module, module)}"
     return Finding(f"package {module}", there, "installed" if there else install, used_by, "" if there else install)
@@ -113,8 +115,10 @@ def fetch_line(file: ExternalFile) -> str:
     """Return the shell line that gets an external file; a comment where only a browser does."""
     address = re.search(r"download (https://\S+)", file.remedy.replace(",", " "))
     folder = f'"${FOLDER_VARIABLE}"'
+    # remedies are sentences for people; a command or an address can be taken out of them
     if file.remedy.startswith(("pip ", "npm ")):
         return file.remedy
+    # Google Drive answers a plain download with a page that asks for confirmation
     if address is None or "drive.google" in address[1] or "#" in address[1]:
         return f"# {file.remedy}, into {folder}"
     url = address[1]
@@ -145,6 +149,7 @@ def clip_weights(folder: str, used_by: str = "") -> Finding:
     """Look for CLIP's weights in a folder or in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
+    # a folder of this name is taken before the hub, as transformers does
     cached = None if Path(folder).is_dir() else try_to_load_from_cache(folder, "config.json")
     if Path(folder).is_dir() or isinstance(cached, str):
         return Finding("clip", True, folder, used_by)
@@ -169,6 +174,7 @@ def base_model(
         hubs = [
             source for source in ([sources] if isinstance(sources, str) else sources) if str(source).startswith(HUB)
         ]
+        # offline above: nothing is fetched by a check
         if hubs and not offline and not os.environ.get("HF_HUB_OFFLINE") and hub_answers():
             return Finding("base model", True, f"to be fetched from {hubs[0]}, about 4 GB"), None
         looked = error.args[0].partition("; hf download")[0].replace(" and offline is asked for", "")
@@ -204,6 +210,7 @@ def hollow_restorer(
 
     try:
         found = find(folder, "", True, variant)
+        # a single file has no configurations: its shapes are those of the expected model
         if found.path.is_file():
             raise NotThere
         parts = {part: found.path / part for part in CONFIGS}
@@ -216,6 +223,7 @@ def hollow_restorer(
         settings = [KNOWN[expect].vae, KNOWN[expect].unet]
         with torch.device("cpu"):
             scheduler = DDPMScheduler(**KNOWN[expect].scheduler)
+    # shapes only: no weights are read, so the check takes seconds and little memory
     kinds = AutoencoderKL, UNet2DConditionModel
     vae, unet = (planned(kind, config, "base") for kind, config in zip(kinds, settings, strict=True))
     with torch.device("meta"):
@@ -248,6 +256,7 @@ def stage(
     """Build a stage's objective on the meta device, so that a mistake in the last stage is seen before the first."""
     try:
         with torch.device("meta"):
+            # on the meta device even the full size fits: 1.0 billion values at no memory
             objective = build()
         if decode_crop:
             objective.decode_crops(decode_crop, seed)
@@ -287,6 +296,7 @@ def memory(
         if checkpointing:
             objective.enable_gradient_checkpointing()
         counts = count_stage(without_values(objective), faces, resolution, mixed_precision)
+        # stages run one after the other: the largest decides
         peaks[name] = max(counted.peak_bytes for counted in counts.values())
     largest = max(peaks.values(), default=0.0)
     there = available is None or largest < available
@@ -298,6 +308,7 @@ def memory(
 def disk(folder: str | Path, needed: int, what: str) -> Finding:
     """Compare the bytes that a run writes with the free ones of the disk that `folder` lies, or will lie, on."""
     place = Path(folder).absolute()
+    # the run creates the folder; its disk is that of the first folder above it that exists
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -310,7 +321,9 @@ def checkpoint_bytes(objectives: Iterable[Objective], keep: int) -> int:
 
     A checkpoint holds the weights and AdamW's two averages of each.
     """
+    # 4 bytes a value: training state is float32
     sizes = [4 * sum(value.numel() for value in objective.trained_state().values()) for objective in objectives]
+    # x 3: weights and AdamW's two averages; + 1: the new checkpoint is complete before the oldest goes
     return sum(sizes) + 3 * (keep + 1) * max(sizes, default=0)
 
 
@@ -320,4 +333,5 @@ def latent_bytes(faces: int, objective: Objective, resolution: int) -> int:
     if codec is None:
         return 0
     side = resolution // codec.downscale
+    # [faces, plain and mirrored, C, h, w] x 4 bytes
     return faces * 2 * 4 * codec.latent_channels * side**2

@@ -35,9 +35,11 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, 
         work()
         _wait(device)
         times.append(time.perf_counter() - started)
+    # a run of its own: resetting the peak and collecting garbage take time
     rest = _reset_peak(device)
     work()
     _wait(device)
+    # the median: a busy machine slows single repeats, never speeds one up
     return Cost(statistics.median(times), min(times), max(times), max(0.0, (_peak(device) - rest) / 1e6))
 
 
