@@ -92,7 +92,7 @@ def require_given(cfg: DictConfig, config_name: str) -> None:
     for key in cfg:
         if OmegaConf.is_missing(cfg, key):
             about = comment_of(config_name, str(key))
-            raise InputError(f"{key} is not given: {about}", remedy=f"add {key}=VALUE; {program()} --help says more")
+            raise InputError(f"{key} is not given ({about})", remedy=f"add {key}=VALUE; {program()} --help says more")
 
 
 def swept_overrides(arguments: Sequence[str]) -> list[Override]:

@@ -63,9 +63,14 @@ def test_the_wheel_carries_every_configuration_and_the_lists_of_names(site):
 @pytest.mark.slow
 def test_every_command_of_the_wheel_runs_in_an_empty_folder(lafr, tmp_path):
     assert "torch" in lafr("check")
-    lafr("train", "+experiment=smoke")
+    lafr(
+        "train",
+        "+experiment=smoke",
+        *(f"stage.{name}.max_steps=1" for name in ("codebook", "alignment", "restoration")),
+    )
     assert (tmp_path / "runs" / "smoke" / "model" / "lafr.json").is_file()
-    lafr("eval", "benchmark=mini", "model.folder=runs/smoke/model", "methods=['LQ input', LAFR]", "run_name=smoke")
+    few = ["methods=['LQ input', LAFR]", "benchmark.build.draws=1"]
+    lafr("eval", "benchmark=mini", "model.folder=runs/smoke/model", "run_name=smoke", *few)
     assert "LAFR" in lafr("tables", "runs/eval/smoke/mini/result.json", "--format", "latex")
     lafr("export", "model.folder=runs/smoke/model", "output=exported")
     lafr("prepare", "output=sheet", "draws=2")
