@@ -51,7 +51,7 @@ def listing(tables: Sequence["PaperTable"]) -> str:
         found = needs(table)
         there = [need for need in found if need.there]
         head = f"{table.key:<8} {table.title}: {len(there)} of {len(found)} there"
-        lines = [f"{head}; {table.lacks}" if table.lacks else head]
+        lines = [head]
         for need in found:
             state = "there   " if need.there else "missing "
             lines.append(f"  {state} {need.kind:<10} {need.name}" + ("" if need.there else f"   {remedy(need)}"))
@@ -98,26 +98,57 @@ def blocked(need: "Need", there: Collection[tuple[str, str]], evaluation: Sequen
     return ""
 
 
+def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
+    """Draw a figure into a file; `evaluation` holds further arguments of `lafr eval`: its set, its device."""
+    from lafr.evaluation.paper import draw_sizes
+
+    if table.numbers:
+        draw_sizes(table, path)
+        return
+    from hydra import compose, initialize_config_dir
+
+    from lafr.commands.devices import choose_device
+    from lafr.commands.evaluate import plan_from_config
+    from lafr.evaluation.run import open_model_and_set
+    from lafr.evaluation.tsne import draw_latents, latents_of_set
+    from lafr.storage import shipped
+
+    usual = [f"benchmark={table.benchmarks[0]}", f"model.folder=runs/{table.rows[0].experiment}/model"]
+    given = {argument.partition("=")[0] for argument in evaluation}
+    overrides = [*(each for each in usual if each.partition("=")[0] not in given), *evaluation]
+    with initialize_config_dir(str(shipped("configs")), version_base=None):
+        plan = plan_from_config(compose("eval", overrides))
+    device = choose_device(plan.device)
+    restorer, benchmark, _ = open_model_and_set(plan, device)
+    latents = latents_of_set(restorer, benchmark, device=device)
+    draw_latents(latents, path, f"{plan.benchmark}, {len(latents['z_lq'])} faces: t-SNE of latents, {plan.model}")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add = parser.add_argument
     add("table", nargs="*", metavar="TABLE", help="1, 2, 3, 4, 11, 12, figure6, tsne; none lists them all")
     add("--run", action="store_true", help="train and evaluate what is missing first; run again, it resumes")
     add("--train", default="", metavar="ARGUMENTS", help="for each `lafr train` that --run starts: 'trainer=gpu24'")
-    add("--eval", default="", metavar="ARGUMENTS", help="for each `lafr eval` that --run starts: 'batch_size=4'")
+    add(
+        "--eval",
+        default="",
+        metavar="ARGUMENTS",
+        help="for each `lafr eval` that --run starts, and tsne: 'data.root=FOLDER'",
+    )
     add("--format", default="markdown", choices=["markdown", "latex"])
     add(
         "-o",
         "--output",
         default=None,
         metavar="FILE",
-        help="write there instead of printing; of figure6 an .svg or .png",
+        help="write there instead of printing; of figure6 and tsne an .svg or .png",
     )
 
 
 def run(given: argparse.Namespace) -> None:
     """List the tables, or make and print those that were asked for."""
-    from lafr.evaluation.paper import TABLES, draw, shown, table_of
+    from lafr.evaluation.paper import TABLES, shown, table_of
     from lafr.storage import write_text
 
     tables = [table_of(key) for key in given.table]
@@ -131,7 +162,7 @@ def run(given: argparse.Namespace) -> None:
         print(listing(list(TABLES.values())))
         return
     if given.output and tables[0].drawn:
-        draw(tables[0], Path(given.output))
+        draw(tables[0], Path(given.output), shlex.split(given.eval))
         print(f"figure   {given.output}")
         return
     text = "\n\n".join(shown(table, given.format) for table in tables)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lafr.errors import InputError, need
+from lafr.errors import InputError, need, setting
 from lafr.evaluation import markdown, published
 from lafr.evaluation.latex import latex_table as latex_of
 from lafr.evaluation.latex import latex_text
@@ -40,8 +40,8 @@ class PaperTable:
         benchmarks: the test sets on which they are scored, a table for each.
         published: whether published values of other methods stand next to ours.
         files: other files that it is made of.
-        drawn: whether it is a figure; its numbers are printed as a table too.
-        lacks: what LAFR has no command for; empty where it has.
+        drawn: whether it is a figure; numbers that it is made of are printed as a table too.
+        numbers: whether it is made of results; else of the model and the test set alone.
     """
 
     key: str
@@ -51,7 +51,7 @@ class PaperTable:
     published: bool = False
     files: tuple[str, ...] = ()
     drawn: bool = False
-    lacks: str = ""
+    numbers: bool = True
 
 
 OURS = "ffhq_0.9pct"
@@ -84,7 +84,7 @@ TABLES = {
         PaperTable("12", "Size of the training set, real benchmarks", SIZES, REAL),
         PaperTable("figure6", "Size of the training set, each metric as a curve", SIZES, ("celeba_test",), drawn=True),
         PaperTable("tsne", "t-SNE of latents before and after alignment", (Row(MODEL, OURS),), ("celeba_test",),
-                   lacks="no command draws it yet"),
+                   drawn=True, numbers=False),
     )
 }  # fmt: skip
 
@@ -134,7 +134,7 @@ def needs(table: PaperTable) -> list[Need]:
         found.append(Need("experiment", experiment, file.is_file(), experiment))
         found.append(Need("model", experiment, model.is_file(), experiment))
     found += [Need("benchmark", name, Path(f"data/{name}").is_dir(), benchmark=name) for name in table.benchmarks]
-    for benchmark in table.benchmarks:
+    for benchmark in table.benchmarks if table.numbers else ():
         for experiment in experiments:
             there = result_file(experiment, benchmark) is not None
             found.append(Need("result", f"{experiment} on {benchmark}", there, experiment, benchmark))
@@ -202,7 +202,7 @@ def records(table: PaperTable) -> list[dict]:
     return found
 
 
-def draw(table: PaperTable, path: Path) -> None:
+def draw_sizes(table: PaperTable, path: Path) -> None:
     """Draw each metric over the number of training faces, with the 95 % intervals, into an .svg or .png file."""
     if path.suffix not in (".svg", ".png"):
         raise InputError("output", str(path), "a file that ends in .svg or .png")
@@ -258,8 +258,8 @@ def costs(table: PaperTable) -> list[list[str]]:
 
 def shown(table: PaperTable, style: str = "markdown") -> str:
     """Return a table of the paper, "markdown" or "latex", with its blanks named."""
-    if table.lacks:
-        raise InputError(f"{table.title}: {table.lacks}")
+    if not table.numbers:
+        raise InputError(f"{table.key} ({table.title}) is an image alone", remedy=f"give {setting('output')}, an .svg")
     head = f"Table {table.key}: {table.title}" if table.key.isdigit() else f"{table.key}: {table.title}"
     latex = style == "latex"
     if table.files:

@@ -28,7 +28,7 @@ def print_table(record: dict, width: int | None = None) -> None:
         console.print(escape(f"{title(record, intervals=False)}, their 95 % intervals in result.json"))
         for part in turned(record, console):
             console.print(part)
-    for note in notes(record):
+    for note in notes(record, brief=True):  # why something wasn't measured is said before the run, and in its files
         console.print(note, markup=False)
     if record.get("latents"):
         console.print(", ".join(f"{name} {value:.4g}" for name, value in record["latents"].items()))

@@ -141,9 +141,16 @@ def test_what_is_missing_is_run_once_and_what_cannot_be_run_is_named(monkeypatch
     assert len(ran) == 2
 
 
-def test_an_unknown_table_and_one_without_a_command_are_said(monkeypatch, capsys):
+def test_the_latents_of_a_set_are_drawn(monkeypatch, capsys, face_folder, model_folder):
+    argument = f"benchmark=pair data.lq={face_folder} data.hq={face_folder} model.folder='{model_folder}' device=cpu"
+    out, _ = command(monkeypatch, capsys, "tsne", "-o", "latents.svg", "--eval", argument)
+    text = Path("latents.svg").read_text(encoding="utf-8")
+    assert "latents.svg" in out and "<svg" in text and "#2563a8" in text
+
+
+def test_an_unknown_table_and_an_image_without_a_file_are_said(monkeypatch, capsys):
     with pytest.raises(InputError, match="'5'"):
         table_of("5")
     with pytest.raises(SystemExit) as stop:
         command(monkeypatch, capsys, "tsne")
-    assert "t-SNE" in str(stop.value.code)
+    assert "t-SNE" in str(stop.value.code) and "--output" in str(stop.value.code)
