@@ -28,9 +28,11 @@ DISTILLATION = (
     "{_target_: lafr.models.base.model.Base.from_pretrained, sources: '${model.build.folder}', text: true}}"
 )
 LEARNED = [
-    f"+loss.terms.adversarial={ADVERSARIAL}", "+loss.weights.adversarial=0.1",
-    f"+loss.terms.vsd={DISTILLATION}", "+loss.weights.vsd=0.5",
-]  # fmt: skip
+    f"+loss.terms.adversarial={ADVERSARIAL}",
+    "+loss.weights.adversarial=0.1",
+    f"+loss.terms.vsd={DISTILLATION}",
+    "+loss.weights.vsd=0.5",
+]
 
 
 def overrides(base_folder, face_folder, steps, batch_size=4):

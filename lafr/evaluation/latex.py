@@ -50,10 +50,22 @@ def latex_cell(text: str, mark: str | None) -> str:
 
 
 LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$", TRAINED_ON: r"$^\dagger$", UNSTATED: r"$^\ddagger$", BESIDE: r"$^\S$",
-} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    "–": "--",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    TRAINED_ON: r"$^\dagger$",
+    UNSTATED: r"$^\ddagger$",
+    BESIDE: r"$^\S$",
+} | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def latex_text(text: str) -> str:

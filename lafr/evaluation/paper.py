@@ -83,10 +83,16 @@ TABLES = {
         PaperTable("11", "Size of the training set, synthetic benchmark", SIZES, ("celeba_test",)),
         PaperTable("12", "Size of the training set, real benchmarks", SIZES, REAL),
         PaperTable("figure6", "Size of the training set, each metric as a curve", SIZES, ("celeba_test",), drawn=True),
-        PaperTable("tsne", "t-SNE of latents before and after alignment", (Row(MODEL, OURS),), ("celeba_test",),
-                   drawn=True, numbers=False),
+        PaperTable(
+            "tsne",
+            "t-SNE of latents before and after alignment",
+            (Row(MODEL, OURS),),
+            ("celeba_test",),
+            drawn=True,
+            numbers=False,
+        ),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

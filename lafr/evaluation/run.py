@@ -81,14 +81,7 @@ def evaluate(
     found = check_set(whole, plan.severity, notify if processes.is_main else None)
     has_truth = getattr(whole, "hq", True) is not None
     benchmark = PartialBenchmark(whole, plan.limit) if plan.limit and plan.limit < len(whole) else whole
-    try:
-        metrics, not_measured = build_metrics(plan, side, has_truth)
-    except MissingError as error:
-        if processes.is_main:
-            notify(listed(error.not_measured, len(plan.metrics)))
-        raise
-    if not_measured and processes.is_main:
-        notify(listed(not_measured, len(plan.metrics)))
+    metrics, not_measured = announced_metrics(plan, side, has_truth, notify if processes.is_main else lambda text: None)
     if plan.truth_cache:
         cache_truth(metrics, Path(plan.truth_cache), device)
     axes = curve_metrics(list(metrics), *plan.curve) if plan.sweep else None
@@ -128,6 +121,20 @@ def evaluate(
         len(whole),
         prepared_filter(whole),
     )
+
+
+def announced_metrics(
+    plan: Plan, side: int, has_truth: bool, notify: Callable[[str | InputError], object]
+) -> tuple[dict[str, Metric], dict[str, str]]:
+    """Return what `build_metrics` does; `notify` gets what cannot be measured."""
+    try:
+        metrics, not_measured = build_metrics(plan, side, has_truth)
+    except MissingError as error:
+        notify(listed(error.not_measured, len(plan.metrics)))
+        raise
+    if not_measured:
+        notify(listed(not_measured, len(plan.metrics)))
+    return metrics, not_measured
 
 
 def load_model(plan: Plan, device: torch.device | str) -> Restorer:

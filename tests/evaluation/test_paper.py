@@ -27,9 +27,17 @@ def write_result(experiment: str, benchmark: str, psnr: float, **more) -> dict:
     scores = {"psnr_rgb": {"mean": psnr, "low": psnr - 0.1, "high": psnr + 0.1}}
     scores |= {"lmd": {"mean": psnr / 7, "low": 3.0, "high": 4.0, "failed": 1}}
     before = {"psnr_rgb": {"mean": 21.5, "low": 21.4, "high": 21.6}}
-    record = {"benchmark": benchmark, "images": 3000, "resolution": 512, "protocol": "lafr", "seed": 0,
-              "rows": {"LQ input": before, "LAFR": scores, "codec(HQ)": scores}, "metrics": {},
-              "trained_on": {}, "not_measured": {"musiq": "pyiqa is missing"}}  # fmt: skip
+    record = {
+        "benchmark": benchmark,
+        "images": 3000,
+        "resolution": 512,
+        "protocol": "lafr",
+        "seed": 0,
+        "rows": {"LQ input": before, "LAFR": scores, "codec(HQ)": scores},
+        "metrics": {},
+        "trained_on": {},
+        "not_measured": {"musiq": "pyiqa is missing"},
+    }
     record |= more
     write_json(record, Path(f"runs/eval/runs-{experiment}-model/{benchmark}/lafr/result.json"))
     return record
@@ -44,8 +52,11 @@ def command(monkeypatch, capsys, *arguments: str) -> tuple[str, str]:
 def test_on_an_empty_machine_every_table_says_what_it_needs_and_how_to_get_it(monkeypatch, capsys):
     out, _ = command(monkeypatch, capsys)
     assert [part.split()[0] for part in out.split("\n\n")] == ["1", "2", "3", "4", "11", "12", "figure6", "tsne"]
-    for words in ("lafr train +experiment=ffhq_0.9pct\n", "lafr prepare dataset=wider_test",
-                  "lafr eval benchmark=celeba_test protocol=lafr model.folder=runs/ffhq_0.9pct/model"):  # fmt: skip
+    for words in (
+        "lafr train +experiment=ffhq_0.9pct\n",
+        "lafr prepare dataset=wider_test",
+        "lafr eval benchmark=celeba_test protocol=lafr model.folder=runs/ffhq_0.9pct/model",
+    ):
         assert words in out
     for table in TABLES.values():
         there = {need.kind for need in needs(table) if need.there}

@@ -33,8 +33,14 @@ def test_a_missing_model_and_a_missing_set_are_named_in_one_message_with_both_wa
     with pytest.raises(MissingError) as error:
         evaluate(both)
     said = str(error.value)
-    for words in ("'runs/ffhq_0.9pct/model'", "+experiment=ffhq_0.9pct", "model.folder=", "'data/celeba_test/lq'",
-                  "dataset=celeba_test", "data.root="):  # fmt: skip
+    for words in (
+        "'runs/ffhq_0.9pct/model'",
+        "+experiment=ffhq_0.9pct",
+        "model.folder=",
+        "'data/celeba_test/lq'",
+        "dataset=celeba_test",
+        "data.root=",
+    ):
         assert words in said
     assert "128" not in said and len(said) < 600
     assert list(Path().rglob("*")) == []
@@ -72,9 +78,10 @@ def test_the_definitions_are_explained_without_weights_without_faces_and_without
     planned, monkeypatch, capsys
 ):
     for arguments in (
-        ["benchmark=mini", "protocol=osdface", "explain=true"], ["benchmark=celeba_test", "--explain"],
+        ["benchmark=mini", "protocol=osdface", "explain=true"],
+        ["benchmark=celeba_test", "--explain"],
         ["protocol=osdface", "explain=true"],
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(sys, "argv", ["lafr eval", *arguments])
         lafr.commands.evaluate.command()
         out = capsys.readouterr().out

@@ -238,8 +238,19 @@ def test_ours_stand_next_to_a_sources_rows_marked_and_out_of_the_competition():
 
 
 def eleven_metrics() -> dict:
-    names = ["psnr_rgb", "ssim_rgb", "lpips_alex", "dists", "lmd", "identity_cos_adaface", "niqe_pyiqa", "clipiqa",
-             "maniqa", "musiq", "fid_ffhq"]  # fmt: skip
+    names = [
+        "psnr_rgb",
+        "ssim_rgb",
+        "lpips_alex",
+        "dists",
+        "lmd",
+        "identity_cos_adaface",
+        "niqe_pyiqa",
+        "clipiqa",
+        "maniqa",
+        "musiq",
+        "fid_ffhq",
+    ]
     methods = ["LQ input", "codec(LQ)", "adapter only", "LAFR", "codec(HQ)"]
     return record({row: dict.fromkeys(names, 0.5) for row in methods}, benchmark="celeba_test", resolution=512)
 

@@ -134,9 +134,16 @@ def test_no_reference_metrics_are_those_that_score_real_photographs():
         needs = card_of(name, kind).needs_reference if not config.get("statistics") else False
         alone |= set() if needs else {name}
     assert alone == {
-        "niqe", "niqe_pyiqa", "musiq", "maniqa", "clipiqa", "topiq_face", "fid_ffhq", "fid_ffhq_50k",
+        "niqe",
+        "niqe_pyiqa",
+        "musiq",
+        "maniqa",
+        "clipiqa",
+        "topiq_face",
+        "fid_ffhq",
+        "fid_ffhq_50k",
         "identity_lq_adaface",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

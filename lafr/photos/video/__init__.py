@@ -81,14 +81,13 @@ def restore_video(
     left: Counter[str] = Counter()
     given = {"only_center_face": only_center_face, "force": force, "upscale": upscale}
     how: dict[str, Any] = {name: value for name, value in given.items() if value not in (False, 1)}
+    how |= {"fidelity": fidelity, "aligned": False}
 
     def restore(photo: Image.Image, seconds: float) -> tuple[Image.Image, int]:
         detections = tracker(photo_restorer.detect(photo), seconds)
         if not detections and upscale == 1:
             return photo, 0
-        result = cast(
-            PhotoResult, photo_restorer(photo, fidelity=fidelity, aligned=False, detections=detections, **how)
-        )
+        result = cast(PhotoResult, photo_restorer(photo, detections=detections, **how))
         left.update(face.reason.partition(":")[0] for face in result.faces if face.status == "left")
         return result.image, sum(face.status == "restored" for face in result.faces)
 
