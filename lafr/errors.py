@@ -17,7 +17,7 @@ _MARK = re.compile(f"{_OPEN}([^{_CLOSE}{_VALUE}]*)(?:{_VALUE}([^{_CLOSE}]*))?{_C
 
 
 def setting(parameter: str, value: object = _ABSENT) -> str:
-    """Return a mark for a parameter, with a value if given, that `InputError.told` spells as its door does."""
+    """Return a mark for a parameter, with a value if given, that `InputError.spelled` spells as its door does."""
     return f"{_OPEN}{parameter}{'' if value is _ABSENT else f'{_VALUE}{value!r}'}{_CLOSE}"
 
 
@@ -53,13 +53,13 @@ class InputError(ValueError):
         super().__init__(message)
         self.parameter = None if value is _ABSENT else parameter
 
-    def told(self, spell: Spell = as_python) -> str:
+    def spelled(self, spell: Spell = as_python) -> str:
         """Return the message on one line, its parameters in a door's words."""
         message = _MARK.sub(lambda mark: spell(mark[1], mark[2]), self.args[0])
         return " ".join(message.split())
 
     def __str__(self) -> str:
-        return self.told()
+        return self.spelled()
 
 
 def need(module: str, install: str) -> ModuleType:

@@ -18,7 +18,7 @@ ADAPTER = [
     "adapter.dead_below=8",
 ]
 
-# Terms with parameters and optimisers of their own, beside those of the default loss.
+# Terms with parameters and optimisers of their own, in addition to those of the default loss.
 ADVERSARIAL = (
     "{_target_: lafr.losses.adversarial.Adversarial, learning_rate: 1e-3, warmup: 2, discriminator: "
     "{_target_: lafr.losses.discriminators.ConvolutionalDiscriminator, width: 8, halvings: 1}}"

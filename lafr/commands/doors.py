@@ -132,7 +132,7 @@ def one_line(error: BaseException, spell: Spell) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
-    message = cause.told(spell) if isinstance(cause, InputError) else str(error)
+    message = cause.spelled(spell) if isinstance(cause, InputError) else str(error)
     message = message.partition("Config search path:")[0]  # Hydra's, after the choices that it lists
     text = " ".join(message.split()) or type(error).__name__
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."

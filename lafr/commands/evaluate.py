@@ -187,7 +187,7 @@ def main(cfg: Any) -> None:
             raise
         if processes.is_main:
             print(explain({"not_measured": error.not_measured}))
-            print(f"\nNothing was measured: {error.told(as_hydra)}")
+            print(f"\nNothing was measured: {error.spelled(as_hydra)}")
         return
     if result is not None:  # in the main process
         publish(plan, result)
@@ -197,7 +197,7 @@ def notify(said: "str | InputError") -> None:
     """Print what the user should know before the work begins; a doubt in the words of this command."""
     from lafr.commands.doors import as_hydra
 
-    text = said if isinstance(said, str) else f"warning: {said.told(as_hydra)}"
+    text = said if isinstance(said, str) else f"warning: {said.spelled(as_hydra)}"
     print(text, file=sys.stderr, flush=True)
 
 

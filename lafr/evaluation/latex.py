@@ -1,6 +1,6 @@
 """Tables of a result in LaTeX, as a paper prints them: booktabs, no wider than the line, names that readers know."""
 
-from lafr.evaluation.tables import BESIDE, TRAINED_ON, UNSTATED, headings, marks, notes, shown, title
+from lafr.evaluation.tables import OWN_DEFINITION, TRAINED_ON, UNSTATED, headings, marks, notes, shown, title
 
 PACKAGES = ("booktabs", "graphicx")
 MOST_INTERVALS = 4  # columns; a wider table holds means alone
@@ -64,7 +64,7 @@ LATEX = {
     "↓": r"$\downarrow$",
     TRAINED_ON: r"$^\dagger$",
     UNSTATED: r"$^\ddagger$",
-    BESIDE: r"$^\S$",
+    OWN_DEFINITION: r"$^\S$",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
 

@@ -15,13 +15,13 @@ PARTS = ("codec(LQ)", "adapter only", "codec(HQ)", "adapter(HQ)")  # of LAFR: ne
 
 TRAINED_ON = "†"
 UNSTATED = "‡"
-BESIDE = "§"
+OWN_DEFINITION = "§"
 LEGEND = f"{TRAINED_ON} scored with a network that the model was trained with, or that shares a teacher with one."
 AS_THE_SOURCE = f"{UNSTATED} {published.UNSTATED}: no number of ours is known to be measured alike."
 CSV_COLUMNS = (
     "benchmark", "source", "method", "metric", "direction", "mean", "low", "high", "images", "failed", "mark",
 )  # fmt: skip
-DIFFERS = f"{BESIDE} measured here; definition may differ"
+DIFFERS = f"{OWN_DEFINITION} measured here; definition may differ"
 MARKED = "Best in bold, second best in italics."
 
 
@@ -72,7 +72,7 @@ def shown(record: dict, method: str, metric: str, intervals: bool = True) -> str
     own = scores.get("measured_as", metric)  # ours in a column that only the source defines
     d = digits(record, own)
     text = "failed" if scores["mean"] is None else f"{scores['mean']:.{d}f}"
-    mark = BESIDE if own != metric else ""
+    mark = OWN_DEFINITION if own != metric else ""
     if intervals and scores["mean"] is not None and scores.get("low") is not None:
         text += f" ({scores['low']:.{d}f}–{scores['high']:.{d}f})"
     mark += TRAINED_ON if own in record.get("trained_on", {}).get(method, ()) else ""

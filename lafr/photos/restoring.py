@@ -333,7 +333,7 @@ REMEDIES = {  # kind of reason -> the setting that restores such a face all the 
 def print_outcome(outcome: Outcome, output: str | Path, quiet: bool = False, spell: Spell = as_python) -> bool:
     """Print what a run did, with `quiet` only what was skipped; returns whether nothing was skipped."""
     for error in outcome.errors:
-        print(f"skipped: {error.told(spell)}", file=sys.stderr)
+        print(f"skipped: {error.spelled(spell)}", file=sys.stderr)
     if not quiet:
         _print_some([f"warning: {printable(text)}" for text in outcome.warnings])
         _print_some([f"ignored: {name!r}, {reason}" for name, reason in outcome.ignored])
@@ -365,7 +365,7 @@ def _left(left: Counter[str], spell: Spell) -> str:
     """Return how many faces were left, why, and what restores them all the same."""
     kinds = []
     for kind, count in left.most_common():
-        remedy = InputError(REMEDIES[kind]).told(spell) if kind in REMEDIES else ""
+        remedy = InputError(REMEDIES[kind]).spelled(spell) if kind in REMEDIES else ""
         number = f"{count} " if len(left) > 1 else ""  # the only count is the sum
         kinds.append(f"{number}{kind}{'; ' if remedy else ''}{remedy}")
     why = f" ({', '.join(kinds)})" if kinds else ""

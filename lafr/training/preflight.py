@@ -79,7 +79,7 @@ def report(findings: Sequence[Finding], spell: Spell = as_python) -> str:
     lines = []
     for finding in ordered:
         used = f" ({finding.used_by})" if finding.used_by else ""
-        where = InputError(finding.where).told(spell)
+        where = InputError(finding.where).spelled(spell)
         lines.append(f"{'there' if finding.there else 'MISSING':<8} {finding.name:<{width}}  {where}{used}")
     fetch = list(dict.fromkeys(finding.fetch for finding in missing(findings) if finding.fetch))
     if any(f"${FOLDER_VARIABLE}" in line for line in fetch) and not os.environ.get(FOLDER_VARIABLE):

@@ -71,6 +71,6 @@ def test_a_message_is_spelled_as_its_door_spells():
     named = setting("force", True), setting("upscale", 2), setting("Restorer.folder", "FOLDER"), setting("batch_size")
     error = InputError(", ".join(named))
     option = as_option(restore.parser())
-    assert error.told(option) == "--force, --upscale 2, --model FOLDER, --batch-size"
-    assert error.told(as_hydra) == "force=true, upscale=2, model.folder=FOLDER, batch_size"
+    assert error.spelled(option) == "--force, --upscale 2, --model FOLDER, --batch-size"
+    assert error.spelled(as_hydra) == "force=true, upscale=2, model.folder=FOLDER, batch_size"
     assert str(error) == "force=True, upscale=2, folder='FOLDER', batch_size"

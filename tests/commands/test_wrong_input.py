@@ -187,4 +187,4 @@ def test_a_prepared_set_is_evaluated_and_its_index_says_what_made_it(script, fac
         "output=out",
     )
     assert ended.code == 0, ended.stderr
-    assert "celeba_test_mild: 2 images" in ended.stdout
+    assert "celeba_test_mild, 2 images" in ended.stdout

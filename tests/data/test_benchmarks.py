@@ -179,7 +179,7 @@ def test_within_one_decibel_of_the_boundary_a_set_is_taken_with_a_warning_that_n
     warnings = []
     said = check_set(noisy(SETS[severity], decibels)(), severity, warnings.append)
     assert "near the boundary" in said[1]
-    assert "within 1 dB" in str(warnings[0]) and warnings[0].told(as_hydra).count("benchmark.severity=null") == 1
+    assert "within 1 dB" in str(warnings[0]) and warnings[0].spelled(as_hydra).count("benchmark.severity=null") == 1
 
 
 def test_what_was_measured_when_a_set_was_prepared_is_not_measured_again(noisy, tmp_path, monkeypatch):

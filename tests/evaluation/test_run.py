@@ -68,10 +68,10 @@ def test_what_cannot_be_measured_is_said_first_a_line_for_each_reason(planned):
     assert sorted(named) == sorted(not_measured) and len(lines) < len(named)
     assert any(line.startswith("  deg, deg_vqfr, ida_rad: ") and "resnet18_110.pth" in line for line in lines)
 
-    told = []
+    said = []
     with pytest.raises(MissingError):
-        evaluate(planned("benchmark=mini", "protocol=osdface"), notify=told.append)
-    assert len(told) == 1 and "lpips_alex" in told[0] and not Path("runs").exists()
+        evaluate(planned("benchmark=mini", "protocol=osdface"), notify=said.append)
+    assert len(said) == 1 and "lpips_alex" in said[0] and not Path("runs").exists()
 
 
 def test_the_definitions_are_explained_without_weights_without_faces_and_without_a_benchmark(

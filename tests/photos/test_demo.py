@@ -216,13 +216,13 @@ def test_a_name_of_a_file_is_no_markup_and_a_failure_tells_nothing_of_the_server
 
     name = "![x](http:__example.com)<script>.png"
     (tmp_path / name).write_text("no photo", encoding="utf-8")
-    told, slider, faces, _ = restore(mirror, tmp_path, Limits(), str(tmp_path / name), 0.0, False)
-    assert told.startswith("**Not restored:** '\\!\\[x\\]\\(") and "\\<script\\>" in told
+    said, slider, faces, _ = restore(mirror, tmp_path, Limits(), str(tmp_path / name), 0.0, False)
+    assert said.startswith("**Not restored:** '\\!\\[x\\]\\(") and "\\<script\\>" in said
     assert slider is None and faces == ""
     mirror.restorer = None  # the time limit cannot be set: an error of ours
     Image.new("RGB", (80, 60)).save(tmp_path / "good.png")
-    told, *_ = restore(mirror, tmp_path, Limits(), str(tmp_path / "good.png"), 0.0, False)
-    assert told == "**Not restored:** something went wrong here."
+    said, *_ = restore(mirror, tmp_path, Limits(), str(tmp_path / "good.png"), 0.0, False)
+    assert said == "**Not restored:** something went wrong here."
 
 
 def test_an_error_names_a_parameter_by_its_label(mirror, tmp_path):
@@ -234,8 +234,8 @@ def test_an_error_names_a_parameter_by_its_label(mirror, tmp_path):
         raise InputError("fidelity", 2, "a number from 0 to 1", f"or give {setting('force', True)}")
 
     refuse.restorer = mirror.restorer
-    told, *_ = restore(refuse, tmp_path, Limits(), str(tmp_path / "good.png"), 2.0, False)
-    assert f"“{LABELS['fidelity']}” must" in told and f"“{LABELS['force']}”" in told and "fidelity" not in told
+    said, *_ = restore(refuse, tmp_path, Limits(), str(tmp_path / "good.png"), 2.0, False)
+    assert f"“{LABELS['fidelity']}” must" in said and f"“{LABELS['force']}”" in said and "fidelity" not in said
 
 
 def test_the_download_is_the_whole_result_under_the_photos_name(mirror, tmp_path):

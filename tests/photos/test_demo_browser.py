@@ -92,7 +92,7 @@ def send(page, path, name=None):
     page.set_input_files("#upload input[type=file]", chosen)
 
 
-def told(page, words):
+def said(page, words):
     page.wait_for_function("words => document.querySelector('#status').innerText.includes(words)", arg=words)
     return page.inner_text("#status")
 
@@ -146,7 +146,7 @@ def test_a_visitor_uploads_restores_compares_and_downloads(visit, photo, size):
     send(page, str(photo))
     page.wait_for_selector("#upload .file-preview")
     restored(page)
-    assert told(page, "1 of 1 face restored")
+    assert said(page, "1 of 1 face restored")
     assert page.locator("#faces li.restored img").count() == 2
     if size == PHONE:  # the result stands below the controls there, and is brought up
         page.wait_for_function("document.querySelector('#slider').getBoundingClientRect().bottom < innerHeight")
@@ -162,14 +162,14 @@ def test_a_visitor_uploads_restores_compares_and_downloads(visit, photo, size):
         assert page.locator("#restore").bounding_box()["height"] >= 38  # for a thumb
 
 
-def test_bad_files_are_told_what_is_wrong_and_the_next_good_one_is_restored(visit, photo):
+def test_bad_files_read_what_is_wrong_and_the_next_good_one_is_restored(visit, photo):
     page = visit()
     page.click("#restore")
-    assert told(page, "choose a photo first")
+    assert said(page, "choose a photo first")
     send(page, b"<html>no photo</html>", "holiday_[1].png")
     page.wait_for_selector("#upload .file-preview")
     page.click("#restore")
-    assert "Not restored: 'holiday_[1].png' is not an image" in told(page, "is not an image")
+    assert "Not restored: 'holiday_[1].png' is not an image" in said(page, "is not an image")
     assert page.locator("#download").count() == 0 and page.locator("#slider img").count() == 0
     page.click("#upload [aria-label='Clear']")
     send(page, str(photo))
@@ -216,7 +216,7 @@ def test_two_visitors_at_once_each_get_their_own_photo(browser, address, example
             page.check("#force input")
             start.wait()
             page.click("#restore")
-            told(page, "restored")
+            said(page, "restored")
             got[label] = (photo.size, downloaded(page).size)
             own.close()
 

@@ -125,7 +125,7 @@ def restore(
         with time_limit(photo_restorer.restorer, limits.seconds):
             result = cast(PhotoResult, photo_restorer(photo, fidelity=fidelity, force=force))
     except InputError as error:
-        return f"**Not restored:** {_literal(error.told(spell))}", None, "", gr.DownloadButton(visible=False)
+        return f"**Not restored:** {_literal(error.spelled(spell))}", None, "", gr.DownloadButton(visible=False)
     except Exception:
         logging.getLogger(__name__).exception("a request failed")
         return "**Not restored:** something went wrong here.", None, "", gr.DownloadButton(visible=False)
