@@ -1,12 +1,13 @@
 """Each command spells the parameters of an error message in its own words, and the words are keys that exist."""
 
+import argparse
 import ast
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from lafr.commands import restore
+from lafr.commands import paper, restore
 from lafr.commands.doors import HYDRA_KEYS, OPTIONS, as_hydra, as_option, one_line
 from lafr.errors import InputError, setting
 
@@ -52,7 +53,9 @@ def named_parameters() -> dict[str, str]:
 
 
 def test_every_parameter_that_an_error_names_is_a_key_or_an_option(known):
-    options = {action.dest for action in restore.parser()._actions}
+    of_paper = argparse.ArgumentParser()
+    paper.add_arguments(of_paper)
+    options = {action.dest for parser in (restore.parser(), of_paper) for action in parser._actions}
     lost = {
         name: path
         for name, path in named_parameters().items()
