@@ -80,8 +80,22 @@ def require_shapes(
 
 
 def load_exactly(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the safetensors at `path`; raises InputError unless its names and shapes are exactly those of `wanted`."""
+    """Return the safetensors at `path`.
+
+    Raises InputError unless its names and shapes are exactly those of `wanted` and all its values finite.
+    """
     if not path.is_file():
         raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
     require_shapes([path], wanted)
-    return load_file(path)
+    return require_finite(load_file(path), path)
+
+
+def require_finite(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the weights read from `path`; raises InputError, naming the first, when one holds NaN or infinity."""
+    for name, value in state.items():
+        # the sum of a tensor with NaN or infinity is not finite: one pass, and no tensor of booleans
+        if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float64)):
+            raise InputError(
+                f"weights in {str(path)!r} are damaged: {name} holds NaN or infinity; fetch or save them again"
+            )
+    return dict(state)

@@ -136,8 +136,10 @@ def merged(found: list[Detection], overlap: float = 0.4) -> list[Detection]:
 
 
 def detector_named(name: str) -> Callable[[Image.Image], list[Detection]]:
-    """Return the detector called `name` in `DETECTORS`, with its defaults."""
+    """Return the detector called `name` in `DETECTORS`, with its defaults, for faces at any roll."""
+    from lafr.photos.turning import AnyRoll  # which builds on this file
+
     if name not in DETECTORS:
         raise InputError("detector", name, f"one of {', '.join(DETECTORS)}")
     module, _, kind = DETECTORS[name].rpartition(".")
-    return getattr(importlib.import_module(module), kind)()
+    return AnyRoll(getattr(importlib.import_module(module), kind)())

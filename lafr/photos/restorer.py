@@ -27,7 +27,7 @@ from lafr.images import (
 )
 from lafr.photos import guard
 from lafr.photos.canvas import Canvas, in_kind_of
-from lafr.photos.detectors import Detection, YuNet
+from lafr.photos.detectors import Detection, detector_named
 from lafr.photos.faces import (
     LARGEST,
     UNSEEN,
@@ -83,7 +83,8 @@ class PhotoRestorer:
 
     Args:
         restorer: a `lafr.Restorer`, on its device.
-        detector: maps an upright RGB image to `Detection`s, see `lafr.photos.detectors`; YuNet when None.
+        detector: maps an upright RGB image to `Detection`s, see `lafr.photos.detectors`; YuNet at any roll when
+            None.
         batch_size: faces restored at once.
         mask: maps a restored crop `[3, S, S]` in [-1, 1] to its share `[S, S]` in [0, 1], zero along the edge.
         upscaler: enlarges the rest of the photo: maps (RGB image, 2 or 4) to the larger image; Lanczos when None.
@@ -104,7 +105,7 @@ class PhotoRestorer:
         max_megapixels: float = MAX_MEGAPIXELS,
     ):
         self.guard, self.max_megapixels = guard, max_megapixels
-        self.restorer, self.detector, self.batch_size = restorer, detector or YuNet(), batch_size
+        self.restorer, self.detector, self.batch_size = restorer, detector or detector_named("yunet"), batch_size
         self.mask, self.upscaler, self.equal_batches = mask, upscaler, equal_batches
 
     @property

@@ -12,6 +12,8 @@ from lafr.alignment import crop
 from lafr.errors import InputError, setting
 from lafr.images import read_pil, require_square
 from lafr.networks.dlib_models import FrontalFaces
+from lafr.photos.detectors import Detection, YuNet
+from lafr.photos.turning import AnyRoll, roll_of
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -19,10 +21,15 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 DETECTION_SIDE = 1024  # pixels of the longer side for detection
+ROLLED = 15.0  # degrees of roll that dlib's points follow
+SURE = 0.5  # dlib's score of an upright face from which no rolled one is looked for
 
 
 class FaceFinder:
     """The five points of a photograph's largest face, by dlib's detector and 68-point predictor.
+
+    Where dlib sees no face or is not sure of it, YuNet looks for one at any roll, and dlib looks again at its
+    surroundings turned level (dlib sees no face that is rolled by 45 degrees in any quarter turn).
 
     Raises InputError without dlib or its file. The 68 points' licence excludes commercial use.
     """
@@ -30,6 +37,7 @@ class FaceFinder:
     def __init__(self) -> None:
         self.faces = FrontalFaces()
         self.version = self.faces.version
+        self._at_any_roll, self._levelled = AnyRoll(YuNet()), AnyRoll(self._upright)
 
     def __call__(self, image: Image.Image) -> tuple[np.ndarray | None, int]:
         """Return eyes, nose tip and mouth corners `[5, 2]` in pixels, or None, and the number of faces.
@@ -39,13 +47,27 @@ class FaceFinder:
         shrink = max(1.0, max(image.size) / DETECTION_SIDE)
         size = (round(image.width / shrink), round(image.height / shrink))
         small = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-        pixels = np.asarray(small)
-        found = self.faces.detect(pixels, doublings=0) or self.faces.detect(pixels, doublings=1)
+        found = self._upright(small)
+        if all(one.score < SURE for one in found):
+            found = self._rolled(small, found)
         if not found:
             return None, 0
-        largest = max((box for box, _ in found), key=lambda box: box.area())
+        largest = max(found, key=lambda one: one.size)
         scale = np.array(image.size) / size
-        return (self.faces.five_points(pixels, largest) + 0.5) * scale - 0.5, len(found)
+        return (largest.points + 0.5) * scale - 0.5, len(found)
+
+    def _rolled(self, image: Image.Image, upright: list[Detection]) -> list[Detection]:
+        """Return the rolled faces where one is larger than the `upright` ones that dlib saw, else those."""
+        rolled = [one for one in self._at_any_roll(image) if abs(roll_of(one.points)) > ROLLED]
+        if max((one.size for one in rolled), default=0) < max((one.size for one in upright), default=1):
+            return upright
+        return [self._levelled.look(image, one, roll_of(one.points)) or one for one in rolled]
+
+    def _upright(self, image: Image.Image) -> list[Detection]:
+        pixels = np.asarray(image)
+        found = self.faces.detect(pixels, doublings=0) or self.faces.detect(pixels, doublings=1)
+        corners = [((box.left(), box.top(), box.right(), box.bottom()), box, score) for box, score in found]
+        return [Detection(at, self.faces.five_points(pixels, box), score) for at, box, score in corners]
 
 
 @cache

@@ -132,6 +132,19 @@ def test_a_missing_or_unknown_key_is_refused_by_name(saved):
         refused(saved, "extra")
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(saved):
+    for path in saved.rglob("*.safetensors"):
+        right = path.read_bytes()
+        state = load_file(path)
+        name = next(name for name, value in state.items() if value.is_floating_point())
+        for value in (math.nan, -math.inf):
+            state[name].view(-1)[-1] = value
+            save_file(state, path, {"format": "pt"})
+            refused(saved, name)
+        path.write_bytes(right)
+    Restorer.from_pretrained(saved)
+
+
 def test_settings_that_do_not_fit_the_kind_or_the_weights_are_refused_before_memory_is_taken(saved):
     right = (saved / "lafr.json").read_text()
     for name, value, words in (

@@ -194,6 +194,7 @@ def test_a_pickle_that_is_not_the_known_one_is_not_opened(monkeypatch, tmp_path)
 
 
 def test_a_detector_is_chosen_by_its_name():
-    assert isinstance(detector_named("yunet"), YuNet) and isinstance(detector_named("dlib"), Dlib)
+    named = {"yunet": YuNet, "dlib": Dlib}
+    assert all(isinstance(detector_named(name).detector, kind) for name, kind in named.items())
     with pytest.raises(InputError, match=r"detector .*yunet, dlib, retinaface, scrfd.*haar"):
         detector_named("haar")

@@ -124,6 +124,20 @@ def test_warnings_name_what_is_doubtful_about_a_restored_face():
     assert restore(NOISE, [face(10, 20, 100), face(200, 20, 100)]).faces[0].warnings == ()
 
 
+def test_a_face_that_the_model_returns_as_nan_is_left_and_the_others_are_restored():
+    faces = [face(10, 20, 120), face(250, 60, 100)]
+    model = Brighter()
+    forward = model.forward
+    model.forward = lambda lq, **more: torch.cat([torch.full_like(lq[:1], torch.nan), forward(lq[1:])])
+    photos = PhotoRestorer(model, lambda image: faces, guard=False)
+    result = photos(NOISE, aligned=False)
+    assert [one.status for one in result.faces] == ["left", "restored"] and "NaN" in result.faces[0].reason
+    left = covered(NOISE.size, faces[:1])
+    assert np.array_equal(np.asarray(result.image)[left], np.asarray(NOISE)[left])
+    alone = photos(NOISE.crop((0, 0, 128, 128)), aligned=True)
+    assert alone.faces[0].status == "left" and alone.image.tobytes() == NOISE.crop((0, 0, 128, 128)).tobytes()
+
+
 def test_an_overlapping_face_that_is_left_keeps_its_middle():
     faces = [face(10, 20, 180), face(90, 60, 120)]
     box = (0, 0, *NOISE.size)
@@ -209,6 +223,23 @@ def test_an_aligned_face_is_told_from_a_photo_and_restored_as_the_model_does_alo
     }
     for name, (photo, is_aligned) in photos.items():
         assert mini.judge(photo)[0] is is_aligned, name
+
+
+def test_a_restoration_that_looks_like_someone_else_is_left_unless_the_guard_is_off(mini, astronaut):
+    class Other(Brighter):
+        def forward(self, lq, **more):
+            return from_pil(aligned("t1_0").resize((128, 128)))[None].expand_as(lq)
+
+    small = aligned("astronaut").resize((128, 128))
+    for photo in (astronaut, small):
+        (report,) = mini(photo).faces
+        assert report.status == "restored" and report.likeness > 0.5
+        result = PhotoRestorer(Other())(photo)
+        (report,) = result.faces
+        assert (report.status, report.likeness < 0.5) == ("left", True) and "someone else" in report.reason
+        assert result.image.tobytes() == photo.tobytes() and result.crops == ()
+        result = PhotoRestorer(Other(), guard=False)(photo)
+        assert result.faces[0].status == "restored" and result.image.tobytes() != photo.tobytes()
 
 
 def test_the_user_has_the_last_word_on_what_is_aligned(mini, astronaut):

@@ -15,7 +15,7 @@ from lafr.models.base.single_file import load_single_file
 from lafr.models.base.sources import TEXT, Found, find, require_pinned, weights
 from lafr.models.base.supported import known, require_known
 from lafr.models.codec import Codec
-from lafr.models.loading import planned, read_config, require_shapes
+from lafr.models.loading import planned, read_config, require_finite, require_shapes
 
 NULL = "null_embedding.safetensors"
 # How the attention of autoencoders saved before 2023 is called, and now; diffusers renames it as it loads.
@@ -117,6 +117,7 @@ class Base:
             # float32 whatever the file holds: "fp16" saves the download, not precision in use
             settings = dict(variant=found.variants[part], use_safetensors=True, torch_dtype=torch.float32)
             loaded[part] = kind.from_pretrained(folder / part, local_files_only=True, **settings)
+            require_finite(loaded[part].state_dict(), folder / part)
         embedding = load_file(null)["null_embedding"].float() if null.is_file() else None
         return cls(
             **loaded,
