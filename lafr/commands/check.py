@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lafr
-from lafr.commands.doors import Parser, as_hydra
+from lafr.commands.doors import Parser, as_hydra, as_started
 from lafr.errors import InputError
 from lafr.storage import shipped
 
@@ -130,7 +130,7 @@ def check_run(cfg: "DictConfig") -> None:
         findings, metrics = preflight.benchmark_findings(cfg)
     else:
         findings = preflight.training_findings(cfg)
-    print(report(findings, as_hydra), flush=True)
+    print(as_started(report(findings, as_hydra)), flush=True)
     if missing(findings):
         sys.exit(1)
     if timing:

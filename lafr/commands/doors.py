@@ -71,6 +71,8 @@ HYDRA_KEYS = {
 }
 # owner -> configuration key or group that holds all of its parameters, those of the user's own adapters too
 GROUPS = {"Adapter": "adapter", "Limits": "limits"}
+# script -> command of `lafr`, where the two differ
+SCRIPTS = {"prepare_data": "prepare"}
 # parameter -> option of `lafr restore`, where the two differ
 OPTIONS = {"Restorer.folder": "model"}
 
@@ -79,6 +81,16 @@ def program() -> str:
     """Return the running command's name as its user types it: `lafr train`, `python scripts/train.py`."""
     name = sys.argv[0]
     return name if " " in Path(name).name else f"python scripts/{Path(name).name}"
+
+
+def as_started(text: str) -> str:
+    """Return a text whose `python scripts/NAME.py` are `lafr NAME`, where the running command is `lafr`'s.
+
+    Configurations name the scripts of a checkout, which a user of the wheel does not have.
+    """
+    if not program().startswith("lafr "):
+        return text
+    return re.sub(r"python scripts/(\w+)\.py", lambda script: f"lafr {SCRIPTS.get(script[1], script[1])}", text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -134,7 +146,7 @@ def one_line(error: BaseException, spell: Spell) -> str:
         cause = cause.__cause__
     message = cause.spelled(spell) if isinstance(cause, InputError) else str(error)
     message = message.partition("Config search path:")[0]  # Hydra's, after the choices that it lists
-    text = " ".join(message.split()) or type(error).__name__
+    text = as_started(" ".join(message.split())) or type(error).__name__
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lafr.commands.doors import as_hydra
+from lafr.commands.doors import as_hydra, as_started
 from lafr.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def require_everything(cfg: "DictConfig", show: bool) -> None:
         raise lacking[0].error
     if lacking:
         if show:
-            print(report(findings, as_hydra), file=sys.stderr, flush=True)
+            print(as_started(report(findings, as_hydra)), file=sys.stderr, flush=True)
         names = ", ".join(finding.name for finding in lacking)
         raise InputError(f"{len(lacking)} of {len(findings)} things are missing: {names}", remedy="see the table above")
 

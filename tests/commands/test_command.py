@@ -124,7 +124,7 @@ def test_hydras_errors_become_one_line_that_names_the_override(configs):
 
 
 def test_a_setting_that_is_required_is_named_with_its_comment(monkeypatch):
-    for name, key, word in ("train", "run_name", "+experiment=NAME"), ("export", "output", "export"):
+    for name, key, word in ("train", "run_name", "+experiment="), ("export", "output", "export"):
         monkeypatch.setattr(sys, "argv", [f"lafr {name}"])
         with pytest.raises(SystemExit) as exit_:
             launch.run(lambda cfg: pytest.fail("it is refused before the command runs"), name)

@@ -65,6 +65,14 @@ def test_every_parameter_that_an_error_names_is_a_key_or_an_option(known):
     assert {name: key for name, key in HYDRA_KEYS.items() if key not in known} == {}
 
 
+def test_a_remedy_names_the_command_that_its_user_has(monkeypatch):
+    error = InputError("it is missing: python scripts/prepare_data.py dataset=x, python scripts/train.py +experiment=y")
+    monkeypatch.setattr("sys.argv", ["scripts/eval.py"])
+    assert "python scripts/prepare_data.py dataset=x" in one_line(error, as_hydra)
+    monkeypatch.setattr("sys.argv", ["lafr eval"])
+    assert one_line(error, as_hydra) == "it is missing: lafr prepare dataset=x, lafr train +experiment=y"
+
+
 def test_a_message_is_spelled_as_its_door_spells():
     error = InputError("decode_crop", 3, "at least 4", f"or give {setting('decode_crop', None)}")
     assert (
