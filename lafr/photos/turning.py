@@ -11,7 +11,11 @@ from lafr.alignment import FFHQ_512, similarity
 from lafr.photos.detectors import Detection, merged, resized, seen_in
 
 Detector = Callable[[Image.Image], list[Detection]]
-ROTATIONS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+ROTATIONS = {  # quarters counterclockwise -> Pillow's name
+    1: Image.Transpose.ROTATE_90,
+    2: Image.Transpose.ROTATE_180,
+    3: Image.Transpose.ROTATE_270,
+}
 AROUND = 3.0  # side of the picture that is turned to look again, in sides of the face's box
 SMALLEST, LARGEST = 320, 960  # pixels of its side
 OVERLAP = 0.4  # intersection over union from which two looks are at one face
@@ -55,11 +59,12 @@ class AnyRoll:
         """Return the faces of an RGB image from left to right; points are in the order of the upright face."""
         found = [_Look(one, True) for one in self.detector(image)]
         small, per_pixel = (image, np.ones(2)) if max(image.size) <= self.side else resized(image, self.side)
-        for quarter in (1, 2, 3):
-            for one in self.detector(small.transpose(ROTATIONS[quarter])):
+        for quarter, rotation in ROTATIONS.items():
+            for one in self.detector(small.transpose(rotation)):
                 back = turned_back(one, quarter, small.size)
                 found.append(_Look(seen_in(back.box[:2], back.box[2:], back.points, back.score, per_pixel), False))
-        return merged([one for looks in _of_one_face(found) if (one := self._best(image, looks)) is not None])
+        best = [self._best(image, looks) for looks in _of_one_face(found)]
+        return merged([one for one in best if one is not None])
 
     def _best(self, image: Image.Image, looks: "list[_Look]") -> Detection | None:
         """Return the best of the levelled looks at one face, which are sorted by score; None when none is confirmed."""
@@ -146,12 +151,12 @@ def turned_back(one: Detection, quarter: int, size: tuple[int, int]) -> Detectio
     """Return a detection made in an image turned by `quarter` quarters counterclockwise; `size` is the upright one."""
     width, height = size
 
-    def back(at: Sequence[float] | np.ndarray) -> np.ndarray:
+    def back(at: np.ndarray) -> np.ndarray:
         u, v = np.moveaxis(np.asarray(at, float), -1, 0)
         places = {1: (width - 1 - v, u), 2: (width - 1 - u, height - 1 - v), 3: (v, height - 1 - u)}
         return np.stack(places[quarter], -1)
 
-    corners = back([one.box[:2], one.box[2:]])
+    corners = back(np.reshape(one.box, (2, 2)))
     return Detection((*corners.min(0).tolist(), *corners.max(0).tolist()), back(one.points), one.score)
 
 

@@ -13,7 +13,7 @@ from lafr.data.packaged import read_pil
 from lafr.errors import InputError
 from lafr.photos.detectors import Detection
 from lafr.photos.restorer import FaceReport, PhotoResult
-from lafr.photos.video import restore_video
+from lafr.photos.video import container_for, restore_video
 from lafr.photos.video.frames import as_stored, upright
 from lafr.photos.video.tracking import OneEuro, Tracker
 from lafr.weights import locate
@@ -235,6 +235,69 @@ def test_a_container_that_cannot_hold_the_audio_is_named_with_the_remedy(photo, 
     with pytest.raises(InputError, match=r"out\.webm.*extension of the source, \.mp4"):
         restore_video(source, tmp_path / "out.webm", Painter(), progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def subtitled(path, photo):
+    """A Matroska video with SubRip subtitles, which MP4 does not hold."""
+    plain, text = make_video(path.with_name("plain.mp4"), photo, tone=False), path.with_name("text.srt")
+    text.write_text("1\n00:00:00,000 --> 00:00:00,500\nhello\n\n", encoding="utf-8")
+    with av.open(str(plain)) as one, av.open(str(text)) as two, av.open(str(path), "w") as out:
+        streams = [(two, two.streams.subtitles[0]), (one, one.streams.video[0])]
+        copies = [out.add_stream_from_template(stream) for _, stream in streams[::-1]][::-1]
+        for (reading, stream), copied in zip(streams, copies, strict=True):
+            for packet in reading.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copied
+                    out.mux(packet)
+    plain.unlink()
+    text.unlink()
+    return path
+
+
+def test_a_container_that_mp4_cannot_replace_is_kept_and_its_streams_with_it(photo, tmp_path):
+    source = subtitled(tmp_path / "in.mkv", photo)
+    assert container_for(source) == ".mkv"
+    assert container_for(make_video(tmp_path / "in.mp4", photo)) == ".mp4"
+    assert container_for(make_video(tmp_path / "in.avi", photo, tone=False, codec="mpeg4")) == ".mp4"
+    restore_video(source, tmp_path / "out.mkv", Painter(), progress=False)
+    assert sorted(description_of(tmp_path / "out.mkv")["streams"]) == ["subtitle", "video"]
+    painter = Painter()
+    with pytest.raises(InputError, match=r"out\.mp4"):
+        restore_video(source, tmp_path / "out.mp4", painter, progress=False)
+    assert painter.photos == []  # said before the first frame
+
+
+def test_uncompressed_sound_that_mp4_refuses_goes_into_matroska(photo, tmp_path):
+    path = tmp_path / "in.avi"
+    with av.open(str(path), "w") as out:
+        video, audio = out.add_stream("mjpeg", rate=25), out.add_stream("pcm_s16le", rate=48000)
+        video.width, video.height, video.pix_fmt, audio.layout = *photo.size, "yuvj420p", "stereo"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(np.asarray(photo), format="rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(video.encode(frame))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 11520), np.int16), format="s16", layout="stereo")
+        sound.sample_rate, sound.pts, sound.time_base = 48000, 0, Fraction(1, 48000)
+        out.mux([*video.encode(None), *audio.encode(sound), *audio.encode(None)])
+    target = tmp_path / f"out{container_for(path)}"
+    report = restore_video(path, target, Painter(), progress=False)
+    assert report.faces == 3 and description_of(target)["streams"] == ["video", "audio"]
+
+
+def test_force_and_upscale_reach_the_frames_and_the_faces_that_are_left_are_counted(photo, tmp_path):
+    asked = []
+
+    class Left(Painter):
+        def __call__(self, photo, fidelity, aligned, detections, **how):
+            asked.append(how)
+            reports = [FaceReport(d.box, d.points, d.score, 60, "left", "too small: 9 px") for d in detections]
+            return PhotoResult(photo.resize((2 * photo.width, 2 * photo.height)), reports, False, 0.0)
+
+    source = make_video(tmp_path / "in.mp4", photo)
+    report = restore_video(source, tmp_path / "out.mp4", Left(), progress=False, force=True, upscale=2)
+    assert asked == [{"force": True, "upscale": 2}] * 20
+    assert (report.copied, report.left) == (False, {"too small": 20})
+    assert description_of(tmp_path / "out.mp4")["pixels"] == (512, 512, "yuv420p")
 
 
 def test_the_input_is_never_overwritten(photo, tmp_path):

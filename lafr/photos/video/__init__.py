@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from typing import Any, cast
 
 import numpy as np
@@ -79,9 +80,9 @@ def restore_video(
     tracker = Tracker(smoothing)
     reports: list[VideoReport] = []
     left: Counter[str] = Counter()
-    given = {"only_center_face": only_center_face, "force": force, "upscale": upscale}
-    how: dict[str, Any] = {name: value for name, value in given.items() if value not in (False, 1)}
-    how |= {"fidelity": fidelity, "aligned": False}
+    switches = {"only_center_face": only_center_face, "force": force}
+    how: dict[str, Any] = {name: True for name, is_on in switches.items() if is_on}
+    how |= {"upscale": upscale} if upscale > 1 else {}
 
     def restore(photo: Image.Image, seconds: float) -> tuple[Image.Image, int]:
         detections = tracker(photo_restorer.detect(photo), seconds)
