@@ -13,6 +13,7 @@ from lafr.storage import read_json, write_json
 # Trainer settings that may change between a run and its continuation: they do not change what is computed.
 FREE = {
     "trackers",
+    "tracking",
     "log_every",
     "log_pairs",
     "latent_cache",

@@ -51,6 +51,7 @@ def training_findings(cfg: "DictConfig", counting: bool = True) -> "list[Finding
     """Return what a training run needs; with `counting` its memory too, which takes a minute at full size."""
     from omegaconf import OmegaConf
 
+    from lafr.commands.train import precision_here
     from lafr.training import preflight
 
     settings = OmegaConf.to_container(cfg, resolve=True)
@@ -74,7 +75,7 @@ def training_findings(cfg: "DictConfig", counting: bool = True) -> "list[Finding
         parts = "checkpoints and latents"
     findings.append(preflight.disk(settings["run_dir"], needed, parts))
     if counting and objectives:
-        precision, checkpointing = trainer["mixed_precision"], trainer["gradient_checkpointing"]
+        precision, checkpointing = precision_here(trainer["mixed_precision"]), trainer["gradient_checkpointing"]
         findings.append(preflight.memory(objectives, resolution, precision, checkpointing, free_memory()))
     return findings
 

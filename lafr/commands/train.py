@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def main(cfg: DictConfig) -> None:
 
     from lafr.provenance import remember_config
     from lafr.storage import atomic_folder
+    from lafr.training.trackers import begin, where_to_look
 
     if cfg.preflight:
         require_everything(cfg, show=os.environ.get("RANK", "0") == "0")
@@ -58,13 +60,16 @@ def main(cfg: DictConfig) -> None:
         remember_config(resolved(cfg), Path(cfg.run_dir))
     accelerator.wait_for_everyone()
     if cfg.trainer.trackers:
-        accelerator.init_trackers("tracker")
+        accelerator.init_trackers(cfg.trainer.tracking.project)
+        begin(accelerator, resolved(cfg))
+    steps_before = 0
     for name in cfg.stages:
-        run_stage(name, cfg, model, accelerator, faces, held_out, degradation)
+        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, steps_before)
+        steps_before += cfg.stage[name].max_steps  # planned, not trained: the same after every resumption
     if accelerator.is_main_process:
         saved = Path(cfg.run_dir) / "model"
         atomic_folder(saved, model.save_pretrained)
-        print(f"saved {saved}")
+        print("\n".join([f"saved {saved}", *where_to_look(accelerator, Path(cfg.run_dir))]))
     accelerator.end_training()
 
 
@@ -82,16 +87,45 @@ def require_known(cfg: DictConfig) -> None:
 
 def new_accelerator(cfg: DictConfig, tracking: bool = True) -> "Accelerator":
     """Return the accelerator of the run; without `tracking` it opens no tracker."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+    from lafr.training.trackers import new_trackers
+
+    names, run = list(cfg.trainer.trackers) if tracking else [], Path(cfg.run_dir)
+    if os.environ.get("RANK", "0") != "0":
+        names = []  # the main process alone tracks
+    trackers = new_trackers(names, run, cfg.run_name, resolved(cfg), **cfg.trainer.tracking) if names else []
     return Accelerator(
-        mixed_precision=cfg.trainer.mixed_precision,
+        mixed_precision=precision_here(cfg.trainer.mixed_precision),
         gradient_accumulation_steps=cfg.trainer.accumulation,
-        log_with=(list(cfg.trainer.trackers) or None) if tracking else None,
+        log_with=trackers or None,
         project_dir=cfg.run_dir,
         # the codebook's moving averages are buffers that the loop itself keeps equal in all processes
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            # one process validates and fills the cache of latents, for hours with 70,000 faces, while the others wait
+            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+        ],
     )
+
+
+def precision_here(name: str) -> str:
+    """Return the precision to train in: "no" for bf16 on a processor without its instructions, and a line says so.
+
+    There a step in bf16 is emulated and takes about fifty times as long.
+    """
+    import torch
+
+    from lafr.models.fast import choose_dtype
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    )
+    if name == "bf16" and on_cpu and choose_dtype("auto", torch.device("cpu")) != torch.bfloat16:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"this processor has no bfloat16 instructions: training in float32, not {name}", file=sys.stderr)
+        return "no"
+    return name
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -111,8 +145,9 @@ def run_stage(
     faces: "FaceSet",
     held_out: "FaceSet",
     degradation: "Degrade",
+    steps_before: int = 0,
 ) -> None:
-    """Train one stage of the model in `run_dir/NAME`, or load it where it is finished."""
+    """Train one stage of the model in `run_dir/NAME`, or load it where it is finished; `steps_before` are tracked."""
     from hydra.utils import instantiate
 
     from lafr.data.stream import PairStream
@@ -133,7 +168,7 @@ def run_stage(
     validate = Validation(
         pairs.held_out(held_out), folder / "validation", accelerator.device, trainer.validation_images, max(1, share)
     )
-    loop = {key: trainer[key] for key in LOOP}
+    loop = {key: trainer[key] for key in LOOP} | {"steps_before": steps_before}
     summary = train(objective, pairs, accelerator, folder, validate, name=name, **settings, **loop)
     accelerator.free_memory()
     accelerator.print(

@@ -10,20 +10,42 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.storage import JsonLines
+from lafr.training.trackers import track, track_image
 
 
 class Log:
     """Progress bar, `log.jsonl`, `pairs.jsonl` and trackers of a stage.
 
     When a run resumes at `step`, both files are cut back to it: the steps after the checkpoint are trained again.
+    Trackers cannot be cut back; they keep what they have of these steps, which is the same, and get the rest.
+
+    Args:
+        accelerator: holds the trackers.
+        folder: of the stage.
+        name: of the stage.
+        step: that the stage starts or resumes at.
+        max_steps: of the stage.
+        batch_size: pairs per step.
+        steps_before: of the stages before, added to the trackers' step: it rises over the whole run.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, name: str, step: int, max_steps: int, batch_size: int):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        name: str,
+        step: int,
+        max_steps: int,
+        batch_size: int,
+        steps_before: int = 0,
+    ):
+        self.folder, self.steps_before = folder, steps_before
         self.accelerator, self.name, self.batch_size = accelerator, name, batch_size
         self.lines, self.pair_lines = JsonLines(folder / "log.jsonl"), JsonLines(folder / "pairs.jsonl")
         self.started, self.first_step = time.perf_counter(), step
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
+            self.tracked = {(line["step"], *line) for line in self.lines.read()}
             # a killed run may have logged steps after its last checkpoint
             self.lines.rewrite(lambda line: line["step"] <= step)
             self.pair_lines.rewrite(lambda line: line["n"] < step * batch_size)
@@ -65,14 +87,18 @@ class Log:
             self._write(step, {f"validation/{k}": v for k, v in measured.items()})
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in measured.items())
             if self.accelerator.is_main_process:
-                self.bar.write(
-                    f"{self.name} step {step}: {numbers}"
-                )  # above the bar, where `print` would join its line
+                # above the bar, where `print` would join its line
+                self.bar.write(f"{self.name} step {step}: {numbers}")
+            image = self.folder / "validation" / f"step_{step:08d}.png"  # as `Validation` writes it
+            track_image(self.accelerator, f"{self.name}/validation", image, self.steps_before + step)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self.accelerator.log({f"{self.name}/{key}": value for key, value in values.items()}, step=step)
         if self.accelerator.is_main_process:
-            self.lines.append({"step": step, **values})
+            line = {"step": step, **values}
+            if (step, *line) not in self.tracked:
+                named = {f"{self.name}/{key}": value for key, value in values.items()}
+                track(self.accelerator, named, self.steps_before + step)
+            self.lines.append(line)
 
     def close(self) -> None:
         """Close the progress bar."""

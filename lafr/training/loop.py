@@ -48,6 +48,7 @@ def train(
     validate_every: int | None = None,
     checkpoint_every: int = 500,
     keep_checkpoints: int = 2,
+    steps_before: int = 0,
 ) -> dict:
     """Minimise `objective` for `max_steps` optimiser steps; return the stage's summary.
 
@@ -80,6 +81,7 @@ def train(
         validate_every: steps between validations; only at the end when None.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many are kept.
+        steps_before: of the stages before: trackers count the steps of a run, not of a stage.
     """
     require_whole_weights(accelerator)
     checkpoints = Checkpoints(folder, keep_checkpoints)
@@ -118,7 +120,7 @@ def train(
         accelerator.num_processes,
         num_workers,
     )
-    log = Log(accelerator, Path(folder), name, state.step, max_steps, batch_size)
+    log = Log(accelerator, Path(folder), name, state.step, max_steps, batch_size, steps_before)
     resumed_at = state.step
     # one optimiser step an iteration
     for batches in optimiser_batches(loader, accelerator):

@@ -67,7 +67,7 @@ def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
 
 
 def test_the_numbers_of_experiments_and_benchmarks_are_known():
-    assert len(EXPERIMENTS) == 13
+    assert len(EXPERIMENTS) == 20
     assert len(BENCHMARKS) == 11
     assert len(DATASETS) == 11
 
@@ -210,6 +210,22 @@ def test_the_conv_control_is_as_large_as_the_codebook_adapter_and_residual_codes
     assert sizes["conv"] == pytest.approx(sizes["codebook"], rel=0.03)
     assert sizes["residual_codebook"] == pytest.approx(sizes["codebook"], rel=0.03)
     assert codes["residual_codebook"] == codes["codebook"] == 1024
+
+
+def test_rows_of_the_table_at_full_size_differ_in_the_alignment_or_in_the_faces_alone():
+    full = resolved("train", "+experiment=ffhq_0.9pct")
+    for name in EXPERIMENTS:
+        if name.startswith("ffhq_") and name != "ffhq_0.9pct":
+            own = resolved("train", f"+experiment={name}")
+            own["model"]["build"].pop("adapter"), own["stage"].pop("encoder", None)
+            plain = deepcopy(full)
+            plain["model"]["build"].pop("adapter")
+            different = {key for key in own if own[key] != plain[key]} - {"adapter", "run_name", "run_dir", "stages"}
+            assert different <= {"data"} if name.endswith("pct") else different <= {"stage"}, name
+    sizes = {}
+    for name in ("sd", "sd_conv", "sd_code_prediction", "sd_residual"):
+        sizes[name] = instantiate(compose("train", [f"adapter={name}", "run_name=x"]).adapter).size()
+    assert all(size == pytest.approx(sizes["sd"], rel=0.02) for size in sizes.values())
 
 
 def test_training_and_scoring_use_different_trunks_and_the_table_says_which():
