@@ -32,6 +32,7 @@ PATHS = (
     "trainer.latent_cache", "base", "data.lq", "data.hq", "faces", "work",
     "truth_cache",
 )  # fmt: skip
+NAMES = ("run_name",)  # text, although Hydra would read 2024_11_05 and 1.10 as numbers
 LISTS = ("model.build.folder", "outputs")
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 
@@ -121,6 +122,8 @@ def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[s
 
 def _quoted(argument: str, keys: Sequence[str]) -> str:
     key, equals, value = argument.partition("=")
+    if key.lstrip("+~") in NAMES and re.fullmatch(r"[\w.+-]+", value) and value != "null":
+        return f'{key}="{value}"'
     if not equals or key.lstrip("+~") not in keys or value in ("null", ""):
         return argument
     if key in LISTS and value.startswith("["):  # several sources, in Hydra's grammar

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from lafr.errors import InputError, Spell, as_python, setting
 from lafr.losses.appearance import PerceptualLPIPS
 from lafr.models.adapter import Adapter
 from lafr.models.base.model import Base
-from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find
+from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find, hub_answers
 from lafr.models.base.supported import KNOWN
 from lafr.models.denoiser import Denoiser
 from lafr.models.loading import planned, read_config
@@ -39,7 +38,6 @@ INSTALL = {
     "torch_fidelity": "torch-fidelity",
     "pyiqa": "'lafr[iqa]' # for non-commercial use only",
 }
-HUB_HOST = ("huggingface.co", 443)
 
 
 @dataclass(frozen=True)
@@ -179,15 +177,6 @@ def base_model(
             return Finding("base model", True, f"to be fetched from {hubs[0]}, about 4 GB"), None
         looked = error.args[0].partition("; hf download")[0].replace(" and offline is asked for", "")
         return Finding("base model", False, looked, "", fetch if fetch.startswith("hf ") else "", error), None
-
-
-def hub_answers(seconds: float = 3.0) -> bool:
-    """Return whether the Hugging Face hub accepts a connection."""
-    try:
-        with socket.create_connection(HUB_HOST, timeout=seconds):
-            return True
-    except OSError:
-        return False
 
 
 def hollow_restorer(

@@ -227,3 +227,11 @@ def test_the_users_own_configurations_are_found(tmp_path, monkeypatch):
     seen = []
     launch.run(lambda cfg: seen.append((cfg.run_name, cfg.seed, launch.command_line())), "train")
     assert seen == [("of_mine", 7, f"lafr train --config-dir {tmp_path} +experiment=of_mine seed=7")]
+
+
+def test_names_are_text():
+    for name in ("2024_11_05", "1.10", "true", "1e3", "a-b"):
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            cfg = compose("train", launch.quote_paths([f"run_name={name}"]))
+        assert cfg.run_name == name and cfg.run_dir == f"runs/{name}"
+    assert launch.quote_paths(["run_name=null", "run_name=a,b"]) == ["run_name=null", "run_name=a,b"]

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from lafr.errors import InputError
 from lafr.models.base.model import Base, new_base
 from lafr.models.base.single_file import load_single_file, require_noise_predictor
-from lafr.models.base.sources import require_pinned
+from lafr.models.base.sources import _answers, require_pinned
 from lafr.models.base.supported import KNOWN, SCHEDULER, SD15, SD21, UNET, VAE, Known, require_known
 from lafr.weights import mini_folder, sha256
 
@@ -196,6 +196,7 @@ def test_offline_no_connection_is_tried(monkeypatch, cache, offline, calls):
         tried.append(address)
         raise OSError("no network in a test")
 
+    _answers.cache_clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)

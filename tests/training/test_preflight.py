@@ -4,10 +4,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from training_script import overrides
 
 from lafr.commands.preflight import require_everything, training_findings
+from lafr.commands.train import precision_here
 from lafr.errors import InputError
 from lafr.networks import NEEDS, NETWORKS
 from lafr.training import preflight
@@ -112,6 +115,21 @@ def test_a_hub_that_answers_will_give_the_base_model_and_one_that_does_not_will_
         assert preflight.base_model(hub, "hf download nobody/nothing, or give a folder")[0].there == answers
     found = preflight.base_model(hub, "hf download nobody/nothing, or give a folder")[0]
     assert found.fetch == "hf download nobody/nothing"
+
+
+def test_bf16_falls_back_where_the_processor_lacks_it_and_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    for found, precision in (({"avx512_bf16": False}, "no"), ({"avx512_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert precision_here("bf16") == precision
+        assert ("bfloat16" in capsys.readouterr().err) == (precision == "no")
+        assert precision_here("fp16") == "fp16"
+
+
+def test_a_flat_folder_of_ones_own_faces_trains_the_miniature(composed, face_folder):
+    data = composed("+experiment=mini", f"data.root={face_folder}").data
+    train, held_out = instantiate(data, _convert_="all")
+    assert (len(train), len(held_out)) == (9, 1)
 
 
 def test_the_report_says_each_line_once_and_names_the_folder_to_set(monkeypatch):

@@ -60,6 +60,7 @@ def train_and_validation(
     folders: Sequence[str] | None = None,
     remedy: str = f"give a folder of aligned faces, or {setting('data', 'packaged')} for a first look",
     memory_gb: float = 2.0,
+    or_flat: bool = False,
     **choice: Any,
 ) -> tuple[Faces, Faces]:
     """Split the faces under a folder into a training and a validation set that share no file.
@@ -70,11 +71,14 @@ def train_and_validation(
         folders: subfolders to use; all of `root` when empty.
         remedy: how to get the faces, for the error when `root` is missing.
         memory_gb: as in `Faces`.
+        or_flat: take all of a `root` that has none of `folders`, without their validation list.
         choice: selects among them, as in `training_and_held_out`.
     """
     # before anything is listed: the remedy says how to get the faces
     if not Path(root).is_dir():
         raise InputError("root", root, "a folder that exists", remedy)
+    if or_flat and not any((Path(root) / part).is_dir() for part in folders or ()):
+        folders, choice = None, choice | {"validation_list": None}
     training, held_out = training_and_held_out(folder(root, folders), setting("root", root), root, **choice)
     return Faces(training, resolution, memory_gb), Faces(held_out, resolution, memory_gb)
 

@@ -1,9 +1,13 @@
 """Where a base model comes from: an ordered list of folders, single files and hub repositories; sha256 pins."""
 
+import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -101,7 +105,13 @@ def _snapshot(name: str, revision: str | None, offline: bool, variant: str | Non
         ]
         try:
             path = Path(
-                snapshot_download(name, revision=revision, allow_patterns=configs + wanted, local_files_only=offline)
+                snapshot_download(
+                    name,
+                    revision=revision,
+                    allow_patterns=configs + wanted,
+                    local_files_only=offline or not (constants.HF_HUB_OFFLINE or hub_answers()),
+                    etag_timeout=10,  # seconds
+                )
             )
             return path, _variants(path, precision)
         except NotThere as incomplete:
@@ -113,6 +123,26 @@ def _snapshot(name: str, revision: str | None, offline: bool, variant: str | Non
         except Exception as error:  # whatever the network does, the next source may do
             reason = reason or NotThere(f"can't be fetched ({type(error).__name__})")
     raise reason or NotThere("holds no weights")
+
+
+def hub_answers(seconds: float = 3.0) -> bool:
+    """Return whether the hub accepts a connection; taken for granted behind a proxy.
+
+    Without a network the hub's own client tries again for minutes.
+    """
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    hub = urlsplit(constants.ENDPOINT)
+    return _answers(hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443), seconds)
+
+
+@cache
+def _answers(host: str, port: int, seconds: float) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=seconds):
+            return True
+    except OSError:
+        return False
 
 
 def _files(stem: str, variant: str | None) -> list[str]:
