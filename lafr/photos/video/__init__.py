@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from typing import Any, cast
 
 import numpy as np
@@ -81,7 +80,8 @@ def restore_video(
     reports: list[VideoReport] = []
     left: Counter[str] = Counter()
     switches = {"only_center_face": only_center_face, "force": force}
-    how: dict[str, Any] = {name: True for name, is_on in switches.items() if is_on}
+    how: dict[str, Any] = {"fidelity": fidelity, "aligned": False}
+    how |= {name: True for name, is_on in switches.items() if is_on}
     how |= {"upscale": upscale} if upscale > 1 else {}
 
     def restore(photo: Image.Image, seconds: float) -> tuple[Image.Image, int]:
