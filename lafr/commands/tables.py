@@ -33,7 +33,9 @@ def choose_metrics(record: dict, metrics: list[str]) -> dict:
     rows = {}
     for method, scores in record["rows"].items():
         rows[method] = {metric: scores[metric] for metric in metrics if metric in scores}
-    asked = {method: [m for m in names if m in metrics] for method, names in record.get("trained_on", {}).items()}
+    asked = {}
+    for method, names in record.get("trained_on", {}).items():
+        asked[method] = [name for name in names if name in metrics]
     return record | {"rows": rows, "trained_on": asked, "not_measured": {}}
 
 

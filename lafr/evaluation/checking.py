@@ -76,7 +76,7 @@ def severity_check(
     Raises InputError for a set that is clearly the other one; warns of one that is within `MARGIN` of the boundary.
     """
     measured = measured_pairs(benchmark)
-    values, sharper = [value for value, _ in measured], [sharp for _, sharp in measured]
+    values, sharper = zip(*measured, strict=True)
     if np.mean(sharper) > 0.5 or np.isinf(values).any():
         raise InputError(
             f"in {sum(sharper)} of {len(values)} pairs of {str(benchmark.root)!r} the LQ image is the sharper one, in "

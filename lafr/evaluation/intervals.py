@@ -112,8 +112,3 @@ def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise | None 
         spread, share = noise and noise.seeds, 1 / len(a) + 1 / len(b)
         difference = fmean(a.values()) - fmean(b.values())
     return Comparison(difference, spread.half * math.sqrt(share) if spread else None, len(common))
-
-
-def half_of(values: Sequence[float], noise: Noise | None) -> float | None:
-    """Return the half width of the 95 % interval of a mean over seeds, by the pooled noise or else by its own."""
-    return half_interval(values) if noise is None else noise.seeds.half / math.sqrt(len(values))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lafr.errors import InputError, need, setting
 from lafr.evaluation import markdown, published
 from lafr.evaluation.latex import latex_table as latex_of
@@ -222,9 +224,8 @@ def draw_sizes(table: PaperTable, path: Path) -> None:
     FigureCanvasAgg(figure)
     for place, metric in enumerate(metrics, start=1):
         axes = figure.add_subplot(math.ceil(len(metrics) / 4), min(4, len(metrics)), place)
-        points = curve_of(table, record, metric)
-        spread = [[mean - low for _, mean, low, _ in points], [high - mean for _, mean, _, high in points]]
-        axes.errorbar([faces for faces, *_ in points], [mean for _, mean, *_ in points], spread, fmt="o-", ms=4)
+        faces, mean, low, high = np.array(curve_of(table, record, metric)).reshape(-1, 4).T
+        axes.errorbar(faces, mean, [mean - low, high - mean], fmt="o-", ms=4)
         axes.set_xscale("log")
         axes.set_title(f"{label(record, metric)} {direction(record, metric)}", fontsize=9)
         axes.set_xlabel("training faces", fontsize=8)

@@ -19,7 +19,6 @@ ADAPTER = {"kind": str, "settings": dict}
 # ranges: far above any use, and small enough that no file can ask for absurd memory
 LORA = {"rank": Annotated[int, Range(1, 1024)], "alpha": Positive, "targets": list[str]}
 BASE_SETTINGS = {"expect": str | None, "variant": str | None}
-SETTINGS_KEPT = tuple(BASE_SETTINGS)
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,9 @@ def checkpoint_bytes(objectives: Iterable[Objective], keep: int) -> int:
     A checkpoint holds the weights and AdamW's two averages of each.
     """
     # 4 bytes a value: training state is float32
-    sizes = [4 * sum(value.numel() for value in objective.trained_state().values()) for objective in objectives]
+    sizes = []
+    for objective in objectives:
+        sizes.append(4 * sum(value.numel() for value in objective.trained_state().values()))
     # x 3: weights and AdamW's two averages; + 1: the new checkpoint is complete before the oldest goes
     return sum(sizes) + 3 * (keep + 1) * max(sizes, default=0)
 

@@ -17,10 +17,11 @@ from lafr.data.benchmarks import Pair, SyntheticBenchmark
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.faces import Faces
 from lafr.errors import InputError
-from lafr.evaluation import Evaluation, best_median_worst, restore_and_score, standard_methods
+from lafr.evaluation.batches import restore_and_score
 from lafr.evaluation.cache_keys import key_of_code, key_of_metric, key_of_restorer
-from lafr.evaluation.methods import folder_names
+from lafr.evaluation.methods import folder_names, standard_methods
 from lafr.evaluation.progress import ProgressLog
+from lafr.evaluation.summary import Evaluation, best_median_worst
 from lafr.evaluation.sweep import curve_metrics
 from lafr.images import as_saved, read_image
 from lafr.metrics.codebook import CodeUse

@@ -9,7 +9,7 @@ import scipy.stats
 
 import lafr.provenance
 from lafr.errors import InputError
-from lafr.evaluation import mean_and_interval
+from lafr.evaluation.summary import mean_and_interval
 from lafr.provenance import FREE, differences, provenance, remember_config
 from lafr.storage import write_json
 

@@ -5,7 +5,7 @@ import torch
 from conftest import SIZE
 from torch import nn
 
-from lafr.evaluation import mean_and_interval, trained_on
+from lafr.evaluation.summary import mean_and_interval, trained_on
 from lafr.evaluation.tables import markdown_table, marks
 from lafr.losses.appearance import LatentL1, PerceptualSTLPIPS, PixelMSE
 from lafr.losses.identity import IdentityCosine

@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from lafr.data.packaged import aligned
-from lafr.evaluation import mean_and_interval
+from lafr.evaluation.summary import mean_and_interval
 from lafr.images import as_saved, from_pil, read_image, resize_pil, to_uint8, write_image
 from lafr.metrics.face import LMD, Deg, IdaRad, IdentityCosine, png_gray
 from lafr.metrics.fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y

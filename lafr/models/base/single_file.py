@@ -1,6 +1,5 @@
 """A base model from one checkpoint file in Stable Diffusion's original layout, through diffusers; no network."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from lafr.errors import InputError, setting
 from lafr.models.base.supported import KNOWN, differences, known, require_known
+from lafr.storage import write_json
 
 UNET, VAE = "model.diffusion_model.", ("first_stage_model.", "vae.")
 LAYOUT = f"{UNET}input_blocks.0.0.weight"
@@ -41,7 +41,7 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
             for kind, config in ((AutoencoderKL, entry.vae), (UNet2DConditionModel, entry.unet)):
                 place = Path(folder) / kind.__name__
                 place.mkdir()
-                (place / "config.json").write_text(json.dumps({"_class_name": kind.__name__, **config}))
+                write_json({"_class_name": kind.__name__, **config}, place / "config.json")
                 parts.append(kind.from_single_file(state, config=str(place), extract_ema=True, local_files_only=True))
             # diffusers builds on the meta device: what the file lacks keeps no value
             if any(value.is_meta for part in parts for value in part.state_dict().values()):
