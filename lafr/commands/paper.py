@@ -109,6 +109,7 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
 
     from lafr.commands.devices import choose_device
     from lafr.commands.evaluate import plan_from_config
+    from lafr.commands.launch import quote_paths
     from lafr.evaluation.run import open_model_and_set
     from lafr.evaluation.tsne import draw_latents, latents_of_set
     from lafr.storage import shipped
@@ -117,7 +118,7 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
     given = {argument.partition("=")[0] for argument in evaluation}
     overrides = [*(each for each in usual if each.partition("=")[0] not in given), *evaluation]
     with initialize_config_dir(str(shipped("configs")), version_base=None):
-        plan = plan_from_config(compose("eval", overrides))
+        plan = plan_from_config(compose("eval", quote_paths(overrides)))
     device = choose_device(plan.device)
     restorer, benchmark, _ = open_model_and_set(plan, device)
     latents = latents_of_set(restorer, benchmark, device=device)
