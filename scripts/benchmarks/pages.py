@@ -105,6 +105,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "parameters": of_topic("parameters"),
     "timesteps": of_topic("timesteps"),
     "recipes": of_topic("training"),
+    "losses": of_topic("losses"),
     "inference": of_topic("inference"),
     "evaluation": of_topic("evaluation"),
 }

@@ -1,16 +1,22 @@
 """The shipped losses, built from their configurations on stand-ins with random weights, and stepped once."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import SIZE
+from conftest import BASE, SIZE
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from lafr.data.packaged import ASTRONAUT, PackagedFaces
+from lafr.data.stream import PairStream
 from lafr.losses.multilevel import MultiLevelLoss
+from lafr.models.base.model import new_base
 from lafr.networks.recognisers import CLIPImage
+from lafr.training.loop import train
 from lafr.training.objectives import RestorationObjective
+from scripts.benchmarks import losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -76,3 +82,42 @@ def test_osediffs_loss_is_a_configuration_on_the_base_that_is_trained(base_folde
     assert any(not torch.equal(a, b) for a, b in zip(before, vsd.trained_parameters(), strict=True))
     assert not any(p.requires_grad or p.grad is not None for p in vsd.parameters())
     assert float(objective(batch())["vsd"].detach()) > 0
+
+
+def test_the_miniatures_recipes_train_a_step_on_shipped_networks(restorer):
+    for name, key in (("multilevel_mini_gan", "adversarial"), ("osediff_mini", "vsd")):
+        loss = build(name)
+        assert loss.weights.keys() == build("multilevel_mini").weights.keys() | {key}
+        objective = RestorationObjective(restorer, loss)
+        objective.total(objective(batch())).backward()
+        assert all(p.grad.isfinite().all() for p in restorer.denoiser.lora_parameters())
+        reported = objective.after_step(0, lambda tensor: tensor)
+        assert f"{key}/loss" in reported and all(value.isfinite() for value in reported.values())
+
+
+def test_what_each_recipe_trains_at_full_size():
+    """Counted without values: the LoRA alone is the stage's, terms have theirs."""
+    own = {"multilevel": 0, "multilevel_3d": 0, "multilevel_gan": 1_644_689, "osediff": 4_055_712}
+    for name, size in own.items():
+        with torch.device("meta"):
+            objective = losses.built(losses.composed("ffhq_0.9pct", name))
+        assert losses.trained_values(objective) == {"lora": 3_625_120, "own": size}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["multilevel", "multilevel_clip", "multilevel_3d", "multilevel_gan", "multilevel_gan_features", "osediff"]
+)
+def test_a_recipe_takes_a_step_at_512_px_on_stand_ins(name, accelerator, degradation, tmp_path):
+    """Every network of its own size with random weights; the base model is a tiny one."""
+    config = losses.composed("ffhq_0.9pct", name, "model.build.timestep=399")
+    objective = losses.built(config, base=lambda: new_base(**BASE))
+    pairs = PairStream(PackagedFaces(512, ASTRONAUT), degradation, 0)
+    before = {key: value.clone() for key, value in objective.trained_state().items()}
+    run = dict(max_steps=1, batch_size=1, gradient_checkpointing=True, log_every=1)
+    train(objective, pairs, accelerator(), tmp_path / name, **run)
+    after = objective.trained_state()
+    assert before and all(value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(value, after[key]) for key, value in before.items())
+    lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[0].keys() >= config.loss.terms.keys()
