@@ -76,7 +76,8 @@ class AnyRoll:
             one = self._levelled(image, look)
             if one is not None:
                 # blurred faces score about alike in two turns: people are upright unless another is clearly better
-                scored.append((one.score + PRIOR * (abs(roll_of(one.points)) < 45), one))
+                prior = PRIOR if abs(roll_of(one.points)) < 45 else 0.0
+                scored.append((one.score + prior, one))
                 if one.score >= CLEAR:
                     break
         return max(scored, key=lambda pair: pair[0])[1] if scored else None

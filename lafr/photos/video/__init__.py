@@ -75,8 +75,7 @@ def restore_video(
     if target.exists() and target.samefile(source):
         raise InputError(f"{str(target)!r} would overwrite its input; choose another output")
     need("av", "'lafr[video]'")
-    started = time.monotonic()
-    tracker = Tracker(smoothing)
+    started, tracker = time.monotonic(), Tracker(smoothing)
     reports: list[VideoReport] = []
     left: Counter[str] = Counter()
     switches = {"only_center_face": only_center_face, "force": force}
