@@ -50,10 +50,11 @@ class AnyRoll:
         detector: of upright faces.
         side: longer side in pixels of the turned images, at most; the upright one is searched whole.
         level: degrees of roll up to which the first look is taken.
+        least: score of a level face that was seen in a turned image alone; turned images bring their own mistakes.
     """
 
-    def __init__(self, detector: Detector, side: int = 960, level: float = 3.0):
-        self.detector, self.side, self.level = detector, side, level
+    def __init__(self, detector: Detector, side: int = 960, level: float = 3.0, least: float = 0.0):
+        self.detector, self.side, self.level, self.least = detector, side, level, least
 
     def __call__(self, image: Image.Image) -> list[Detection]:
         """Return the faces of an RGB image from left to right; points are in the order of the upright face."""
@@ -97,7 +98,7 @@ class AnyRoll:
             if abs(left) <= LEFT:
                 break
             angle += STEP * left
-        return one if confirmed else None
+        return one if look.upright or (confirmed and one.score >= self.least) else None
 
     def look(self, image: Image.Image, one: Detection, angle: float) -> Detection | None:
         """Look at the surroundings of a face, turned by `angle` degrees; its box is as large as it is seen there."""

@@ -12,7 +12,7 @@ from lafr.alignment import crop
 from lafr.errors import InputError, setting
 from lafr.images import read_pil, require_square
 from lafr.networks.dlib_models import FrontalFaces
-from lafr.photos.detectors import Detection, YuNet
+from lafr.photos.detectors import Detection, detector_named
 from lafr.photos.turning import AnyRoll, roll_of
 
 FILTERS = {
@@ -37,7 +37,7 @@ class FaceFinder:
     def __init__(self) -> None:
         self.faces = FrontalFaces()
         self.version = self.faces.version
-        self._at_any_roll, self._levelled = AnyRoll(YuNet()), AnyRoll(self._upright)
+        self._at_any_roll, self._levelled = detector_named("yunet"), AnyRoll(self._upright)
 
     def __call__(self, image: Image.Image) -> tuple[np.ndarray | None, int]:
         """Return eyes, nose tip and mouth corners `[5, 2]` in pixels, or None, and the number of faces.

@@ -149,7 +149,7 @@ def test_every_metric_that_a_protocol_names_is_defined_once_or_alike():
 
 
 def test_the_page_composes_and_can_be_built():
-    assert require_callable(resolved("demo"), {}) == 4
+    assert require_callable(resolved("demo"), {}) == 3
 
 
 def test_a_dataset_composes_can_be_made_and_carries_its_command():
