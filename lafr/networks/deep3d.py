@@ -3,6 +3,7 @@
 The coefficients themselves are compared, so that the face model's bases, which need a licence of their own, are not.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,8 @@ class Deep3DFace(nn.Module):
         super().__init__()
         source, target = crop_points()
         self.crop = SimilarityCrop(source, target, size=SIZE)
-        with without_initialisation():
+        # 24 million values need not be drawn where a state replaces them
+        with nullcontext() if state is None else without_initialisation():
             self.backbone = resnet50(weights=None)
         self.backbone.fc = nn.Identity()  # 2,048 features, averaged over positions
         self.final_layers = nn.ModuleList(nn.Conv2d(2048, size, 1) for size in HEADS.values())
