@@ -29,7 +29,7 @@ def photos(tmp_path, monkeypatch):
 def code_of(*arguments: str) -> int:
     """Return the exit code of a command line."""
     try:
-        return main(["restore", *map(str, arguments)])
+        return main(["restore", "--no-guard", *map(str, arguments)])  # the tiny model's faces are nobody's
     except SystemExit as stop:
         if isinstance(stop.code, str):  # what the interpreter does with a message
             print(stop.code, file=sys.stderr)
