@@ -13,7 +13,7 @@ from lafr.errors import InputError, setting
 from lafr.images import read_pil, require_square
 from lafr.networks.dlib_models import FrontalFaces
 from lafr.photos.detectors import Detection, detector_named
-from lafr.photos.turning import AnyRoll, roll_of
+from lafr.photos.turning import OVERLAP, AnyRoll, iou, roll_of
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -48,7 +48,7 @@ class FaceFinder:
         size = (round(image.width / shrink), round(image.height / shrink))
         small = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
         found = self._upright(small)
-        if all(one.score < SURE for one in found):
+        if not any(one.score >= SURE and abs(roll_of(one.points)) <= ROLLED for one in found):
             found = self._rolled(small, found)
         if not found:
             return None, 0
@@ -57,9 +57,10 @@ class FaceFinder:
         return (largest.points + 0.5) * scale - 0.5, len(found)
 
     def _rolled(self, image: Image.Image, upright: list[Detection]) -> list[Detection]:
-        """Return the rolled faces where one is larger than the `upright` ones that dlib saw, else those."""
+        """Return the rolled faces, unless dlib saw a larger one `upright` somewhere else."""
         rolled = [one for one in self._at_any_roll(image) if abs(roll_of(one.points)) > ROLLED]
-        if max((one.size for one in rolled), default=0) < max((one.size for one in upright), default=1):
+        elsewhere = [one for one in upright if all(iou(one.box, other.box) < OVERLAP for other in rolled)]
+        if not rolled or max(one.size for one in rolled) < max((one.size for one in elsewhere), default=0):
             return upright
         return [self._levelled.look(image, one, roll_of(one.points)) or one for one in rolled]
 
