@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import ADAPTER, SIZE
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 import lafr.training.loop
@@ -57,8 +58,11 @@ def registry(monkeypatch):
 
 def test_every_kind_is_tested_here_and_has_a_configuration():
     assert SETTINGS.keys() == BUILDERS.keys()
-    names = {path.stem for path in Path(CONFIGS, "adapter").glob("*.yaml")}
-    assert names == BUILDERS.keys() | {"sd"}
+    configurations = {path.stem: OmegaConf.load(path) for path in Path(CONFIGS, "adapter").glob("*.yaml")}
+    full_size = {name for name in configurations if name.split("_")[0] == "sd"}  # the same kinds with other settings
+    assert configurations.keys() - full_size == BUILDERS.keys()
+    assert all(configurations[name].kind == name for name in BUILDERS)
+    assert {configurations[name].kind for name in full_size} <= BUILDERS.keys()
 
 
 @torch.no_grad()
