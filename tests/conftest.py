@@ -87,6 +87,20 @@ def restorer(base_folder, codebook_adapter):
     return Restorer.from_base(base_folder, codebook_adapter, SIZE, timestep=200, lora=dict(rank=2, alpha=4))
 
 
+def lq():
+    """A batch of two random images, the same at every call."""
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def trained(restorer):
+    """A restorer whose LoRA is no longer zero; frozen, as torch multiplies otherwise where a gradient is wanted."""
+    with torch.no_grad():
+        for parameter in restorer.denoiser.lora_parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    return restorer.requires_grad_(False).eval()
+
+
 @pytest.fixture
 def degradation():
     return Degradation()
@@ -119,6 +133,14 @@ def accelerator():
         return Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
 
     return make
+
+
+def enter_group(rank, world, port):
+    """Make this process number `rank` of `world`, as `accelerate launch` would on the CPUs of one machine."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    if world > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 @pytest.fixture(scope="session")

@@ -2,27 +2,17 @@
 
 import csv
 import json
-import os
 import re
 import socket
 
 import pytest
+from conftest import enter_group
 from evaluation_script import COLOUR, FAST, run_eval, run_here
 
 
 def evaluate_as(rank, world, port, arguments, folder, output):
     """Run the script as process `rank` of `world`, as `accelerate launch` would with ACCELERATE_USE_CPU=true."""
-    variables = {"ACCELERATE_USE_CPU": "true"}
-    if world > 1:
-        variables |= {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": world,
-            "LOCAL_WORLD_SIZE": world,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-    os.environ |= {name: str(value) for name, value in variables.items()}
+    enter_group(rank, world, port)
     run_eval(arguments, folder, output)
 
 

@@ -9,25 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SIZE
+from conftest import SIZE, lq
 from evaluation_script import run_here
 
 from lafr.errors import InputError
 from lafr.images import to_pil
 from lafr.models.fast import optimised
 from lafr.models.restorer import Restorer
-
-
-def lq():
-    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def trained(restorer):
-    with torch.no_grad():
-        for parameter in restorer.denoiser.lora_parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    return restorer.requires_grad_(False).eval()
 
 
 @torch.no_grad()

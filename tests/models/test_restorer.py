@@ -5,7 +5,7 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
-from conftest import BASE, SIZE
+from conftest import BASE, SIZE, lq
 from PIL import Image
 
 from lafr.errors import InputError
@@ -15,19 +15,6 @@ from lafr.models.base.supported import KNOWN, Known
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer, load_adapter
 from lafr.models.saved import Saved
-
-
-def lq():
-    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture
-def trained(restorer):
-    """A restorer whose LoRA is no longer zero; frozen, as torch multiplies otherwise where a gradient is wanted."""
-    with torch.no_grad():
-        for parameter in restorer.denoiser.lora_parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    return restorer.requires_grad_(False).eval()
 
 
 @torch.no_grad()

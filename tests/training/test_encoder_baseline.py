@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import BASE, SIZE
+from conftest import BASE, SIZE, lq
 
 import lafr.training.loop
 from lafr.data.stream import PairStream
@@ -15,10 +15,6 @@ from lafr.training.baselines import EncoderObjective, FullUNetObjective, Scratch
 from lafr.training.loop import train
 
 BASELINES = (EncoderObjective, FullUNetObjective, ScratchUNetObjective)
-
-
-def lq():
-    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def built(base_folder, baseline, loss=None):

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 import torch
+from conftest import enter_group
 from safetensors.torch import load_file
 from torch.utils._pytree import tree_leaves
 from training_script import LEARNED, overrides, run_script
@@ -19,17 +20,8 @@ STAGES = ("codebook", "alignment", "restoration")
 
 def train_as(rank, world, port, arguments, folder):
     """Run the script as process `rank` of `world`, as `accelerate launch --cpu` would, and note what it did."""
-    variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    if world > 1:
-        variables |= {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": world,
-            "LOCAL_WORLD_SIZE": world,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-    os.environ |= {name: str(value) for name, value in variables.items()}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    enter_group(rank, world, port)
     notes = {"resets": 0, "pairs": []}
     train, replace, batches = lafr.training.loop.train, Codebook.replace, lafr.training.loop.optimiser_batches
 
