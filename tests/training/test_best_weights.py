@@ -100,22 +100,13 @@ def test_patience_without_validation_and_an_unknown_monitor_are_refused(run):
 def train_as(rank, port, face_folder, folder):
     """Train as process `rank` of two; save what it ends with."""
     from accelerate import Accelerator
-    from conftest import SIZE
+    from conftest import SIZE, enter_group
 
     from lafr.data.degradation.first_order import Degradation
     from lafr.data.faces import Faces
 
-    variables = {
-        "RANK": rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-    }
-    os.environ |= {name: str(value) for name, value in variables.items()}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    enter_group(rank, 2, port)
     objective = Colour()
     pairs = PairStream(Faces(sorted(face_folder.glob("*.png")), SIZE), Degradation(), 0)
     summary = train(objective, pairs, Accelerator(cpu=True), folder, validate, max_steps=14, patience=6, **SETTINGS)
