@@ -108,6 +108,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "losses": of_topic("losses"),
     "inference": of_topic("inference"),
     "evaluation": of_topic("evaluation"),
+    "faults": of_topic("faults"),
 }
 
 
