@@ -258,7 +258,13 @@ class LossObjective(Objective):
 
 
 class RestorationObjective(LossObjective):
-    """Restoration: the denoiser's LoRA learns under the multi-level loss; codec and adapter are frozen.
+    """Restoration: the denoiser's LoRA learns under the multi-level loss; codec, codebook and mapper are frozen.
+
+    Args:
+        restorer: whose LoRA is trained.
+        loss: the multi-level loss.
+        train_extractor: the adapter's extractor learns on too, through the codes by straight-through; else the whole
+            adapter is frozen (the paper's).
 
     Attributes:
         crop: (side, seed) of the crop of each latent that is decoded, see `cropped`; None decodes all of it.
@@ -266,7 +272,7 @@ class RestorationObjective(LossObjective):
 
     crop: tuple[int, int] | None = None
 
-    def __init__(self, restorer: Restorer, loss: MultiLevelLoss):
+    def __init__(self, restorer: Restorer, loss: MultiLevelLoss, train_extractor: bool = False):
         super().__init__(loss)
         self.restorer = restorer
         restorer.trained_with |= loss.origins()  # saved with the model: metrics with these networks are marked
@@ -274,6 +280,9 @@ class RestorationObjective(LossObjective):
         # a stage before may have trained the adapter: all is frozen but the LoRA
         for parameter in restorer.denoiser.lora_parameters():
             parameter.requires_grad_(True)
+        if train_extractor:
+            for part in (restorer.adapter.extractor, *restorer.adapter.quantizer.aligned_parts()):
+                part.requires_grad_(True)
 
     @property
     def codec(self) -> nn.Module:

@@ -133,11 +133,17 @@ def test_the_alignment_stage_changes_the_extractor_only(restorer, faces, degrada
     assert found == parameters(parts, "parts.restorer.adapter.extractor")
 
 
-def test_the_restoration_stage_changes_the_lora_only(restorer, faces, degradation, accelerator, tmp_path):
+def test_the_restoration_stage_changes_the_lora_and_if_asked_the_extractor(
+    restorer, faces, degradation, accelerator, tmp_path
+):
     parts = {"restorer": restorer}
-    objective = RestorationObjective(restorer, appearance(pixel_mse=1.0, perceptual=0.3, latent_l1=0.3))
-    found = changed(parts, objective, faces, degradation, accelerator, tmp_path)
-    assert found == {name for name in parameters(parts, "parts.restorer.denoiser") if ".lora_" in name}
+    loss = appearance(pixel_mse=1.0, perceptual=0.3, latent_l1=0.3)
+    found = changed(parts, RestorationObjective(restorer, loss), faces, degradation, accelerator, tmp_path / "lora")
+    lora = {name for name in parameters(parts, "parts.restorer.denoiser") if ".lora_" in name}
+    assert found == lora
+    objective = RestorationObjective(restorer, loss, train_extractor=True)
+    found = changed(parts, objective, faces, degradation, accelerator, tmp_path / "both")
+    assert found == lora | parameters(parts, "parts.restorer.adapter.extractor")
 
 
 def test_the_codec_stage_changes_the_autoencoder_only(base, faces, degradation, accelerator, tmp_path):
