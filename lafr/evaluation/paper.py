@@ -214,7 +214,7 @@ def draw_sizes(table: PaperTable, path: Path) -> None:
     """Draw each metric over the number of training faces, with the 95 % intervals, into an .svg or .png file."""
     if path.suffix not in (".svg", ".png"):
         raise InputError("output", str(path), "a file that ends in .svg or .png")
-    need("matplotlib", "'lafr[samples]'")
+    need("matplotlib", "'lafr[figures]'")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
