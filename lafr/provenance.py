@@ -1,9 +1,11 @@
-"""Records of runs: the configuration that a run started with, and the origin of a number."""
+"""Records of runs: the configuration and the training set of a run, and the origin of a number."""
 
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,8 @@ FREE = {
     "keep_checkpoints",
     "num_workers",
 }
+TRAINING_SET = "training_set.json"  # in a run's folder and in its model's
+LARGEST_RECORD = 100_000  # bytes
 PACKAGES = (
     "torch",
     "torchvision",
@@ -53,6 +57,35 @@ def differences(old: object, new: object, where: str = "") -> list[str]:
             found += differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
         return found
     return [] if old == new else [f"{where}: {old} -> {new}"]
+
+
+def write_training_set(record: Mapping, folder: Path) -> None:
+    """Write the record into the folder of a run or of a model."""
+    write_json(record, folder / TRAINING_SET)
+
+
+def read_training_set(folder: Path) -> dict | None:
+    """Return the record in the folder of a run or of a model; None where there is none that LAFR wrote."""
+    path = folder / TRAINING_SET
+    try:
+        record = read_json(path) if path.stat().st_size <= LARGEST_RECORD else None
+        return record if record and training_set_in_words(record) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def training_set_in_words(record: Mapping) -> str:
+    """Return a record as a phrase: "600 faces of ffhq_600, 512 px by a lanczos filter"."""
+    phrases = []
+    for one in record["sets"]:
+        # a model from elsewhere may hold anything: no markup reaches a table
+        name = re.sub(r"[^\w .+-]", "_", str(one["name"]))[:80]
+        filtered = re.sub(r"\W", "_", str(one.get("filter", "")))[:20]
+        phrases.append(f"{name}, {int(one['resolution'])} px by a {filtered} filter" if filtered else name)
+    sides = {one.get("resolution") for one in record["sets"]}
+    # a set prepared at the model's side keeps its pixels; other images are resized as they are read
+    resized = "" if sides == {record["resolution"]} else f", read at {int(record['resolution'])} px"
+    return f"{int(record['faces']):,} faces of {' and '.join(phrases)}{resized}"
 
 
 def provenance(command: str, seed: int) -> dict:

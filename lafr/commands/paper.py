@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lafr.commands.doors import Parser, as_option, one_line_errors
-from lafr.errors import InputError, need, setting
+from lafr.errors import InputError, setting
 
 if TYPE_CHECKING:
     from lafr.evaluation.paper import Need, PaperTable
@@ -111,11 +111,10 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
     from lafr.commands.evaluate import plan_from_config
     from lafr.commands.launch import quote_paths
     from lafr.evaluation.run import open_model_and_set
-    from lafr.evaluation.tsne import EXTRA, draw_latents, latents_of_set
+    from lafr.evaluation.tsne import draw_latents, latents_of_set, require_packages
     from lafr.storage import shipped
 
-    for module in ("matplotlib", "sklearn.manifold"):  # before minutes of encoding
-        need(module, EXTRA)
+    require_packages()  # before minutes of encoding
     usual = [f"benchmark={table.benchmarks[0]}", f"model.folder=runs/{table.rows[0].experiment}/model"]
     given = {argument.partition("=")[0] for argument in evaluation}
     overrides = [*(each for each in usual if each.partition("=")[0] not in given), *evaluation]

@@ -41,7 +41,8 @@ def main(cfg: DictConfig) -> None:
     from accelerate.utils import set_seed
     from hydra.utils import instantiate
 
-    from lafr.provenance import remember_config
+    from lafr.data.faces.training_set import training_set
+    from lafr.provenance import remember_config, write_training_set
     from lafr.storage import atomic_folder
     from lafr.training.trackers import begin, where_to_look
 
@@ -58,6 +59,7 @@ def main(cfg: DictConfig) -> None:
     model = instantiate(cfg.model.build, _convert_="all")
     if accelerator.is_main_process:
         remember_config(resolved(cfg), Path(cfg.run_dir))
+        write_training_set(trained_on := training_set(faces, held_out), Path(cfg.run_dir))
     accelerator.wait_for_everyone()
     if cfg.trainer.trackers:
         accelerator.init_trackers(cfg.trainer.tracking.project)
@@ -68,7 +70,12 @@ def main(cfg: DictConfig) -> None:
         steps_before += cfg.stage[name].max_steps  # planned, not trained: the same after every resumption
     if accelerator.is_main_process:
         saved = Path(cfg.run_dir) / "model"
-        atomic_folder(saved, model.save_pretrained)
+
+        def save(folder: Path) -> None:
+            model.save_pretrained(folder)
+            write_training_set(trained_on, folder)
+
+        atomic_folder(saved, save)
         print("\n".join([f"saved {saved}", *where_to_look(accelerator, Path(cfg.run_dir))]))
     accelerator.end_training()
 

@@ -156,6 +156,7 @@ def assembled(table: PaperTable, benchmark: str) -> dict:
     """
     rows: dict[str, dict] = {}
     merged: dict = {"benchmark": benchmark, "protocol": PROTOCOL, "rows": rows, "trained_on": {}, "not_measured": {}}
+    merged |= {"training_sets": {}}
     blanks, first = [], None
     for row in table.rows:
         path = result_file(row.experiment, benchmark)
@@ -174,6 +175,8 @@ def assembled(table: PaperTable, benchmark: str) -> dict:
         rows[row.method] = result["rows"].get(MODEL, {})
         merged["metrics"] |= result.get("metrics", {})
         merged["trained_on"][row.method] = result.get("trained_on", {}).get(MODEL, [])
+        if trained := result.get("training_sets", {}).get(MODEL):
+            merged["training_sets"][row.method] = trained
         merged["not_measured"] |= result.get("not_measured", {})
     if first is None:
         merged |= {"images": IMAGES[benchmark], "columns": metrics_of(PROTOCOL)}

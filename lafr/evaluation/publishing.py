@@ -65,6 +65,7 @@ def record_of(plan: Plan, result: Result) -> dict:
         "rows": rows,
         "metrics": {name: asdict(card) for name, card in result.cards.items()},
         "trained_on": result.trained_on,
+        "training_sets": result.training,
         "not_measured": not_measured,
         **({"gate": gate} if gate else {}),
         "latents": scores.latents,

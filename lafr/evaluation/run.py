@@ -1,7 +1,7 @@
 """Carry out a `Plan`: load the model, the set and the metrics, restore and score."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from lafr.evaluation.summary import Evaluation, trained_on
 from lafr.evaluation.sweep import curve_metrics, name_at
 from lafr.metrics.card import Card, card_of
 from lafr.metrics.registry import Metric, describe
-from lafr.models.restorer import Restorer
+from lafr.models.restorer import Restorer, model_folder
+from lafr.provenance import read_training_set
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Result:
         side: in pixels, of the images that were scored.
         of: number of images of the whole set.
         filter: with which the set was brought to its size, where its index says so.
+        training: method -> what its model was trained on, where that is recorded.
     """
 
     scores: Evaluation
@@ -49,6 +51,7 @@ class Result:
     side: int
     of: int
     filter: str | None = None
+    training: Mapping[str, dict] = field(default_factory=dict)
 
 
 class MissingError(InputError):
@@ -120,7 +123,15 @@ def evaluate(
         side,
         len(whole),
         prepared_filter(whole),
+        training_sets(plan, list(compared)),
     )
+
+
+def training_sets(plan: Plan, names: Sequence[str]) -> dict[str, dict]:
+    """Return method -> what its model was trained on, of those that record it."""
+    folders = {MODEL: plan.model, **plan.controls}
+    found = {name: read_training_set(model_folder(folders[name])) for name in names}
+    return {name: record for name, record in found.items() if record}
 
 
 def announced_metrics(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from lafr.evaluation import markdown, published
 from lafr.metrics.registry import HIGHER, LOWER, describe
+from lafr.provenance import training_set_in_words
 
 BOUNDS = ("LQ input", "Input", "codec(HQ)", "adapter(HQ)")  # not methods: what comes in, and what is out of reach
 PARTS = ("codec(LQ)", "adapter only", "codec(HQ)", "adapter(HQ)")  # of LAFR: never compared with published values
@@ -146,10 +147,14 @@ def notes(record: dict, brief: bool = False) -> list[str]:
 
 
 def conditions(record: dict) -> str:
-    """Return the conditions that numbers depend on: resolution, filter, protocol, reference sets, failures."""
+    """Return what numbers depend on: resolution, filters, protocol, training and reference sets, failures."""
     filtered = (record.get("set") or {}).get("filter")
     said = [f"Scored at {record['resolution']} px" + (f", prepared with a {filtered} filter" if filtered else "")]
     said += [f"protocol {record['protocol']}"] if record.get("protocol") else []
+    by_set: dict[str, list[str]] = {}
+    for method, trained in record.get("training_sets", {}).items():
+        by_set.setdefault(training_set_in_words(trained), []).append(method)
+    said += [f"{', '.join(methods)} trained on {faces}" for faces, methods in by_set.items()]
     for metric, card in record.get("metrics", {}).items():
         if resized := (card.get("reference") or {}).get("resized"):
             said.append(f"{label(record, metric)} against images resized by {resized}")
@@ -209,7 +214,7 @@ def with_published(record: dict, together: bool = False) -> list[dict]:
                 rows[method if method not in rows else f"{method} (measured here)"] = ours
         keys = ["benchmark", "images", "metrics", "trained_on"]
         if len(rows) > len(methods):  # ours are among them
-            keys += ["resolution", "protocol", "set"]
+            keys += ["resolution", "protocol", "set", "training_sets"]
         own = {key: record[key] for key in keys if key in record}
         found.append(own | {"source": source, "rows": rows, "left_out": excluded.get(source, [])})
     return found

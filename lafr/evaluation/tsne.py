@@ -14,6 +14,12 @@ COLOURS = {"z_lq": "#8a8a8a", "z_aligned": "#2563a8", "z_hq": "#d97706"}
 EXTRA = "'lafr[figures]'"
 
 
+def require_packages() -> None:
+    """Raise InputError where a package of the figure is missing."""
+    for module in ("matplotlib", "sklearn.manifold"):
+        need(module, EXTRA)
+
+
 def embedded(points: Tensor, perplexity: float = 30.0, seed: int = 0) -> Tensor:
     """Return the t-SNE embedding `[N, 2]` of `points [N, D]` by scikit-learn, started at the principal components.
 
@@ -49,7 +55,7 @@ def draw_latents(latents: dict[str, Tensor], path: Path, title: str) -> dict[str
     """Draw the common t-SNE embedding of several kinds of latents into an .svg or .png; return kind -> `[N, 2]`."""
     if path.suffix not in (".svg", ".png"):
         raise InputError("output", str(path), "a file that ends in .svg or .png")
-    need("matplotlib", EXTRA)
+    require_packages()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -195,8 +195,7 @@ class Restorer(nn.Module):
 
         Raises InputError, on one line, unless the folder is exactly what `save_pretrained` writes.
         """
-        name, _, control = str(folder).partition("/")
-        folder = mini_folder() / (control or "lafr") if name == "mini" else Path(folder)
+        folder = model_folder(folder)
         saved = Saved.read(folder)
         adapter = load_adapter(folder, **saved.adapter)
         if saved.base is None:
@@ -224,6 +223,12 @@ class Restorer(nn.Module):
         restorer.trained_with = frozenset(saved.trained_with)
         # training turns on what it trains; loading leaves nothing trainable
         return restorer.requires_grad_(False).eval()
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder of a saved restorer; "mini" is the shipped miniature, "mini/NAME" one of its controls."""
+    first, _, control = str(name).partition("/")
+    return mini_folder() / (control or "lafr") if first == "mini" else Path(name)
 
 
 def require_fidelity(value: float) -> None:

@@ -10,9 +10,12 @@ from PIL import Image
 
 from lafr.data.faces import Faces, train_and_validation
 from lafr.data.faces.selection import training_and_held_out
-from lafr.data.faces.sources import File
+from lafr.data.faces.sources import File, folder
+from lafr.data.faces.training_set import training_set
 from lafr.errors import InputError
 from lafr.images import read_image
+from lafr.provenance import read_training_set, training_set_in_words, write_training_set
+from lafr.storage import write_json
 
 FFHQ_600 = Path(__file__).resolve().parents[2] / "data" / "ffhq_600.txt"
 
@@ -184,6 +187,27 @@ def test_a_face_is_the_resized_image_on_every_visit(face_folder):
     assert torch.equal(faces[3], expected)
     faces[3].zero_()  # what a caller does to its copy
     assert torch.equal(faces[3], expected)
+
+
+def test_what_was_trained_on_is_named_by_the_index_of_its_preparation_or_by_its_folder(tmp_path, face_folder):
+    for number in range(3):
+        path = tmp_path / "ffhq512" / "00000" / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64)).save(path)
+    index = {"dataset": "ffhq_600", "settings": {"filter": "bicubic", "resolution": 64}}
+    write_json(index, tmp_path / "ffhq512/index.json")
+    faces, own = Faces(folder(str(tmp_path / "ffhq512")), 64), Faces(folder(str(face_folder)), 32)
+    record = training_set(faces, own)
+    assert record["sets"] == [{"name": "ffhq_600", "filter": "bicubic", "resolution": 64, "faces": 3}]
+    assert training_set_in_words(record) == "3 faces of ffhq_600, 64 px by a bicubic filter"
+    assert training_set_in_words(training_set(own, faces)) == f"10 faces of {face_folder.name}, read at 32 px"
+    # a model from elsewhere: no markup, and nothing that is no record
+    record["sets"][0]["name"] = "<b>|`"
+    write_training_set(record, tmp_path)
+    assert "of _b___," in training_set_in_words(read_training_set(tmp_path))
+    for damaged in ("[" * 9000, "{}", '{"sets": [1], "faces": 2}', "x" * 200_000):
+        (tmp_path / "training_set.json").write_text(damaged, encoding="utf-8")
+        assert read_training_set(tmp_path) is None
 
 
 def test_a_small_memory_changes_no_pixel_and_keeps_no_more_than_it_may(face_folder, monkeypatch):

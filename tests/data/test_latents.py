@@ -23,6 +23,7 @@ from lafr.losses.multilevel import MultiLevelLoss
 from lafr.miniature.objectives import PriorObjective
 from lafr.models.base.model import Base
 from lafr.models.codec import Codec
+from lafr.provenance import read_training_set
 from lafr.training.loop import train
 from lafr.training.objectives import AlignmentObjective, CodebookObjective, RestorationObjective
 
@@ -254,6 +255,8 @@ def test_the_script_trains_the_same_from_a_cache_of_the_training_faces_alone(
     )
     for name, value in encoded.items():
         torch.testing.assert_close(cached[name], value, **ROUNDING)
+    learned = {"faces": 9, "held_out": 1, "resolution": 32, "sets": [{"name": face_folder.name, "faces": 9}]}
+    assert read_training_set(tmp_path / "cached") == read_training_set(tmp_path / "cached/model") == learned
     codes = "adapter.quantizer.layers.0._codebook.embed"
     assert not torch.allclose(misled[codes], encoded[codes], atol=1e-2)
     assert os.listdir(cache) == [key]

@@ -13,8 +13,10 @@ from PIL import Image
 
 from lafr.errors import InputError
 from lafr.evaluation.outputs import folders_of, match_outputs
+from lafr.evaluation.tables import markdown_table
 from lafr.images import read_image, write_image
 from lafr.metrics.fidelity import psnr_rgb
+from lafr.provenance import write_training_set
 
 
 @pytest.fixture
@@ -82,12 +84,19 @@ def test_a_file_that_fits_is_copied_and_another_kind_is_kept_as_pixels(script, p
 
 def test_outputs_are_compared_with_our_methods_and_with_other_outputs(script, pair, method, model_folder, tmp_path):
     methods = "methods=['LQ input',LAFR,A,B,'codec(HQ)']"
-    code, said, _ = script(
-        *pair, f"model.folder={model_folder}", f"+outputs={{A: '{method}', B: '{tmp_path / 'lq'}'}}", methods
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    learned = {"sets": [{"name": "ffhq_600", "filter": "bicubic", "resolution": 64}], "faces": 600, "resolution": 32}
+    write_training_set(learned, model)
+    code, said, out = script(
+        *pair, f"model.folder={model}", f"+outputs={{A: '{method}', B: '{tmp_path / 'lq'}'}}", methods
     )
     assert code == 0, said
     table = Path("runs/eval/tiny/pair/scores.csv")
-    assert list(json.loads(table.with_name("result.json").read_text(encoding="utf-8"))["rows"]) == [
+    record = json.loads(table.with_name("result.json").read_text(encoding="utf-8"))
+    assert record["training_sets"] == {"LAFR": learned}
+    noted = "LAFR trained on 600 faces of ffhq_600, 64 px by a bicubic filter, read at 32 px"
+    assert noted in " ".join(out.split()) and noted in markdown_table(record)
+    assert list(record["rows"]) == [
         "LQ input",
         "LAFR",
         "A",
