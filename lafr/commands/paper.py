@@ -138,7 +138,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARGUMENTS",
         help="for each `lafr eval` that --run starts, and tsne: 'data.root=FOLDER'",
     )
-    add("--format", default="markdown", choices=["markdown", "latex"])
+    add(
+        "--format",
+        choices=["terminal", "markdown", "latex"],
+        help="terminal where a terminal shows it, else markdown",
+    )
     add(
         "-o",
         "--output",
@@ -150,7 +154,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """List the tables, or make and print those that were asked for."""
-    from lafr.evaluation.paper import TABLES, shown, table_of
+    from lafr.commands.tables import style_here
+    from lafr.evaluation.paper import TABLES, print_in_terminal, shown, table_of
     from lafr.storage import write_text
 
     tables = [table_of(key) for key in given.table]
@@ -167,7 +172,12 @@ def run(given: argparse.Namespace) -> None:
         draw(tables[0], Path(given.output), shlex.split(given.eval))
         print(f"figure   {given.output}")
         return
-    text = "\n\n".join(shown(table, given.format) for table in tables)
+    style = given.format or ("markdown" if given.output else style_here())
+    if style == "terminal" and not given.output:
+        for table in tables:
+            print_in_terminal(table)
+        return
+    text = "\n\n".join(shown(table, style) for table in tables)
     if given.output is None:
         print(text)
         return

@@ -1,4 +1,4 @@
-"""Print the table of a result: `lafr tables RESULT.json [--format markdown|latex|csv] [--published | --together]`."""
+"""Print the table of a result: `lafr tables RESULT.json [--format FORMAT] [--published | --together]`."""
 
 import argparse
 import sys
@@ -39,10 +39,19 @@ def choose_metrics(record: dict, metrics: list[str]) -> dict:
     return record | {"rows": rows, "trained_on": asked, "not_measured": {}}
 
 
+def style_here() -> str:
+    """Return how a table is printed where no format is asked for: to be read here, or to be kept."""
+    return "terminal" if sys.stdout.isatty() else "markdown"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("result", type=Path, metavar="RESULT", help="a result.json that `lafr eval` wrote")
-    parser.add_argument("--format", default="markdown", choices=["markdown", "latex", "csv"])
+    parser.add_argument(
+        "--format",
+        choices=["terminal", "markdown", "latex", "csv"],
+        help="terminal where a terminal shows it, else markdown",
+    )
     parser.add_argument("--metrics", default="", help="only these metrics, in this order: psnr_rgb,lmd")
     parser.add_argument("--published", action="store_true", help="add a table for each source of published values")
     parser.add_argument(
@@ -54,11 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the table that was asked for; return the exit code."""
-    from lafr.evaluation.tables import table
+    from lafr.evaluation.tables import table, with_published
 
-    record = read_result(given.result)
-    metrics = [metric for metric in given.metrics.split(",") if metric]
-    print(table(choose_metrics(record, metrics) if metrics else record, given.format, given.published, given.together))
+    record, style = read_result(given.result), given.format or style_here()
+    if metrics := [metric for metric in given.metrics.split(",") if metric]:
+        record = choose_metrics(record, metrics)
+    if style != "terminal":
+        print(table(record, style, given.published, given.together))
+        return 0
+    from lafr.evaluation.terminal import print_table
+
+    published = given.published or given.together
+    for one in [record, *(with_published(record, given.together) if published else ())]:
+        print_table(one)
     return 0
 
 

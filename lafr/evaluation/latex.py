@@ -1,5 +1,7 @@
 """Tables of a result in LaTeX, as a paper prints them: booktabs, no wider than the line, names that readers know."""
 
+from collections.abc import Sequence
+
 from lafr.evaluation.tables import OWN_DEFINITION, TRAINED_ON, UNSTATED, headings, marks, notes, shown, title
 
 PACKAGES = ("booktabs", "graphicx")
@@ -22,23 +24,43 @@ def latex_table(record: dict) -> str:
     for name in sorted(NAMES, key=len, reverse=True):
         if caption.startswith((f"{name}:", f"{name},", f"{name} (")):
             caption = NAMES[name] + caption.removeprefix(name)
-    lines = [
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{latex_text(f'{caption}. Best in bold, second best underlined.')}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
-        " & ".join(["Method", *map(latex_text, columns.values())]) + r" \\",
-        r"\midrule",
-    ]
+    rows = [["Method", *map(latex_text, columns.values())]]
     for method in record["rows"]:
         texts = [shown(record, method, metric, intervals) for metric in columns]
         cells = [latex_cell(text, marked.get((method, m))) for m, text in zip(columns, texts, strict=True)]
-        lines.append(" & ".join([latex_text(method), *cells]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}%", "}"]
-    lines += [rf"\par\smallskip{{\footnotesize {latex_text(note)}\par}}" for note in notes(record, brief=True)]
-    return "\n".join([*lines, r"\end{table}"])
+        rows.append([latex_text(method), *cells])
+    caption = f"{caption}. Best in bold, second best underlined."
+    return floating(caption, "l" + "r" * len(columns), rows, notes(record, brief=True))
+
+
+def floating(caption: str, alignment: str, rows: Sequence[Sequence[str]], under: Sequence[str] = ()) -> str:
+    """Return a `table`, shrunk to the line where it is wider.
+
+    Args:
+        caption: plain text.
+        alignment: a letter for each column, as `tabular` takes it.
+        rows: of cells that are LaTeX already; the first holds the headings.
+        under: notes, plain text.
+    """
+    headings, *body = [" & ".join(cells) + r" \\" for cells in rows]
+    return "\n".join(
+        [
+            r"\begin{table}[t]",
+            r"\centering",
+            rf"\caption{{{latex_text(caption)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            headings,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}%",
+            "}",
+            *(rf"\par\smallskip{{\footnotesize {latex_text(note)}\par}}" for note in under),
+            r"\end{table}",
+        ]
+    )
 
 
 def latex_cell(text: str, mark: str | None) -> str:

@@ -12,11 +12,12 @@ import numpy as np
 
 from lafr.errors import InputError, need, setting
 from lafr.evaluation import markdown, published
+from lafr.evaluation.latex import floating, latex_text
 from lafr.evaluation.latex import latex_table as latex_of
-from lafr.evaluation.latex import latex_text
 from lafr.evaluation.protocols import metrics_of
 from lafr.evaluation.tables import BOUNDS, MARKED, direction, label, markdown_table, title, with_published
 from lafr.evaluation.tables import metrics_of as metrics_of_result
+from lafr.evaluation.terminal import print_table
 from lafr.storage import atomic_write, read_json, shipped
 
 PROTOCOL = "lafr"
@@ -270,8 +271,7 @@ def shown(table: PaperTable, style: str = "markdown") -> str:
     """Return a table of the paper, "markdown" or "latex", with its blanks named."""
     if not table.numbers:
         raise InputError(f"{table.key} ({table.title}) is an image alone", remedy=f"give {setting('output')}, an .svg")
-    head = f"Table {table.key}: {table.title}" if table.key.isdigit() else f"{table.key}: {table.title}"
-    latex = style == "latex"
+    head, latex = heading(table), style == "latex"
     if table.files:
         return plain(head, ["", "value", "source"], costs(table), latex)
     parts = [f"% {head}" if latex else f"## {head}"]
@@ -283,23 +283,25 @@ def shown(table: PaperTable, style: str = "markdown") -> str:
     return "\n\n".join(parts)
 
 
+def heading(table: PaperTable) -> str:
+    """Return a table's number and title."""
+    return f"Table {table.key}: {table.title}" if table.key.isdigit() else f"{table.key}: {table.title}"
+
+
+def print_in_terminal(table: PaperTable) -> None:
+    """Print a table of the paper as wide as the terminal is."""
+    if table.files or not table.numbers:
+        print(shown(table))
+        return
+    print(f"{heading(table)}\n")
+    for record in records(table):
+        print_table(record)
+        print("".join(f"Blank: {reason}.\n" for reason in record.get("blanks", ())))
+
+
 def plain(head: str, headings: Sequence[str], cells: Sequence[Sequence[str]], latex: bool) -> str:
     """Return a table of text in Markdown or LaTeX."""
     if not latex:
         return f"## {head}\n\n{markdown.table(headings, cells)}"
-    lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (headings, *cells)]
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{latex_text(head)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(headings)}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+    rows = [[latex_text(cell) for cell in line] for line in (headings, *cells)]
+    return floating(head, "l" * len(headings), rows)

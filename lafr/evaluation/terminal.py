@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from lafr.evaluation.tables import headings, notes, shown, title
+from lafr.evaluation.tables import cells_of, headings, notes, shown, title
 
 
 def print_table(record: dict, width: int | None = None) -> None:
@@ -25,7 +25,9 @@ def print_table(record: dict, width: int | None = None) -> None:
         console.print(escape(title(record)))
         console.print(whole)
     else:
-        console.print(escape(f"{title(record, intervals=False)}, their 95 % intervals in result.json"))
+        measured = any(cell.get("low") is not None for cell in cells_of(record))
+        where = ", their 95 % intervals in result.json" if measured else ""
+        console.print(escape(f"{title(record, intervals=False)}{where}"))
         for part in turned(record, console):
             console.print(part)
     for note in notes(record, brief=True):  # why something wasn't measured is said before the run, and in its files

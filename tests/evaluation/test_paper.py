@@ -64,7 +64,7 @@ def test_on_an_empty_machine_every_table_says_what_it_needs_and_how_to_get_it(mo
     assert (shipped("configs") / "experiment" / f"{OURS}.yaml").is_file()
 
 
-def test_every_cell_of_an_assembled_table_is_its_json_and_every_blank_is_named():
+def test_every_cell_of_an_assembled_table_is_its_json_and_every_blank_is_named(monkeypatch, capsys):
     written = {row: write_result(row.experiment, "celeba_test", 22 + i) for i, row in enumerate(ALIGNMENT[:3])}
     (record,) = records(TABLE_4)
     assert list(record["rows"]) == ["LQ input", *(row.method for row in ALIGNMENT)]
@@ -79,6 +79,8 @@ def test_every_cell_of_an_assembled_table_is_its_json_and_every_blank_is_named()
     assert "musiq was not measured" in text and "Scored at 512 px; protocol lafr" in text
     latex = shown(TABLE_4, "latex")
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 1
+    out, _ = command(monkeypatch, capsys, "4", "--format", "terminal")
+    assert "24.00" in out and "Blank: residual codes" in out and "| method" not in out
     assert r"\textbf{24.00}" in latex and "Not measured: MUSIQ." in latex
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import lafr.commands.tables
 from lafr.commands.tables import choose_metrics
+from lafr.evaluation import paper
 from lafr.evaluation.latex import latex_table, latex_text
 from lafr.evaluation.published import BENCHMARKS
 from lafr.evaluation.tables import (
@@ -187,8 +188,11 @@ def test_latex_prints_the_names_that_papers_use_and_markdown_those_of_the_yaml()
     assert "| method | psnr_rgb ↑ | lpips_vgg ↓ |" in markdown_table(scores).splitlines()
 
 
+FOOTNOTES = (r"$^\dagger$", r"$^\ddagger$", r"$^\S$")
+
+
 def structure(text: str) -> None:
-    """Check what a LaTeX compiler would: environments and braces that close in order, cells that fit the columns."""
+    """Check what a compiler would, and what it would not: braces, environments, cells, rules, escapes, footnotes."""
     bare = re.sub(r"\\[{}]", "", text)
     depth = [bare[:at].count("{") - bare[:at].count("}") for at in range(0, len(bare), 7)]
     assert min(depth) >= 0 and bare.count("{") == bare.count("}")
@@ -198,9 +202,48 @@ def structure(text: str) -> None:
         opened += [name] * (kind == "begin")
     assert not opened
     columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
-    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
-    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert lines and {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
+    rules = re.findall(r"\\(\w+rule)", text)
+    assert rules == ["toprule", "midrule", "bottomrule"] and "|" not in text and r"\hline" not in text
+    top, middle, bottom = (text.index("\\" + rule) for rule in rules)
+    lines = [line for line in text[top:bottom].splitlines()[1:] if line != r"\midrule"]
+    assert len(lines) > 1 and all(line.endswith(r" \\") for line in lines)
+    assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {columns}
+    # outside commands nothing is left that LaTeX would interpret, and no character that pdflatex lacks
+    plain = re.sub(r"\$\^?\\\w+\$|\\resizebox.*|\\\w+|\\[&%$#_{}\\]|%$", "", text, flags=re.MULTILINE)
+    assert not re.search(r"[%$#_~^\\]", plain.replace("&", "")) and plain.isascii(), plain
+    # a mark stands in the table where and only where its note stands under it
+    for mark in FOOTNOTES:
+        assert (mark in text[middle:bottom] + text[top:middle]) == (mark in text[bottom:]), mark
+
+
+def every_kind() -> dict[str, str]:
+    """Every kind of table that the project prints in LaTeX."""
+    ours = celeba(21.5, "celeba_test") | {"trained_on": {"LAFR": ["lpips_vgg"]}, "not_measured": {"deg": "get x_y"}}
+    mild = celeba(25.3) | {"trained_on": {"LAFR": ["psnr_rgb"]}, "not_measured": {"deg": "100 % gone & lost_"}}
+    mild["rows"][HOSTILE.replace("é", "").replace("字", "")] = {"psnr_rgb": score(24.0)}
+    gate = {"passed": {"LAFR": True}, "below": {"LAFR": 3}, "allowed": 10, "threshold": 0.3}
+    learned = {"sets": [{"name": "ffhq_600", "filter": "lanczos", "resolution": 512}], "faces": 600, "resolution": 512}
+    wide = eleven_metrics() | {"gate": gate, "training_sets": {"LAFR": learned}, "protocol": "lafr"}
+    kinds = {
+        "a result": table(wide, "latex"),
+        "failures": table(record({"a": {"lmd": None}}), "latex"),
+        "with published rows": table(mild, "latex", others=True),
+        "ours among them": table(ours, "latex", together=True),
+    }
+    for name, one in paper.TABLES.items():
+        if one.numbers:
+            kinds[f"paper {name}"] = paper.shown(one, "latex")
+    return kinds
+
+
+def test_every_kind_of_latex_table_has_the_structure_that_compiles():
+    for kind, text in every_kind().items():
+        parts = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.DOTALL)
+        assert parts, kind
+        for part in parts:
+            structure(part)
+            text = text.replace(part, "", 1)
+        assert all(line.startswith("% ") for line in text.splitlines() if line), kind  # comments between the tables
 
 
 def test_latex_has_the_structure_that_compiles_fits_the_line_and_names_what_readers_know():
@@ -284,17 +327,17 @@ def test_a_hostile_name_stays_one_cell_in_markdown_and_one_line_in_latex():
     assert latex_text("a_b\\c{}^~") == r"a\_b\textbackslash{}c\{\}\textasciicircum{}\textasciitilde{}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex (texlive-latex-recommended) is not installed")
-def test_latex_compiles_with_booktabs_and_graphicx(tmp_path):
-    ours = celeba(25.3)
-    ours["rows"][HOSTILE.replace("字", "")] = {"psnr_rgb": score(24.0)}
-    ours |= {"trained_on": {"LAFR": ["psnr_rgb"]}, "not_measured": {"deg": "100 % gone & lost_"}}
-    text = table(ours, "latex", others=True)
-    page = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{text}\end{{document}}"
+def test_every_kind_of_latex_table_compiles_and_fits_the_line(tmp_path):
+    parts = "\n\\clearpage\n".join(every_kind().values())
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}"
+    page = f"{head}\\begin{{document}}\n{parts}\n\\end{{document}}\n"
     (tmp_path / "t.tex").write_text(page, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "t.pdf").is_file() and "Overfull" not in done.stdout and "Missing character" not in done.stdout
 
 
 def test_the_terminal_shows_a_name_in_brackets_as_it_is(capsys):
@@ -322,6 +365,11 @@ def test_the_command_prints_the_chosen_columns_in_order(make_tables):
     assert stopped == 0
     assert out.splitlines()[2] == "| method | lmd_68 ↓ | psnr_rgb ↑ |"
     assert len([line for line in out.splitlines() if line.startswith("| ")]) == 1 + len(held["rows"])
+    # in a terminal: as wide as it is, without Markdown
+    stopped, out = make_tables(
+        str(ROOT / "results/mini/mini.json"), "--metrics", "lmd_68,psnr_rgb", "--format", "terminal"
+    )
+    assert stopped == 0 and "| method" not in out and out.index("lmd_68 ↓") < out.index("psnr_rgb ↑")
 
 
 def test_wrong_input_to_the_command_ends_in_one_line(make_tables):
