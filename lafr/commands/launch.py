@@ -30,7 +30,7 @@ PATHS = (
     "input", "output", "outputs", "source", "source_hq", "only", "data.root", "data.shards", "data.path",
     "data.file_list", "data.validation_list", "data.scores", "model.folder", "model.build.folder", "run_dir",
     "trainer.latent_cache", "base", "data.lq", "data.hq", "faces", "work",
-    "truth_cache",
+    "truth_cache", "decoder",
 )  # fmt: skip
 NAMES = ("run_name",)  # text, although Hydra would read 2024_11_05 and 1.10 as numbers
 LISTS = ("model.build.folder", "outputs")

@@ -298,7 +298,7 @@ def evaluation_time(cfg: "DictConfig", metrics: Mapping[str, Any]) -> list[str]:
     from lafr.models.restorer import Restorer
 
     plan, seconds = plan_from_config(cfg), {}
-    restorer, device = Restorer.from_pretrained(plan.model), choose_device(plan.device)
+    restorer, device = Restorer.from_pretrained(plan.model, decoder=plan.decoder), choose_device(plan.device)
     restorer.to(device)
     pairs = plan.build_benchmark(plan.side or restorer.resolution)
     chosen = [pairs[i] for i in range(min(plan.batch_size, len(pairs)))]

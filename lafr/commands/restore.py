@@ -45,6 +45,9 @@ def parser() -> Parser:
 
     add = top.add_argument_group("how faces are restored").add_argument
     add("--model", default="mini", metavar="FOLDER", help='a trained model, or "mini" (128 px; default)')
+    add(
+        "--decoder", default=None, metavar="NAME", help="base (default), tiny (faster, less exact) or a folder with one"
+    )
     add("--fidelity", type=share, default=0.0, metavar="0..1", help="0: as trained (default); 1: nearest the input")
     add("--upscale", type=int, default=1, choices=(1, 2, 4), help="times a photo's size (default 1)")
     add(
@@ -154,7 +157,7 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
     from lafr.photos.restoring import print_outcome, restore_files
 
     place = choose_device(given.device)
-    restorer = Restorer.from_pretrained(given.model).to(place)
+    restorer = Restorer.from_pretrained(given.model, decoder=given.decoder).to(place)
     if given.fast:
         optimised(restorer, place, given.dtype, given.compile)
     photos = PhotoRestorer(
@@ -168,6 +171,8 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
         max_megapixels=given.max_megapixels,
     )
     made_by = {"model": folder_state(given.model), **{name: getattr(given, name) for name in MADE_BY}}
+    if given.decoder:
+        made_by["decoder"] = folder_state(given.decoder)
     with memory_kept() if given.fast else nullcontext():
         outcome = restore_files(
             photos,

@@ -23,6 +23,7 @@ class Plan:
         methods: names of those to compare, see `chosen_methods`.
         model: "mini", or the folder of a trained model.
         model_remedy: how to get that model, for the error when there is none.
+        decoder: of that model: "base", "tiny" or a folder with a tiny one; as it was saved when None.
         controls: name -> folder of another model, scored next to it.
         outputs: name -> folder of images that another method restored.
         fidelity: of LAFR: 0 as trained, 1 nearest the input.
@@ -52,6 +53,7 @@ class Plan:
     methods: Sequence[str]
     model: str = "mini"
     model_remedy: str = ""
+    decoder: str | None = None
     controls: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Path] = field(default_factory=dict)
     fidelity: float = 0.0
@@ -102,6 +104,7 @@ class Plan:
         if not self.needs_model:
             return "+".join(self.outputs)
         name = name_of_model(self.model)
+        name += f"-{Path(self.decoder).name}" if self.decoder not in (None, "base") else ""
         return f"{name}-fidelity_{self.fidelity:g}" if self.fidelity else name
 
     @property

@@ -150,7 +150,7 @@ def announced_metrics(
 
 def load_model(plan: Plan, device: torch.device | str) -> Restorer:
     """Return the plan's model; raises InputError when a fidelity is asked of a model that has none."""
-    restorer = Restorer.from_pretrained(plan.model).to(device)
+    restorer = Restorer.from_pretrained(plan.model, decoder=plan.decoder).to(device)
     if any((plan.fidelity, *plan.sweep)):
         restorer.denoiser.require_lora()
     return restorer

@@ -51,7 +51,7 @@ class LAFRPipeline(DiffusionPipeline):
         restorer: put in eval mode. A control without weights (kind "none") has `pipe.adapter` None.
     """
 
-    model_cpu_offload_seq = "vae->adapter->unet"  # and back to the vae: see `enable_model_cpu_offload`
+    model_cpu_offload_seq = "vae->adapter->unet->tiny"  # and back to the vae: see `enable_model_cpu_offload`
 
     def __init__(self, restorer: Restorer):
         super().__init__()
@@ -60,13 +60,14 @@ class LAFRPipeline(DiffusionPipeline):
             vae=restorer.codec.vae,
             adapter=restorer.adapter if restorer.adapter.size() else None,
             unet=restorer.denoiser.unet,
+            tiny=restorer.codec.tiny,
         )
 
     @classmethod
     def _get_signature_keys(cls, obj: Any) -> tuple[list[str], list[str]]:
         # diffusers reads the parts' names from the constructor, which here takes them in one restorer; the first part
         # determines the pipeline's dtype
-        return ["vae", "unet", "adapter"], []
+        return ["vae", "unet", "adapter", "tiny"], []
 
     @classmethod
     def from_pretrained(
@@ -86,7 +87,7 @@ class LAFRPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: the model.
             torch_dtype, dtype: of VAE and UNet, under diffusers' older and newer name; float32 when None.
             revision, token, cache_dir, local_files_only: of the hub, as in diffusers.
-            of_restorer: passed on to `Restorer.from_pretrained`, as `base=` and `offline=`.
+            of_restorer: passed on to `Restorer.from_pretrained`, as `base=`, `offline=` and `decoder=`.
 
         Raises InputError when there is no such model.
         """
@@ -145,6 +146,7 @@ class LAFRPipeline(DiffusionPipeline):
             part if compiled else getattr(part, "_orig_mod", part) for part in (self.vae, self.adapter, self.unet)
         )
         self.restorer.codec.vae, self.restorer.denoiser.unet = vae, unet
+        self.restorer.codec.tiny = self.tiny if compiled else getattr(self.tiny, "_orig_mod", self.tiny)
         if adapter is not None:
             self.restorer.adapter = adapter
         return self.restorer
@@ -169,6 +171,8 @@ class LAFRPipeline(DiffusionPipeline):
 
     def enable_vae_tiling(self, tile: int | None = None) -> None:
         """Encode and decode in overlapping tiles of `tile` pixels (default: the VAE's own `sample_size`).
+
+        A tiny decoder decodes whole images: it needs a tenth of the memory.
 
         An image of one tile is not changed; several tiles differ slightly from the whole image, as their group
         normalisations see less.

@@ -31,6 +31,8 @@ class SavedRestorer(ModelMixin):
         if torch_dtype is not None:  # the adapter stays in float32: see `LAFRPipeline`
             restorer.codec.vae.to(torch_dtype)
             restorer.denoiser.unet.to(torch_dtype)
+            if restorer.codec.tiny is not None:
+                restorer.codec.tiny.to(torch_dtype)
         return restorer
 
 

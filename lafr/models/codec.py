@@ -17,12 +17,18 @@ class Codec(nn.Module):
     `encode` maps `[B, 3, H, W]` in [-1, 1] to `[B, C, H/f, W/f]`: the posterior mode (never a sample), shifted and
     scaled as the autoencoder's config says. `decode` is its inverse. Both compute as the autocast around them says
     and return float32.
+
+    Attributes:
+        tiny: a smaller decoder for the same latents, see `lafr.models.tiny`; None decodes exactly.
     """
+
+    tiny: nn.Module | None
 
     def __init__(self, vae: nn.Module):
         super().__init__()
         # frozen in all of LAFR's stages: z_hq and the decoder stay those of the base model
         self.vae = vae.requires_grad_(False).eval()
+        self.tiny = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Codec":
@@ -76,6 +82,9 @@ class Codec(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the image `[B, 3, H, W]`, not clamped."""
+        if self.tiny is not None:
+            # it was distilled on scaled latents (its own scale is 1), and saturates at 3: x = 3 tanh(z / 3)
+            return self.tiny.decode(z / self.tiny.config.scaling_factor).sample.float()
         # the inverse; [B, C, H/f, W/f] -> [B, 3, H, W]
         return self.vae.decode(z / self.scale + self.shift).sample.float()
 

@@ -3,9 +3,11 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock, DecoderTiny
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -44,17 +46,19 @@ def optimised(
     # W + alpha / rank * B A: one convolution where training had three
     restorer.denoiser.merge_lora()
     vae, unet = restorer.codec.vae, restorer.denoiser.unet
-    for part in (vae, unet):
+    decoding = vae if restorer.codec.tiny is None else restorer.codec.tiny
+    for part in (vae, unet, decoding):
         fold_upsampling(part)
         reuse_activations(part)
-    for part in (vae.encoder, unet, vae.decoder):
+    for part in (vae.encoder, unet, decoding.decoder):
         order = torch.channels_last if channels_last else torch.preserve_format
         nn.Module.to(part, dtype=chosen, memory_format=order)  # diffusers' own `to` warns of layers that it has not
-    for part in vae.children():  # the layers between encoder and latent stay float32
+    # the layers between encoder and latent stay float32
+    for part in {*vae.children(), decoding.decoder}:
         part.register_forward_pre_hook(_cast_to_own)
     restorer.to(device).requires_grad_(False).eval()
     if compile:
-        for part in (vae.encoder, unet, vae.decoder):
+        for part in (vae.encoder, unet, decoding.decoder):
             part.compile(**_compiler(device, chosen))
     restorer.is_optimised = True
     setattr(restorer, "save_pretrained", _refuse_to_save)  # noqa: B010 (a method is replaced)
@@ -86,6 +90,11 @@ def fold_upsampling(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, Upsample2D) and _is_plain(layer):
             layer.conv, layer.use_conv_transpose = transposed(layer.conv), True
+        if isinstance(layer, DecoderTiny):
+            layers = layer.layers
+            for i, (before, after) in enumerate(pairwise(list(layers))):
+                if isinstance(before, nn.Upsample) and before.mode == "nearest" and before.scale_factor == 2:
+                    layers[i], layers[i + 1] = nn.Identity(), transposed(after)
 
 
 def _is_plain(layer: Upsample2D) -> bool:
@@ -128,12 +137,17 @@ def transposed(conv: nn.Conv2d) -> nn.ConvTranspose2d:
 
 
 def reuse_activations(model: nn.Module) -> None:
-    """Let each SiLU after a normalisation overwrite its input, which no other layer reads; in place."""
+    """Let each activation overwrite its input where no other layer reads that; in place."""
     # without a time projection: that would read the activation's input once more
     blocks = [layer for layer in model.modules() if isinstance(layer, ResnetBlock2D) and layer.time_emb_proj is None]
     for activation in (block.nonlinearity for block in blocks):
         if isinstance(activation, nn.SiLU):
             activation.inplace = True
+    # every ReLU of a tiny decoder follows a convolution or a sum
+    for decoder in (layer for layer in model.modules() if isinstance(layer, DecoderTiny | AutoencoderTinyBlock)):
+        for activation in decoder.modules():
+            if isinstance(activation, nn.ReLU):
+                activation.inplace = True
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from lafr.errors import InputError
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
+COUNTS = (
+    "layers_per_block", "transformer_layers_per_block", "mid_block_layers_per_block", "num_encoder_blocks",
+    "num_decoder_blocks",
+)  # fmt: skip
 MOST_LAYERS = 64  # of a block; more would take very long to build, even on the meta device
 
 
@@ -20,7 +24,7 @@ def planned(kind: type[nn.Module], config: Mapping[str, Any], where: str) -> nn.
 
     Raises InputError when the configuration, found at `where`, is that of another kind of model.
     """
-    for name in ("layers_per_block", "transformer_layers_per_block", "mid_block_layers_per_block"):
+    for name in COUNTS:
         given = config.get(name, 1)
         for count in given if isinstance(given, list | tuple) else [given]:
             if isinstance(count, int | float) and not 0 <= count <= MOST_LAYERS:

@@ -21,6 +21,7 @@ from lafr.models.loading import load_exactly
 from lafr.models.lora import lora_settings
 from lafr.models.saved import BASE_SETTINGS, INDEX, Saved
 from lafr.models.schema import require_fit
+from lafr.models.tiny import FOLDER, find_tiny, load_tiny, save_tiny
 from lafr.storage import atomic_write
 from lafr.weights import mini_folder
 
@@ -167,12 +168,14 @@ class Restorer(nn.Module):
             adapter={"kind": self.adapter.kind, "settings": dict(self.adapter.settings)},
             lora=lora_settings(lora) if lora else None,
             fidelity="scale_lora",
-            decoder="base",
+            decoder="base" if self.codec.tiny is None else "tiny",
             base=base,
             base_settings=self.base_settings,
             trained_with=sorted(self.trained_with),
         )
         save_adapter(self.adapter, folder)
+        if self.codec.tiny is not None:
+            save_tiny(self.codec.tiny, folder / FOLDER, self.codec)
         if full:
             # the adapter is saved above in either case; the UNet here is the pruned one
             self.codec.vae.save_pretrained(folder / "codec")
@@ -184,7 +187,11 @@ class Restorer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path = "mini", base: str | Sequence[str] | None = None, offline: bool = False
+        cls,
+        folder: str | Path = "mini",
+        base: str | Sequence[str] | None = None,
+        offline: bool = False,
+        decoder: str | Path | None = None,
     ) -> "Restorer":
         """Load a saved restorer, frozen and in eval mode.
 
@@ -192,6 +199,8 @@ class Restorer(nn.Module):
             folder: of the saved restorer; "mini" is the shipped miniature at 128 px, "mini/NAME" one of its controls.
             base: sources of the base model, instead of where it was in training (see `from_base`).
             offline: never ask the network for the base model.
+            decoder: "base", the base model's own; "tiny", faster and less exact; or a folder with a tiny one, see
+                `lafr.models.tiny`. As the model was saved when None: "base", unless it was saved with a tiny one.
 
         Raises InputError, on one line, unless the folder is exactly what `save_pretrained` writes.
         """
@@ -221,6 +230,10 @@ class Restorer(nn.Module):
             if saved.lora is not None:
                 restorer.denoiser.load_lora(folder / "denoiser", **saved.lora)
         restorer.trained_with = frozenset(saved.trained_with)
+        decoder = decoder or saved.decoder
+        if decoder != "base":
+            found = find_tiny(decoder, restorer.codec, folder, restorer.base, offline)
+            restorer.codec.tiny = load_tiny(found, restorer.codec)
         # training turns on what it trains; loading leaves nothing trainable
         return restorer.requires_grad_(False).eval()
 

@@ -32,7 +32,7 @@ class Saved:
         adapter: `kind` and `settings` of `lafr.models.adapter.build_adapter`.
         lora: rank, alpha and targets; None without a LoRA, or when it was merged.
         fidelity: what a fidelity above 0 does; see `Restorer`. One way so far.
-        decoder: the base's own is the only one so far.
+        decoder: "base", the base model's own, or "tiny", whose weights lie in the folder `tiny`.
         base: what finds the base model again; None when the folder holds everything.
         base_settings: of `Base.from_pretrained`, to repeat with `base`.
         trained_with: origins of the pretrained networks used by its losses.
@@ -45,7 +45,7 @@ class Saved:
     adapter: dict
     lora: dict | None
     fidelity: Literal["scale_lora"]
-    decoder: Literal["base"]
+    decoder: Literal["base", "tiny"]
     base: str | None
     base_settings: dict
     trained_with: list[str]

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
 
 from lafr.commands import restore
@@ -16,6 +17,9 @@ from lafr.models.fast import DTYPES
 from lafr.models.restorer import Restorer
 from lafr.photos.detectors import DETECTORS
 from lafr.photos.files import EXTENSIONS
+
+CHANNELS = ("encoder_block_out_channels", "decoder_block_out_channels")
+BLOCKS = ("num_encoder_blocks", "num_decoder_blocks")
 
 
 @pytest.fixture
@@ -63,6 +67,10 @@ def test_restoring_is_exact_unless_the_fast_path_is_asked_for(model_folder, tmp_
     write_image(restored, tmp_path / "expected.png")
     plain, fast, expected = (read_image(tmp_path / name) for name in ("plain/a.png", "fast/a.png", "expected.png"))
     assert torch.equal(plain, expected) and not torch.equal(fast, expected)
+    tiny = AutoencoderTiny(**dict.fromkeys(CHANNELS, (8, 8, 8)), **dict.fromkeys(BLOCKS, (1, 1, 1)))
+    tiny.save_pretrained(tmp_path / "tiny decoder")
+    assert code_of(*given, tmp_path / "tiny", "--decoder", tmp_path / "tiny decoder") == 0
+    assert not torch.equal(read_image(tmp_path / "tiny" / "a.png"), expected)
 
 
 class Enlarge:
