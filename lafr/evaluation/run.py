@@ -149,11 +149,8 @@ def announced_metrics(
 
 
 def load_model(plan: Plan, device: torch.device | str) -> Restorer:
-    """Return the plan's model; raises InputError when a fidelity is asked of a model that has none."""
-    restorer = Restorer.from_pretrained(plan.model, decoder=plan.decoder).to(device)
-    if any((plan.fidelity, *plan.sweep)):
-        restorer.denoiser.require_lora()
-    return restorer
+    """Return the plan's model."""
+    return Restorer.from_pretrained(plan.model, decoder=plan.decoder).to(device)
 
 
 def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer | None, Benchmark, int]:

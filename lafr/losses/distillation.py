@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lafr.losses.learned import LearnedTerm, seeded_noise
 from lafr.losses.multilevel import Restoration
 from lafr.models.base.model import Base
-from lafr.models.lora import LORA_TARGETS, let_calls_scale, scaled_lora
+from lafr.models.lora import LORA_TARGETS
 
 
 class NoisePrediction(nn.Module):
@@ -71,8 +71,6 @@ class ScoreDistillation(LearnedTerm):
             torch.manual_seed(seed)
             config = LoraConfig(r=rank, target_modules=list(LORA_TARGETS), init_lora_weights="gaussian")
             self.unet.add_adapter(config)
-        # scale 0 gives the base's own prediction: one UNet in memory instead of two
-        let_calls_scale(self.unet)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the LoRA's weights."""
@@ -80,8 +78,13 @@ class ScoreDistillation(LearnedTerm):
 
     def fixed(self, z_t: Tensor, t: Tensor) -> Tensor:
         """Return the noise that the base model predicts; without gradient."""
-        with torch.no_grad(), scaled_lora(0):
-            return self.prediction.noise_in(self.unet, z_t, t)
+        # without its LoRA the UNet is the base's own: one UNet in memory instead of two
+        self.unet.disable_adapters()
+        try:
+            with torch.no_grad():
+                return self.prediction.noise_in(self.unet, z_t, t)
+        finally:
+            self.unet.enable_adapters()
 
     def following(self, z_t: Tensor, t: Tensor) -> Tensor:
         """Return the noise that the UNet of the restored latents' distribution predicts."""

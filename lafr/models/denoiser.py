@@ -11,17 +11,15 @@ from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError, setting
+from lafr.errors import InputError
 from lafr.models.folding import PromptAttention, fold_time, remove_time, replace_text, require_foldable
 from lafr.models.loading import load_exactly, planned
 from lafr.models.lora import (
     LORA_TARGETS,
     WEIGHTS,
-    let_calls_scale,
     lora_state,
     plain_state,
     read_lora,
-    scaled_lora,
     write_lora,
 )
 from lafr.models.schema import Range, read_small_json, require_fit
@@ -84,21 +82,14 @@ class Denoiser(nn.Module):
         replace_text(unet, text, null_embedding)
         return cls(unet, timestep, float(scheduler.alphas_cumprod[timestep]), scale_input, text)
 
-    def forward(self, z: Tensor, lora_scale: float = 1.0) -> Tensor:
-        """Map `z [B, C, h, w]` to `z_restored`, same shape; float32, whatever the precision of the UNet.
-
-        What the LoRA adds is multiplied by `lora_scale`, for this call alone: threads can share one denoiser. Raises
-        InputError when that is not 1 and there is no LoRA to scale.
-        """
-        if lora_scale != 1:
-            self.require_lora()
+    def forward(self, z: Tensor) -> Tensor:
+        """Map `z [B, C, h, w]` to `z_restored`, same shape; float32, whatever the precision of the UNet."""
         # sqrt(abar) and sqrt(1 - abar): the shares of latent and noise in z_t (DDPM, Eq. 4)
         signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
         # a clean latent, noised to t* with eps = 0, is sqrt(abar) z: what the UNet expects at t*
         z_t = z.float() * signal if self.scale_input else z.float()
         # the timestep is an argument of diffusers' forward; the pruned UNet has no layer that reads it
-        with scaled_lora(lora_scale):
-            eps = self.unet(z_t.to(self.unet.conv_in.weight.dtype), self.timestep, encoder_hidden_states=None).sample
+        eps = self.unet(z_t.to(self.unet.conv_in.weight.dtype), self.timestep, encoder_hidden_states=None).sample
         with torch.autocast(z.device.type, enabled=False):  # 1 / sqrt(abar) is up to 14.6: float32
             return (z_t - noise * eps.float()) / signal  # DDPM, Eq. 15
 
@@ -111,16 +102,6 @@ class Denoiser(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.unet.add_adapter(self.lora_config)
-        # peft's scaling lies in the layers; this makes it a property of the call
-        let_calls_scale(self.unet)
-
-    def require_lora(self) -> None:
-        """Raise InputError when there is no LoRA that a fidelity could scale."""
-        if not self.lora_config:
-            raise InputError(
-                f"{setting('fidelity')} > 0 scales the LoRA, and this model's was merged or never added; load the "
-                f"model as it was trained, with {setting('fast', False)}, or give {setting('fidelity', 0)}"
-            )
 
     def lora_parameters(self) -> list[nn.Parameter]:
         """Return the LoRA's weights: all that restoration trains."""

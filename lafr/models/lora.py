@@ -5,9 +5,7 @@ A Stable Diffusion pipeline's `load_lora_weights(folder)` reads it, or that of i
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import UNet2DConditionModel
@@ -28,37 +26,6 @@ LORA_TARGETS = (
 
 WEIGHTS = LORA_WEIGHT_NAME_SAFE
 PREFIX = "unet."  # diffusers': a file may hold a text encoder's LoRA as well
-
-# A context variable, as each thread has its own: calls with different scales can share one model.
-_scale: ContextVar[float] = ContextVar("lora_scale", default=1.0)
-
-
-class CallScaling(dict):
-    """Stands in for peft's `LoraLayer.scaling`: alpha / rank, times the scale of the call that reads it."""
-
-    def __getitem__(self, adapter: str) -> float:
-        return _scale.get() * super().__getitem__(adapter)
-
-
-def let_calls_scale(unet: UNet2DConditionModel) -> None:
-    """Make a UNet's LoRA layers follow `scaled_lora`, in place."""
-    # in place of the dictionary: peft reads scaling["default"] in every forward pass
-    for layer in unet.modules():
-        if isinstance(layer, LoraLayer):
-            layer.scaling = CallScaling(layer.scaling)
-
-
-@contextmanager
-def scaled_lora(factor: float) -> Iterator[None]:
-    """Multiply what a LoRA adds by `factor` in this thread's calls, while this lasts; for inference.
-
-    The model is not touched. (Gradient checkpointing computes again in the backward pass, which is no such call.)
-    """
-    before = _scale.set(factor)
-    try:
-        yield
-    finally:
-        _scale.reset(before)
 
 
 def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:

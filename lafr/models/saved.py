@@ -31,7 +31,7 @@ class Saved:
         scale_input, text: see `lafr.models.denoiser.Denoiser`.
         adapter: `kind` and `settings` of `lafr.models.adapter.build_adapter`.
         lora: rank, alpha and targets; None without a LoRA, or when it was merged.
-        fidelity: what a fidelity above 0 does; see `Restorer`. One way so far.
+        fidelity: what a fidelity above 0 does, see `Restorer`; "scale_lora", of earlier models, is read as blending.
         decoder: "base", the base model's own, or "tiny", whose weights lie in the folder `tiny`.
         base: what finds the base model again; None when the folder holds everything.
         base_settings: of `Base.from_pretrained`, to repeat with `base`.
@@ -44,7 +44,7 @@ class Saved:
     text: Literal["none", "empty_prompt"]
     adapter: dict
     lora: dict | None
-    fidelity: Literal["scale_lora"]
+    fidelity: Literal["blend_latents", "scale_lora"]
     decoder: Literal["base", "tiny"]
     base: str | None
     base_settings: dict

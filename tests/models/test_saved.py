@@ -65,7 +65,7 @@ def test_an_index_says_what_the_model_is_and_no_more(saved):
     assert index.keys() == KEYS
     assert index["adapter"]["kind"] == "codebook" and index["adapter"]["settings"]["num_codes"] == 16
     assert index["lora"]["rank"] == 2 and index["lora"]["alpha"] == 4
-    assert (index["fidelity"], index["decoder"]) == ("scale_lora", "base")
+    assert (index["fidelity"], index["decoder"]) == ("blend_latents", "base")
 
 
 def test_a_folder_of_an_older_format_is_refused_with_what_to_do(tmp_path):
@@ -99,7 +99,7 @@ VALUES = [
     ("adapter", "lafr.models.adapter.CodebookAdapter"),
     ("adapter", None),
     ("lora", []),
-    ("fidelity", "blend_latents"),
+    ("fidelity", "blend_everything"),
     ("decoder", "tiny"),
     ("base", 3),
     ("base", ["mini"]),
