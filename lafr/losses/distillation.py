@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils import scale_lora_layers, unscale_lora_layers
 from peft import LoraConfig
 from torch import Tensor, nn
 
@@ -79,12 +80,12 @@ class ScoreDistillation(LearnedTerm):
     def fixed(self, z_t: Tensor, t: Tensor) -> Tensor:
         """Return the noise that the base model predicts; without gradient."""
         # without its LoRA the UNet is the base's own: one UNet in memory instead of two
-        self.unet.disable_adapters()
+        scale_lora_layers(self.unet, 0)
         try:
             with torch.no_grad():
                 return self.prediction.noise_in(self.unet, z_t, t)
         finally:
-            self.unet.enable_adapters()
+            unscale_lora_layers(self.unet, 0)
 
     def following(self, z_t: Tensor, t: Tensor) -> Tensor:
         """Return the noise that the UNet of the restored latents' distribution predicts."""
