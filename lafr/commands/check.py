@@ -130,7 +130,7 @@ def check_run(cfg: "DictConfig") -> None:
     if "benchmark" in cfg:
         findings, metrics = preflight.benchmark_findings(cfg)
     else:
-        findings = preflight.training_findings(cfg)
+        findings = preflight.training_findings(cfg, counting=True)
     print(as_started(report(findings, as_hydra)), flush=True)
     if missing(findings):
         sys.exit(1)

@@ -60,6 +60,7 @@ HYDRA_KEYS = {
     "cache_latents": "trainer.cache_latents",
     "latent_cache": "trainer.latent_cache",
     "decode_crop": "trainer.decode_crop",
+    "gradient_checkpointing": "trainer.gradient_checkpointing",
     "mixed_precision": "trainer.mixed_precision",
     "monitor": "stage.NAME.monitor",
     "optimizer": "trainer.optimizer",

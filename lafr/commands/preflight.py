@@ -8,13 +8,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lafr.commands.doors import as_hydra, as_started
 from lafr.errors import InputError
+from lafr.storage import shipped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 HOLLOW = {
     "lafr.networks.load": "lafr.networks.hollow",
     "lafr.losses.appearance.PerceptualLPIPS": "lafr.training.preflight.HollowLPIPS",
+    "lafr.models.base.model.Base.from_pretrained": "lafr.training.preflight.hollow_base",
     "lafr.models.restorer.Restorer.from_base": "lafr.training.preflight.hollow_restorer",
+    "lafr.models.restorer.Restorer.from_pretrained": "lafr.training.preflight.hollow_saved",
 }
 # terms that build a network by its trunk -> the prefix of its name in `lafr.networks.NEEDS`, and the trunk by default
 TRUNKS = {"PerceptualLPIPS": ("lpips", "vgg"), "PerceptualSTLPIPS": ("st_lpips", "alex")}
+# a model of fewer values trains on any machine at hand; counting would take as long as its first steps
+WORTH_COUNTING = 100_000_000
 CLIP = "openai/clip-vit-base-patch32"
 
 
@@ -36,8 +41,11 @@ def require_everything(cfg: "DictConfig", show: bool) -> None:
     """Raise InputError when something is missing that a training run needs; `show` prints the whole table first."""
     from lafr.training.preflight import missing, report
 
-    findings = training_findings(cfg, counting=False)
+    findings = training_findings(cfg)
     lacking = missing(findings)
+    for finding in findings:
+        if show and finding.there and finding.error:
+            print(f"warning: {as_started(finding.error.spelled(as_hydra))}", file=sys.stderr, flush=True)
     if len(lacking) == 1 and lacking[0].error:
         raise lacking[0].error
     if lacking:
@@ -47,11 +55,16 @@ def require_everything(cfg: "DictConfig", show: bool) -> None:
         raise InputError(f"{len(lacking)} of {len(findings)} things are missing: {names}", remedy="see the table above")
 
 
-def training_findings(cfg: "DictConfig", counting: bool = True) -> "list[Finding]":
-    """Return what a training run needs; with `counting` its memory too, which takes a minute at full size."""
+def training_findings(cfg: "DictConfig", counting: bool | None = None) -> "list[Finding]":
+    """Return what a training run needs.
+
+    Args:
+        cfg: composed configuration.
+        counting: whether its memory is counted, which takes seconds; None where it may be short: on an accelerator,
+            and for a large model.
+    """
     from omegaconf import OmegaConf
 
-    from lafr.commands.train import precision_here
     from lafr.training import preflight
 
     settings = OmegaConf.to_container(cfg, resolve=True)
@@ -60,10 +73,7 @@ def training_findings(cfg: "DictConfig", counting: bool = True) -> "list[Finding
     if trainer["optimizer"] == "adamw8bit":
         findings.append(preflight.package("bitsandbytes", "optimizer"))
     findings += networks_of(settings)
-    if build["_target_"].endswith("Restorer.from_base"):
-        text = build.get("text", "none") != "none"
-        sources = {key: build[key] for key in ("remedy", "offline", "variant") if key in build}
-        findings.append(preflight.base_model(build["folder"], text=text, **sources)[0])
+    findings += model_findings(build)
     found, faces = data_finding(cfg)
     stages, objectives = stage_findings(settings)
     findings += [found, *stages]
@@ -74,10 +84,93 @@ def training_findings(cfg: "DictConfig", counting: bool = True) -> "list[Finding
         needed += max(preflight.latent_bytes(len(faces), o, resolution) for o, _ in objectives.values())
         parts = "checkpoints and latents"
     findings.append(preflight.disk(settings["run_dir"], needed, parts))
-    if counting and objectives:
-        precision, checkpointing = precision_here(trainer["mixed_precision"]), trainer["gradient_checkpointing"]
-        findings.append(preflight.memory(objectives, resolution, precision, checkpointing, free_memory()))
+    if objectives and (may_be_short(objectives.values()) if counting is None else counting):
+        findings.append(memory_finding(settings, objectives))
     return findings
+
+
+def model_findings(build: Mapping) -> "list[Finding]":
+    """Look for the model that the stages start from: a base model, or a saved restorer and its base."""
+    from lafr.models.restorer import base_of, model_folder
+    from lafr.models.saved import Saved
+    from lafr.training import preflight
+
+    kind = ".".join(build["_target_"].rsplit(".", 2)[-2:])
+    how = {key: build[key] for key in ("remedy", "offline", "variant") if key in build}
+    if kind == "Restorer.from_base":
+        return [preflight.base_model(build["folder"], text=build.get("text", "none") != "none", **how)[0]]
+    if kind == "Base.from_pretrained":
+        return [preflight.base_model(build["sources"], text=build.get("text", False), **how)[0]]
+    if kind != "Restorer.from_pretrained":
+        return []
+    place = model_folder(build.get("folder", "mini"))
+    try:
+        saved = Saved.read(place)
+    except InputError as error:
+        return [preflight.refused("model", error)]
+    found = [preflight.Finding("model", True, str(build.get("folder", "mini")))]
+    if saved.base is not None:
+        how = {"offline": build.get("offline", False), "variant": saved.base_settings.get("variant")}
+        source = build.get("base") or base_of(place, saved.base)
+        found.append(preflight.base_model(source, text=saved.text != "none", **how)[0])
+    return found
+
+
+def may_be_short(stages: Iterable[tuple[Any, int]]) -> bool:
+    """Return whether the memory of stages, objectives with faces at a time, is worth counting before a run."""
+    import torch
+
+    largest = max(sum(value.numel() for value in objective.parameters()) for objective, _ in stages)
+    return torch.cuda.is_available() or largest > WORTH_COUNTING
+
+
+def memory_finding(settings: Mapping, objectives: "dict[str, tuple[Any, int]]") -> "Finding":
+    """Count the memory of every stage; where the device has less, find settings that fit."""
+    from lafr.commands.train import precision_here
+    from lafr.training import preflight
+
+    trainer, resolution, available = settings["trainer"], settings["model"]["resolution"], free_memory()
+    precision = precision_here(trainer["mixed_precision"], quiet=True)
+    peaks = {}
+    for name, (objective, faces) in objectives.items():
+        peaks[name] = preflight.peak_bytes(objective, faces, resolution, precision, trainer["gradient_checkpointing"])
+    return preflight.memory(peaks, available, lambda stage: lighter(settings, stage, available or 0.0))
+
+
+def lighter(settings: Mapping, stage: str, available: float) -> str:
+    """Return, in words, the preset under which a stage fits the device, or one face at a time; else that none does."""
+    from lafr.commands.train import precision_here
+    from lafr.errors import setting
+    from lafr.training.preflight import gigabytes, missing, peak_bytes
+
+    own, resolution = settings["stage"][stage], settings["model"]["resolution"]
+    alone = {"accumulation": own["batch_size"] // processes(), "gradient_checkpointing": True}
+    # the lightest last; in words, and what it changes
+    ways = [(setting("trainer", name), preset) for name, preset in presets().items()]
+    ways.append((" ".join(setting(key, value) for key, value in alone.items()), alone))
+    least = ""
+    for words, changes in ways:
+        changed = {**settings, "stages": [stage], "trainer": {**settings["trainer"], **changes}}
+        findings, objectives = stage_findings(changed)
+        for objective, faces in () if missing(findings) else objectives.values():
+            precision = precision_here(changed["trainer"]["mixed_precision"], quiet=True)
+            checkpointing = changed["trainer"]["gradient_checkpointing"]
+            peak = peak_bytes(objective, faces, resolution, precision, checkpointing)
+            if peak < available:
+                return f"{words} needs {gigabytes(peak)}"
+            least = f"even {words} needs {gigabytes(peak)}"
+    return least
+
+
+def presets() -> dict[str, dict]:
+    """Return the settings of each trainer that is made for a size of memory, the largest first."""
+    from omegaconf import OmegaConf
+
+    files = (shipped("configs") / "trainer").glob("gpu*.yaml")
+    found = {}
+    for path in sorted(files, key=lambda path: -int(path.stem.removeprefix("gpu"))):
+        found[path.stem] = {key: value for key, value in OmegaConf.load(path).items() if key != "defaults"}
+    return found
 
 
 def networks_of(settings: Mapping) -> "list[Finding]":
@@ -130,9 +223,6 @@ def stage_findings(settings: Mapping) -> "tuple[list[Finding], dict[str, tuple[A
     from lafr.training import preflight
 
     build, trainer = settings["model"]["build"], settings["trainer"]
-    saved = build["_target_"].endswith(".from_pretrained")
-    if saved and not str(build.get("folder", build.get("sources"))).startswith("mini"):
-        return [], {}  # a saved model is as large as its files: it is loaded once, when the run starts
     findings, objectives = [], {}
     for name in settings["stages"]:
         own = settings["stage"][name]
@@ -189,13 +279,14 @@ def free_memory() -> float | None:
     import torch
 
     if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[0])
+        return float(torch.cuda.mem_get_info(int(os.environ.get("LOCAL_RANK", "0")))[0])
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     fields = {line.split(":")[0]: line.split()[1] for line in lines}
-    return 1024 * float(fields["MemAvailable"])
+    # the processes of one machine share its memory
+    return 1024 * float(fields["MemAvailable"]) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def training_time(cfg: "DictConfig", steps: int = 2) -> list[str]:

@@ -116,10 +116,10 @@ def new_accelerator(cfg: DictConfig, tracking: bool = True) -> "Accelerator":
     )
 
 
-def precision_here(name: str) -> str:
+def precision_here(name: str, quiet: bool = False) -> str:
     """Return the precision to train in: "no" for bf16 on a processor without its instructions, and a line says so.
 
-    There a step in bf16 is emulated and takes about fifty times as long.
+    There a step in bf16 is emulated and takes about fifty times as long. `quiet` prints no line.
     """
     import torch
 
@@ -129,7 +129,7 @@ def precision_here(name: str) -> str:
         torch.cuda.is_available() or torch.backends.mps.is_available()
     )
     if name == "bf16" and on_cpu and choose_dtype("auto", torch.device("cpu")) != torch.bfloat16:
-        if os.environ.get("RANK", "0") == "0":
+        if not quiet and os.environ.get("RANK", "0") == "0":
             print(f"this processor has no bfloat16 instructions: training in float32, not {name}", file=sys.stderr)
         return "no"
     return name

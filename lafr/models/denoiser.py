@@ -25,6 +25,7 @@ from lafr.models.lora import (
 from lafr.models.schema import Range, read_small_json, require_fit
 from lafr.storage import atomic_write, write_text
 
+DENOISER = "denoiser.safetensors"
 # What `config.json` holds next to a pruned UNet; time, input scale, text and LoRA stand in the model's index.
 CONFIG = {"alpha_bar": Annotated[float, Range(1e-5, 1)], "prompt_tokens": Annotated[int, Range(1, 4096)], "unet": dict}
 
@@ -142,7 +143,7 @@ class Denoiser(nn.Module):
         (folder / WEIGHTS).unlink(missing_ok=True)  # of an earlier LoRA
         # names without the LoRA wrapper: plain diffusers reads them
         state = plain_state(self.unet, merge)
-        atomic_write(folder / "denoiser.safetensors", lambda temporary: save_file(state, temporary))
+        atomic_write(folder / DENOISER, lambda temporary: save_file(state, temporary))
         write_text(folder / "config.json", json.dumps(config, indent=1, default=list) + "\n")
         if self.lora_config and not merge:
             self.save_lora(folder)
@@ -162,17 +163,23 @@ class Denoiser(nn.Module):
         own loading would silently give the pruned layers back, with random weights.)
         """
         folder = Path(folder)
-        path = folder / "config.json"
-        config = read_small_json(path)
-        require_fit(config, CONFIG, repr(str(path)))
-        unet = planned(UNet2DConditionModel, config["unet"], str(path))
-        # pruned on the meta device: the deleted layers are never allocated
-        with torch.device("meta"):
-            remove_time(unet)
-            replace_text(unet, text, torch.empty(1, config["prompt_tokens"], unet.config.cross_attention_dim))
+        unet, alpha_bar = hollow_unet(folder, text)
         # assign: the file's tensors become the weights; a copy would need the memory twice
-        unet.load_state_dict(load_exactly(folder / "denoiser.safetensors", unet.state_dict()), assign=True)
-        denoiser = cls(unet, timestep, config["alpha_bar"], scale_input, text)
+        unet.load_state_dict(load_exactly(folder / DENOISER, unet.state_dict()), assign=True)
+        denoiser = cls(unet, timestep, alpha_bar, scale_input, text)
         if lora is not None:
             denoiser.load_lora(folder, **lora)
         return denoiser
+
+
+def hollow_unet(folder: Path, text: str) -> tuple[UNet2DConditionModel, float]:
+    """Return the pruned UNet that `Denoiser.save_pretrained` wrote, on the meta device, without weights, and abar."""
+    path = folder / "config.json"
+    config = read_small_json(path)
+    require_fit(config, CONFIG, repr(str(path)))
+    unet = planned(UNet2DConditionModel, config["unet"], str(path))
+    # pruned on the meta device: the deleted layers are never allocated
+    with torch.device("meta"):
+        remove_time(unet)
+        replace_text(unet, text, torch.empty(1, config["prompt_tokens"], unet.config.cross_attention_dim))
+    return unet, config["alpha_bar"]

@@ -217,7 +217,7 @@ class Restorer(nn.Module):
         else:
             # the base's UNet is pruned again, exactly as in training, before its LoRA is loaded
             restorer = cls.from_base(
-                base or (saved.base if _is_name(saved.base) else str(folder / saved.base)),
+                base or base_of(folder, saved.base),
                 adapter,
                 saved.resolution,
                 saved.timestep,
@@ -242,6 +242,11 @@ def model_folder(name: str | Path) -> Path:
     """Return the folder of a saved restorer; "mini" is the shipped miniature, "mini/NAME" one of its controls."""
     first, _, control = str(name).partition("/")
     return mini_folder() / (control or "lafr") if first == "mini" else Path(name)
+
+
+def base_of(folder: Path, base: str) -> str:
+    """Return the source of the base model that a saved restorer in `folder` names."""
+    return base if _is_name(base) else str(folder / base)
 
 
 def require_fidelity(value: float) -> None:

@@ -17,19 +17,23 @@ import torch
 
 from lafr.errors import InputError, Spell, as_python, setting
 from lafr.losses.appearance import PerceptualLPIPS
-from lafr.models.adapter import Adapter
+from lafr.models.adapter import Adapter, build_adapter
 from lafr.models.base.model import Base
 from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find, hub_answers
 from lafr.models.base.supported import KNOWN
-from lafr.models.denoiser import Denoiser
-from lafr.models.loading import planned, read_config
-from lafr.models.restorer import Restorer
+from lafr.models.codec import Codec
+from lafr.models.denoiser import DENOISER, Denoiser, hollow_unet
+from lafr.models.loading import planned, read_config, require_shapes
+from lafr.models.lora import WEIGHTS as LORA_WEIGHTS
+from lafr.models.restorer import ADAPTER_WEIGHTS, Restorer, base_of, model_folder
+from lafr.models.saved import Saved
 from lafr.networks import NEEDS, Needs
 from lafr.networks.perceptual import untrained_lpips
-from lafr.training.counting import count_stage, without_values
+from lafr.training.counting import count_step, without_values
 from lafr.training.objectives import Objective
 from lafr.weights import EXTERNAL, FOLDER_VARIABLE, NO_DEPS, ExternalFile, locate
 
+TIGHT = 0.8  # of the device's free memory: what is not counted, workspaces and fragments, may not fit beside it
 # module -> what follows `pip install`, where the two differ
 INSTALL = {
     "facexlib": NO_DEPS,
@@ -50,7 +54,7 @@ class Finding:
         where: its place or size; where it is missing, what was looked for.
         used_by: stages, metrics.
         fetch: shell line that gets it, where there is one.
-        error: the InputError that says so, where one does.
+        error: the InputError that says so, where one does; of something that is there, a doubt.
     """
 
     name: str
@@ -179,26 +183,15 @@ def base_model(
         return Finding("base model", False, looked, "", fetch if fetch.startswith("hf ") else "", error), None
 
 
-def hollow_restorer(
-    folder: str | Sequence[str],
-    adapter: Adapter,
-    resolution: int,
-    timestep: int,
-    scale_input: bool = True,
-    lora: dict | None = None,
-    expect: str | None = None,
-    text: str = "none",
-    variant: str | None = None,
-    **_: Any,
-) -> Restorer:
-    """Return a restorer without values, on the meta device: of the base that is there, else of the expected shapes.
+def hollow_base(sources: str | Sequence[str], expect: str | None = None, variant: str | None = None, **_: Any) -> Base:
+    """Return a base model without values, on the meta device: the one that is there, else of the expected shapes.
 
-    The arguments are those of `Restorer.from_base`.
+    The arguments are those of `Base.from_pretrained`.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
     try:
-        found = find(folder, "", True, variant)
+        found = find(sources, "", True, variant)
         # a single file has no configurations: its shapes are those of the expected model
         if found.path.is_file():
             raise NotThere
@@ -216,13 +209,65 @@ def hollow_restorer(
     kinds = AutoencoderKL, UNet2DConditionModel
     vae, unet = (planned(kind, config, "base") for kind, config in zip(kinds, settings, strict=True))
     with torch.device("meta"):
-        null = torch.empty(1, 77, unet.config.cross_attention_dim)
-        base = Base(vae, unet, scheduler, null)
-        condition = {} if text == "none" else dict(text=text, null_embedding=null)
-        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, **condition)
+        return Base(vae, unet, scheduler, torch.empty(1, 77, unet.config.cross_attention_dim))
+
+
+def hollow_restorer(
+    folder: str | Sequence[str],
+    adapter: Adapter,
+    resolution: int,
+    timestep: int,
+    scale_input: bool = True,
+    lora: dict | None = None,
+    text: str = "none",
+    **base_settings: Any,
+) -> Restorer:
+    """Return a restorer without values, on the meta device; the arguments are those of `Restorer.from_base`."""
+    base = hollow_base(folder, **base_settings)
+    with torch.device("meta"):
+        null = None if text == "none" else base.null_embedding
+        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
         if lora is not None:
             denoiser.add_lora(**lora)
         return Restorer(base.codec(), adapter, denoiser, resolution)
+
+
+def hollow_saved(folder: str | Path = "mini", base: str | Sequence[str] | None = None, **_: Any) -> Restorer:
+    """Return a saved restorer without values, on the meta device; the arguments are those of `from_pretrained`.
+
+    The headers of its own files are read, so that one that is missing or does not fit is found.
+    """
+    from diffusers import AutoencoderKL
+
+    place = model_folder(folder)
+    saved = Saved.read(place)
+    with torch.device("meta"):
+        adapter = build_adapter(saved.adapter["kind"], **saved.adapter["settings"])
+        if own := adapter.state_dict():
+            require_files([place / ADAPTER_WEIGHTS], own)
+        if saved.base is not None:
+            common = dict(scale_input=saved.scale_input, lora=saved.lora, text=saved.text, **saved.base_settings)
+            source = base or base_of(place, saved.base)
+            restorer = hollow_restorer(source, adapter, saved.resolution, saved.timestep, **common)
+        else:
+            vae = planned(AutoencoderKL, read_config(AutoencoderKL, place / "codec"), str(place / "codec"))
+            unet, alpha_bar = hollow_unet(place / "denoiser", saved.text)
+            require_files([place / "denoiser" / DENOISER], unet.state_dict())
+            denoiser = Denoiser(unet, saved.timestep, alpha_bar, saved.scale_input, saved.text)
+            if saved.lora is not None:
+                denoiser.add_lora(**saved.lora)
+            restorer = Restorer(Codec(vae), adapter, denoiser, saved.resolution)
+    if saved.lora is not None and not (place / "denoiser" / LORA_WEIGHTS).is_file():
+        raise InputError(f"{str(place / 'denoiser' / LORA_WEIGHTS)!r} is missing; give a folder that LAFR saved")
+    return restorer.requires_grad_(False)
+
+
+def require_files(files: Sequence[Path], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError unless the files are there and their headers hold exactly the tensors of `wanted`."""
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
+    require_shapes(files, wanted)
 
 
 class HollowLPIPS(PerceptualLPIPS):
@@ -264,34 +309,41 @@ def stage(
     return Finding(f"stage {name}", True, f"{batch_size // shared} faces at a time, {batch_size} to a step"), objective
 
 
+def peak_bytes(
+    objective: Objective, faces: int, resolution: int, mixed_precision: str = "no", checkpointing: bool = False
+) -> int:
+    """Count the peak memory of a step, without running it; an objective on the meta device is used up by it."""
+    if checkpointing:
+        objective.enable_gradient_checkpointing()
+    # validation keeps no activations for a gradient and takes as many faces at a time: never more than a step
+    return count_step(without_values(objective), faces, resolution, mixed_precision, operations=False).peak_bytes
+
+
 def memory(
-    stages: Mapping[str, tuple[Objective, int]],
-    resolution: int,
-    mixed_precision: str = "no",
-    checkpointing: bool = False,
-    available: float | None = None,
+    peaks: Mapping[str, float], available: float | None = None, lighter: Callable[[str], str] = lambda stage: ""
 ) -> Finding:
-    """Count the peak memory of a step and of validation in each stage, without running any.
+    """Compare what each stage needs with what the device has; stages run one after the other.
 
     Args:
-        stages: name -> objective on the meta device, and faces at a time.
-        resolution: of the faces, in pixels.
-        mixed_precision: of the run.
-        checkpointing: of gradients.
+        peaks: name of a stage -> bytes of a step, of tensors alone: a device needs more.
         available: bytes of the device; None where they are unknown.
+        lighter: maps the largest stage to settings that fit, in words.
     """
-    peaks: dict[str, float] = {}
-    for name, (objective, faces) in stages.items():
-        if checkpointing:
-            objective.enable_gradient_checkpointing()
-        counts = count_stage(without_values(objective), faces, resolution, mixed_precision)
-        # stages run one after the other: the largest decides
-        peaks[name] = max(counted.peak_bytes for counted in counts.values())
-    largest = max(peaks.values(), default=0.0)
-    there = available is None or largest < available
-    limit = "" if available is None else f" of {available / 1e9:.1f} GB"
-    each = ", ".join(f"{name} {peak / 1e9:.1f} GB" for name, peak in peaks.items())
-    return Finding("memory", there, f"counted{limit}: {each}; a device needs more than is counted")
+    each = ", ".join(f"{name} {gigabytes(peak)}" for name, peak in peaks.items())
+    if available is None:
+        return Finding("memory", True, f"counted: {each}; a device needs more than is counted")
+    where = f"counted of {gigabytes(available)}: {each}; a device needs more than is counted"
+    stage = max(peaks, key=lambda name: peaks[name])
+    if peaks[stage] < TIGHT * available:
+        return Finding("memory", True, where)
+    said = f"stage {stage} needs {gigabytes(peaks[stage])} or more, the device has {gigabytes(available)} free"
+    error = InputError(said, remedy=lighter(stage))
+    return Finding("memory", peaks[stage] < available, error.args[0], error=error)
+
+
+def gigabytes(count: float) -> str:
+    """Return bytes as text."""
+    return f"{count / 1e9:.1f} GB"
 
 
 def disk(folder: str | Path, needed: int, what: str) -> Finding:

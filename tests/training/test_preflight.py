@@ -9,9 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from training_script import overrides
 
+from lafr.commands.doors import as_hydra
 from lafr.commands.preflight import require_everything, training_findings
 from lafr.commands.train import precision_here
 from lafr.errors import InputError
+from lafr.models.restorer import Restorer
 from lafr.networks import NEEDS, NETWORKS
 from lafr.training import preflight
 from lafr.training.preflight import Finding, disk, external_file, fetch_line, missing, networks, report
@@ -65,7 +67,7 @@ def test_a_disk_that_is_too_small_is_missing(tmp_path):
 
 def test_a_run_that_has_everything_is_let_through_and_counted(composed, base_folder, face_folder):
     cfg = composed(*overrides(base_folder, face_folder, 2))
-    found = training_findings(cfg)
+    found = training_findings(cfg, counting=True)
     assert not missing(found)
     by_name = named(found)
     assert {"base model", "faces", "stage codebook", "stage alignment", "stage restoration", "disk", "memory"} <= set(
@@ -73,6 +75,64 @@ def test_a_run_that_has_everything_is_let_through_and_counted(composed, base_fol
     )
     assert "9 to train on" in by_name["faces"].where and "restoration 0." in by_name["memory"].where
     require_everything(cfg, show=False)
+
+
+def test_a_device_that_is_too_small_is_refused_with_what_would_fit_and_a_tight_one_is_doubted(
+    composed, base_folder, face_folder, monkeypatch, capsys
+):
+    cfg = composed(*overrides(base_folder, face_folder, 2, batch_size=4), "stages=[codebook,restoration]")
+    gigabytes = {"CodebookObjective": 0.1, "RestorationObjective": 1.0}  # a face; gradient checkpointing takes half
+
+    def peak(objective, faces, resolution, precision, checkpointing):
+        return 1e9 * gigabytes[type(objective).__name__] * faces * (0.5 if checkpointing else 1)
+
+    def free(amount):
+        monkeypatch.setattr("lafr.commands.preflight.free_memory", lambda: amount * 1e9)
+
+    monkeypatch.setattr("lafr.commands.preflight.WORTH_COUNTING", 0)
+    monkeypatch.setattr(preflight, "peak_bytes", peak)
+    for amount, fits in (
+        (3, "trainer=gpu80 needs 1.0 GB"),  # four micro-batches; gpu24 and gpu12 make more than there are faces
+        (0.9, "trainer.accumulation=4 trainer.gradient_checkpointing=true needs 0.5 GB"),
+        (0.1, "even trainer.accumulation=4 trainer.gradient_checkpointing=true needs 0.5 GB"),
+    ):
+        free(amount)
+        with pytest.raises(InputError) as error:
+            require_everything(cfg, show=False)
+        said = error.value.spelled(as_hydra)
+        assert said.startswith("stage restoration needs 4.0 GB") and said.endswith(f"; {fits}"), said
+    free(4.5)  # what is not counted may not fit beside it
+    require_everything(cfg, show=True)
+    said = capsys.readouterr().err
+    assert "warning: stage restoration" in said and "trainer=gpu80" in said
+    free(6)
+    require_everything(cfg, show=True)
+    assert not capsys.readouterr().err
+
+
+def test_a_saved_model_is_built_without_values_and_what_is_missing_of_it_is_found(
+    composed, restorer, base_folder, face_folder, tmp_path
+):
+    def stages(*more):
+        run = overrides(base_folder, face_folder, 2)
+        start = [f"model.build={{_target_: lafr.models.restorer.Restorer.from_pretrained, folder: '{folder}'}}"]
+        run = [argument for argument in run if not argument.startswith("model.build.folder")]
+        return training_findings(composed(*run, *start, *more), counting=False)
+
+    for full in (False, True):
+        folder = tmp_path / f"model_{full}"
+        restorer.save_pretrained(folder, full=full)
+        found = stages()
+        assert not missing(found) and {"model", "stage restoration"} <= set(named(found))
+        (folder / "adapter.safetensors").unlink()
+        lacking = missing(stages())
+        assert lacking and all("adapter.safetensors" in finding.where for finding in lacking)
+        (folder / "lafr.json").unlink()
+        assert any(finding.name == "model" for finding in missing(stages()))
+    built = preflight.hollow_saved("mini")
+    whole = Restorer.from_pretrained("mini").state_dict()
+    assert all(value.is_meta for value in built.parameters())
+    assert {name: value.shape for name, value in built.state_dict().items()} == {k: v.shape for k, v in whole.items()}
 
 
 def test_everything_that_is_missing_is_said_at_once(composed, base_folder, face_folder, monkeypatch, tmp_path, capsys):
