@@ -104,6 +104,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "latents": of_topic("latents", head="Batch {batch_size} at {resolution} px on {device}."),
     "parameters": of_topic("parameters"),
     "timesteps": of_topic("timesteps"),
+    "prior": of_topic("prior"),
     "recipes": of_topic("training"),
     "losses": of_topic("losses"),
     "inference": of_topic("inference"),

@@ -1,0 +1,104 @@
+"""The miniature's diffusion prior: its validation error against images seen, and faces that it draws."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.errors import need
+from lafr.evaluation import markdown
+from lafr.images import write_image
+from lafr.miniature.objectives import PriorObjective
+from lafr.models.base.model import Base
+from lafr.storage import atomic_write, read_json
+
+ERRORS = ("eps_mse", *(f"eps_mse_t{time}" for time in PriorObjective.PROBED))
+
+
+def prior(cfg: DictConfig) -> dict:
+    """Return the curve; write its figure beside the record, and the sheet of samples."""
+    points = curve([Path(run) for run in cfg.runs])
+    figure(points, Path(cfg.output) / "prior.svg")
+    if cfg.base is not None:
+        device = choose_device(cfg.device)
+        faces = sampled(Base.from_pretrained(cfg.base, text=True), cfg.samples, cfg.ddim_steps, cfg.seed, device)
+        write_image(tiled(faces), Path(cfg.sheet))
+        print(f"samples  {cfg.sheet}")
+    return {"curve": points, "runs": list(cfg.runs)}
+
+
+def curve(runs: Sequence[Path]) -> list[dict]:
+    """Return the errors of each validation by the number of images seen, over runs that continue one another."""
+    points, before = [], 0
+    for run in runs:
+        batch_size = read_json(run / "config.json")["stage"]["prior"]["batch_size"]
+        lines = (run / "prior" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        validations = [record for record in map(json.loads, lines) if "validation/eps_mse" in record]
+        for record in validations:
+            errors = {name: record[f"validation/{name}"] for name in ERRORS}
+            points.append({"images": before + record["step"] * batch_size, **errors})
+        before = points[-1]["images"]
+    return points
+
+
+@torch.no_grad()
+def sampled(base: Base, count: int, steps: int, seed: int, device: torch.device) -> Tensor:
+    """Return `count` faces `[N, 3, H, W]` drawn from noise by DDIM (Song et al., ICLR 2021; eta = 0)."""
+    codec, unet = base.codec().to(device), base.unet.to(device).eval()
+    null_embedding = base.null_embedding.to(device).expand(count, -1, -1)
+    # alpha_bar of the last step is the schedule's first, not 1, as in Stable Diffusion
+    scheduler = DDIMScheduler.from_config(base.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_timesteps(steps)
+    side, channels = unet.config.sample_size, unet.config.in_channels
+    z = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed)).to(device)
+    for t in tqdm(scheduler.timesteps, desc="samples", unit="step"):
+        z = scheduler.step(unet(z, t, null_embedding).sample, t, z).prev_sample
+    return codec.decode(z)
+
+
+def tiled(images: Tensor) -> Tensor:
+    """Return images `[N, 3, H, W]` as one sheet, as square as may be, filled up in black."""
+    columns = math.ceil(math.sqrt(len(images)))
+    missing = -len(images) % columns
+    images = torch.cat([images, -torch.ones_like(images[:missing])])
+    return torch.cat([torch.cat(list(row), dim=2) for row in images.split(columns)], dim=1)
+
+
+def figure(points: Sequence[dict], path: Path) -> None:
+    """Draw the errors, each over its first value: they differ thirtyfold between times."""
+    matplotlib: Any = need("matplotlib", "'lafr[figures]'")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.add_subplot()
+    for name in ERRORS:
+        label = name.replace("eps_mse_t", "t = ").replace("eps_mse", "all t")
+        relative = [point[name] / points[0][name] for point in points]
+        axes.plot([point["images"] for point in points], relative, lw=2.5 if name == "eps_mse" else 1.2, label=label)
+    axes.set_xlabel("images seen")
+    axes.set_ylabel(f"validation error / that at {points[0]['images']:,} images")
+    axes.legend(frameon=False)
+    axes.grid(color="#e5e5e5", lw=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    with matplotlib.rc_context({"svg.hashsalt": "lafr"}):  # equal numbers, equal bytes
+        atomic_write(path, lambda temporary: drawn.savefig(temporary, format="svg", metadata={"Date": None}))
+
+
+def prior_table(record: dict) -> str:
+    """Return about ten points of the curve, the last one among them, as a Markdown table."""
+    points = record["curve"]
+    step = max(1, len(points) // 10)
+    chosen = points[:-1:step] + points[-1:]
+    rows = [[f"{point['images']:,}", *(f"{point[name]:.4f}" for name in ERRORS)] for point in chosen]
+    heads = ["images seen", *(name.replace("eps_mse_t", "t = ").replace("eps_mse", "all t") for name in ERRORS)]
+    return f"{markdown.table(heads, rows)}\n\nMean squared error of the predicted noise on the validation faces."
