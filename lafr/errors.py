@@ -62,6 +62,15 @@ class InputError(ValueError):
         return self.spelled()
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has ended a run; what it had done is saved, and the same command continues it.
+
+    The commands print the message and exit with `CODE`, EX_TEMPFAIL of sysexits.h: try again.
+    """
+
+    CODE = 75
+
+
 def need(module: str, install: str) -> ModuleType:
     """Return a module of an optional package; raises InputError with `pip install {install}` when it is missing."""
     try:

@@ -1,4 +1,4 @@
-"""Records of runs: the configuration and the training set of a run, and the origin of a number."""
+"""What two records differ in, the training set of a run, and the origin of a number."""
 
 import importlib.metadata
 import os
@@ -8,22 +8,10 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from lafr.errors import InputError, setting
 from lafr.storage import read_json, write_json
 
-# Trainer settings that may change between a run and its continuation: they do not change what is computed.
-FREE = {
-    "trackers",
-    "tracking",
-    "log_every",
-    "log_pairs",
-    "latent_cache",
-    "validate_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "num_workers",
-}
 TRAINING_SET = "training_set.json"  # in a run's folder and in its model's
 LARGEST_RECORD = 100_000  # bytes
 PACKAGES = (
@@ -38,25 +26,24 @@ PACKAGES = (
 )
 
 
-def remember_config(config: dict, run_dir: Path) -> None:
-    """Write `config.json`; raises InputError if the run in this folder was started with other settings."""
-    path = run_dir / "config.json"
-    if path.exists() and (changed := differences(read_json(path), config)):
-        raise InputError(
-            f"{str(run_dir)!r} was started with other settings ({'; '.join(changed[:4])})",
-            remedy=f"choose another {setting('run_name')} or delete the folder",
-        )
-    write_json(config, path)
-
-
-def differences(old: object, new: object, where: str = "") -> list[str]:
-    """Return one line for each setting that differs, except those that are free to change."""
+def changes(old: object, new: object, where: str = "") -> list[tuple[str, Any, Any]]:
+    """Return dotted name, old and new value of each setting that differs; None for one that is not there."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
-        for key in sorted((old.keys() | new.keys()) - (FREE if where == "trainer" else set())):
-            found += differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        for key in sorted(old.keys() | new.keys()):
+            found += changes(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
         return found
-    return [] if old == new else [f"{where}: {old} -> {new}"]
+    return [] if old == new else [(where, old, new)]
+
+
+def differences(old: object, new: object) -> list[str]:
+    """Return one line for each setting that differs."""
+    return [f"{name}: {before} -> {now}" for name, before, now in changes(old, new)]
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each package that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def write_training_set(record: Mapping, folder: Path) -> None:
@@ -99,7 +86,7 @@ def provenance(command: str, seed: int) -> dict:
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results")),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
 
 

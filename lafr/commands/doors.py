@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lafr.errors import InputError, Spell, as_python
+from lafr.errors import InputError, Spell, Stopped, as_python
 
 LONGEST = 600  # characters of an error message; Hydra's can hold a whole configuration
 
@@ -129,15 +129,24 @@ def one_line_errors(spell: Spell, *more: type[BaseException]) -> Iterator[None]:
     users: tuple[type[BaseException], ...] = (InputError, OSError, *more)
     try:
         yield
+    except Stopped as stopped:
+        close_progress_bars()
+        print(stopped, file=sys.stderr, flush=True)
+        sys.exit(Stopped.CODE)
     except KeyboardInterrupt:
         sys.exit("stopped; run the same command again to resume")
     except users as error:
         if os.environ.get("LAFR_TRACEBACK"):
             raise
-        if "tqdm" in sys.modules:  # else the message would be printed within a progress bar's line
-            for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
-                bar.close()
+        close_progress_bars()
         sys.exit(f"error: {one_line(error, spell)}")
+
+
+def close_progress_bars() -> None:
+    """End the lines of progress bars, within which a message would be printed."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
 
 
 def one_line(error: BaseException, spell: Spell) -> str:

@@ -7,12 +7,13 @@ work among processes.
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lafr.commands.launch import command_line, run
-from lafr.storage import shipped
+from lafr.commands.launch import command_line, end_with_launcher, run
+from lafr.storage import locked, shipped
 
 if TYPE_CHECKING:  # imported late: the configuration is composed before torch is loaded
     from lafr.errors import InputError
@@ -172,6 +173,7 @@ def main(cfg: Any) -> None:
 
     With `explain`, what cannot be measured on this machine is explained all the same.
     """
+    end_with_launcher()
     plan = plan_from_config(cfg, command_line())
     if plan.needs_model and not plan.lacks_model and os.environ.get("RANK", "0") == "0":
         print(f"loading {plan.model} ...", file=sys.stderr, flush=True)
@@ -181,17 +183,18 @@ def main(cfg: Any) -> None:
     from lafr.evaluation.run import MissingError, evaluate
 
     processes, device = start(plan.device)
-    try:
-        result = evaluate(plan, device, processes, notify)
-    except MissingError as error:
-        if not plan.explain:
-            raise
-        if processes.is_main:
-            print(explain({"not_measured": error.not_measured}))
-            print(f"\nNothing was measured: {error.spelled(as_hydra)}")
-        return
-    if result is not None:  # in the main process
-        publish(plan, result)
+    with locked(plan.work / ".lock") if processes.is_main else nullcontext():
+        try:
+            result = evaluate(plan, device, processes, notify)
+        except MissingError as error:
+            if not plan.explain:
+                raise
+            if processes.is_main:
+                print(explain({"not_measured": error.not_measured}))
+                print(f"\nNothing was measured: {error.spelled(as_hydra)}")
+            return
+        if result is not None:  # in the main process
+            publish(plan, result)
 
 
 def notify(said: "str | InputError") -> None:

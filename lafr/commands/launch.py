@@ -3,7 +3,10 @@
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from math import prod
@@ -23,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lafr.commands.doors import as_hydra, one_line_errors, program, require_device_name
 from lafr.commands.help_page import asks_for_help, comment_of, help_page
-from lafr.errors import InputError
+from lafr.errors import InputError, Stopped
 from lafr.storage import shipped
 
 PATHS = (
@@ -75,6 +78,30 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
                 task(cfg)
 
         hydra.main(version_base=None, config_path=str(shipped("configs")), config_name=config_name)(guarded)()
+
+
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")  # set by torchrun and by `accelerate launch`
+GRACE = 300  # seconds from SIGTERM to the end of a process that waits for one which has gone
+
+
+def end_with_launcher() -> None:
+    """Send this process SIGTERM when the launcher that started it has gone: nobody would stop it any more.
+
+    A thread looks once a second, which works on every system; `prctl` would end a process with the thread, not the
+    process, that started it. Without a launcher nothing is watched: a run may outlive its shell.
+    """
+    if not any(name in os.environ for name in LAUNCHED):
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(Stopped.CODE)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def require_known_options(arguments: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lafr.commands.launch import run
+from lafr.commands.launch import end_with_launcher, run
 from lafr.commands.preflight import require_everything
 from lafr.errors import InputError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lafr.data.faces.sources import FaceSet
     from lafr.models.codec import Codec
     from lafr.models.restorer import Restorer
+    from lafr.training.stopping import StopSignals
 
 LOOP = (
     "optimizer",
@@ -38,12 +39,30 @@ LOOP = (
 def main(cfg: DictConfig) -> None:
     """Run the experiment's stages in order; a finished stage is loaded, a started one resumed."""
     require_known(cfg)
+    end_with_launcher()
+    from lafr.storage import locked, remove_temporaries
+    from lafr.training.stopping import StopSignals
+
+    if os.environ.get("RANK", "0") != "0":
+        with StopSignals() as stop:
+            train_stages(cfg, stop)
+        return
+    run_dir = Path(cfg.run_dir)
+    with locked(run_dir / ".lock"), StopSignals() as stop:
+        remove_temporaries(run_dir)
+        train_stages(cfg, stop)
+
+
+def train_stages(cfg: DictConfig, stop: "StopSignals") -> None:
+    """Build the parts of the experiment, run its stages and save the model."""
     from accelerate.utils import set_seed
     from hydra.utils import instantiate
 
     from lafr.data.faces.training_set import training_set
-    from lafr.provenance import remember_config, write_training_set
+    from lafr.provenance import write_training_set
     from lafr.storage import atomic_folder
+    from lafr.training.record import machine_of, pointed_at, remember
+    from lafr.training.state import from_main
     from lafr.training.trackers import begin, where_to_look
 
     if cfg.preflight:
@@ -57,26 +76,28 @@ def main(cfg: DictConfig) -> None:
     if accelerator.is_main_process:
         print(f"loading the model of {cfg.run_name} ...", file=sys.stderr, flush=True)
     model = instantiate(cfg.model.build, _convert_="all")
+    run_dir, machine = Path(cfg.run_dir), machine_of(accelerator.num_processes, accelerator.device.type)
+    said = from_main(lambda: remember(run_dir, resolved(cfg), pointed_at(model, faces, held_out), machine), accelerator)
+    if said and accelerator.is_main_process:
+        print(f"changed since this run began: {'; '.join(said)}", file=sys.stderr, flush=True)
     if accelerator.is_main_process:
-        remember_config(resolved(cfg), Path(cfg.run_dir))
-        write_training_set(trained_on := training_set(faces, held_out), Path(cfg.run_dir))
-    accelerator.wait_for_everyone()
+        write_training_set(trained_on := training_set(faces, held_out), run_dir)
     if cfg.trainer.trackers:
         accelerator.init_trackers(cfg.trainer.tracking.project)
         begin(accelerator, resolved(cfg))
     steps_before = 0
     for name in cfg.stages:
-        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, steps_before)
+        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, steps_before, stop)
         steps_before += cfg.stage[name].max_steps  # planned, not trained: the same after every resumption
     if accelerator.is_main_process:
-        saved = Path(cfg.run_dir) / "model"
+        saved = run_dir / "model"
 
         def save(folder: Path) -> None:
             model.save_pretrained(folder)
             write_training_set(trained_on, folder)
 
         atomic_folder(saved, save)
-        print("\n".join([f"saved {saved}", *where_to_look(accelerator, Path(cfg.run_dir))]))
+        print("\n".join([f"saved {saved}", *where_to_look(accelerator, run_dir)]))
     accelerator.end_training()
 
 
@@ -153,6 +174,7 @@ def run_stage(
     held_out: "FaceSet",
     degradation: "Degrade",
     steps_before: int = 0,
+    stop: "StopSignals | None" = None,
 ) -> None:
     """Train one stage of the model in `run_dir/NAME`, or load it where it is finished; `steps_before` are tracked."""
     from hydra.utils import instantiate
@@ -175,7 +197,7 @@ def run_stage(
     validate = Validation(
         pairs.held_out(held_out), folder / "validation", accelerator.device, trainer.validation_images, max(1, share)
     )
-    loop = {key: trainer[key] for key in LOOP} | {"steps_before": steps_before}
+    loop = {key: trainer[key] for key in LOOP} | {"steps_before": steps_before, "stop": stop}
     summary = train(objective, pairs, accelerator, folder, validate, name=name, **settings, **loop)
     accelerator.free_memory()
     accelerator.print(

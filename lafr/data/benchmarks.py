@@ -15,7 +15,7 @@ from lafr.data.faces import Faces, read_list
 from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError, setting
 from lafr.images import list_images, read_image
-from lafr.storage import read_json
+from lafr.storage import read_sealed
 
 
 def require_different(benchmark: str, names: Sequence[str]) -> None:
@@ -204,7 +204,7 @@ def pair_benchmark(name: str, lq: str | None, hq: str | None, resolution: int) -
 def prepared_side(root: Path) -> int | None:
     """Return the side in pixels of a set that `lafr prepare` made, None for other folders."""
     index = root / "index.json"
-    return read_json(index)["settings"]["resolution"] if index.is_file() else None
+    return read_sealed(index, required=False)["settings"]["resolution"] if index.is_file() else None
 
 
 def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Path]:

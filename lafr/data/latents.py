@@ -8,15 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from lafr.data.faces.sources import FaceSet
 from lafr.errors import setting
 from lafr.images import to_uint8
-from lafr.storage import atomic_write, sha256_of_tensors
+from lafr.storage import read_tensors, sha256_of_tensors, write_tensors
 
 SIDES = ("plain", "mirrored")  # an encoder is not mirror-equivariant: E(flip(x)) != flip(E(x)), so both are stored
 
@@ -59,20 +57,13 @@ def cached_latents(
 
 def read_latents(path: Path, codec_key: str, image: str) -> Tensor | None:
     """Return `[2, C, h, w]` as `write_latents` wrote it; None if the file is absent, damaged or of another image."""
-    # the hash of the values tells a damaged file, the metadata one that was copied from elsewhere
-    try:
-        with safe_open(path, "pt") as file:
-            z = torch.stack([file.get_tensor(side) for side in SIDES])
-            whole = file.metadata() == {"codec": codec_key, "image": image, "sha256": sha256_of_tensors({"": z})}
-    except (OSError, SafetensorError, RuntimeError):  # RuntimeError: the two sides differ in shape
-        return None
-    return z if whole else None
+    sides = read_tensors(path, {"codec": codec_key, "image": image})
+    return None if sides is None else torch.stack([sides[side] for side in SIDES])
 
 
 def write_latents(z: Tensor, path: Path, codec_key: str, image: str) -> None:
-    """Write `z [2, C, h, w]` atomically, with what it belongs to and the hash of its values as metadata."""
-    metadata = {"codec": codec_key, "image": image, "sha256": sha256_of_tensors({"": z})}
-    data = save({side: z[i].contiguous() for i, side in enumerate(SIDES)}, metadata)
+    """Write `z [2, C, h, w]` atomically, with what it belongs to."""
     elsewhere = f"free space, choose another folder ({setting('latent_cache')})"
     remedy = f"{elsewhere} or encode at every step ({setting('cache_latents', False)})"
-    atomic_write(path, lambda temporary: temporary.write_bytes(data), remedy)
+    sides = {side: z[i] for i, side in enumerate(SIDES)}
+    write_tensors(path, sides, {"codec": codec_key, "image": image}, remedy)

@@ -1,5 +1,6 @@
 """The training stream: pair n depends on (seed, n) alone."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -100,8 +101,16 @@ class PairStream(Dataset):
             num_workers=num_workers,
             # workers keep their decoded faces for the whole stage
             persistent_workers=num_workers > 0,
+            worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # by default DataLoader draws a seed from the global random state
         )
+
+
+def ignore_stop_signals(_: int = 0) -> None:
+    """Let a loader process outlive the signals that its whole group gets: the main process still saves a step."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def rebuilt(record: dict, face: Tensor) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Restore and score a benchmark batch by batch: resumable, by one process or several."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lafr.evaluation.summary import Evaluation, best_median_worst, ranking_metri
 from lafr.images import write_image
 from lafr.metrics.registry import Metric, is_set_metric
 from lafr.models.restorer import Restorer
+from lafr.storage import remove_temporaries
 
 WORK = "work"  # folder of the logs and features, inside an evaluation's
 
@@ -65,10 +67,13 @@ def restore_and_score(
     scoring = Scoring(list(compared), metrics, images, work / WORK, device)
     latents = LatentNumbers(restorer, log, fidelity) if restorer is not None else None
     before = load(log, images, scoring, latents)
+    if processes.is_main:
+        report_damage(log.damaged)
     processes.wait()  # nobody writes before all have read
     groups = [range(len(benchmark))[start : start + batch_size] for start in range(0, len(benchmark), batch_size)]
     for batch in own_batches(benchmark, groups, device, processes):
         images.make(batch)
+        report_damage(images.damaged)
         scoring.measure(batch)
         if latents is not None:
             latents.measure(batch)
@@ -76,7 +81,7 @@ def restore_and_score(
     if not processes.is_main:
         return None
     after = load(log, images, scoring, latents)
-    images.tidy()
+    remove_temporaries(work)  # of killed processes
     result = merged(scoring, [[benchmark.stem(i) for i in group] for group in groups], seed)
     if latents is not None:
         result.latents.update(latents.summary(len(groups), has_truth))
@@ -104,6 +109,13 @@ def own_batches(
         pairs = [benchmark[i] for i in group]
         hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
         yield Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
+
+
+def report_damage(lines: list[str]) -> None:
+    """Print, above a progress bar, what of an earlier run cannot be used, once."""
+    for line in lines:
+        tqdm.write(f"warning: {line}", file=sys.stderr)
+    lines.clear()
 
 
 def load(log: ProgressLog, images: RestoredImages, scoring: Scoring, latents: LatentNumbers | None) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import lafr.models
 import lafr.networks
 from lafr.errors import InputError, setting
 from lafr.models.adapter import builder_of
-from lafr.storage import read_json, sha256_of_file, sha256_of_tensors, sha256_of_values, write_json
+from lafr.storage import read_sealed, sha256_of_file, sha256_of_tensors, sha256_of_values, write_sealed
 
 
 def key_of_code(*modules: ModuleType) -> str:
@@ -100,10 +100,10 @@ def require_same_model(folder: Path, restorer: nn.Module, write: bool = True) ->
     The same model under changed code is allowed: its images are restored again. `write` is for the main process.
     """
     path, now = folder / "work" / "model.json", key_of_model(restorer)
-    if path.is_file() and (before := read_json(path)["sha256"]) != now:
+    if path.is_file() and (before := read_sealed(path)["model"]) != now:
         raise InputError(
             f"{str(folder)!r} is the evaluation of another model ({before[:12]}, this one is {now[:12]})",
             remedy=f"choose another {setting('output')} or {setting('run_name')}, or delete the folder",
         )
     if write:
-        write_json({"sha256": now}, path)
+        write_sealed({"model": now}, path)

@@ -13,7 +13,7 @@ from lafr.data.benchmarks import Benchmark, PairedBenchmark
 from lafr.data.severity import BOUNDARY, MARGIN, SETS, is_clear, psnr, severity_of, sharpness
 from lafr.errors import InputError, setting
 from lafr.images import to_uint8
-from lafr.storage import read_json, sha256_of_file
+from lafr.storage import read_sealed, sha256_of_file
 
 SAMPLE = 32  # files that are hashed, evenly spaced
 
@@ -41,7 +41,7 @@ def index_check(benchmark: PairedBenchmark, severity: str | None) -> list[str]:
     path = benchmark.root / "index.json"
     if not path.is_file():
         return [f"{len(benchmark):,} images in {benchmark.root}: no index.json, so no file was checked by its hash"]
-    index = read_json(path)
+    index = read_sealed(path, required=False)
     made = index.get("dataset")
     if severity and made in SETS.values() and made != SETS[severity]:
         raise InputError(
@@ -112,7 +112,7 @@ def measured_pairs(benchmark: PairedBenchmark) -> list[tuple[float, bool]]:
     Taken from the index of a set that was prepared; else measured.
     """
     path = benchmark.root / "index.json"
-    noted = {entry["file"]: entry for entry in read_json(path)["files"]} if path.is_file() else {}
+    noted = {entry["file"]: entry for entry in read_sealed(path, required=False)["files"]} if path.is_file() else {}
     own = [noted.get(Path(os.path.relpath(file, benchmark.root)).as_posix(), {}) for file in benchmark.lq]
     if all("psnr_rgb" in entry and "sharper" in entry for entry in own):
         return [(entry["psnr_rgb"], entry["sharper"]) for entry in own]
@@ -131,7 +131,7 @@ def measured_pairs(benchmark: PairedBenchmark) -> list[tuple[float, bool]]:
 def prepared_filter(benchmark: Benchmark) -> str | None:
     """Return the filter with which `lafr prepare` brought a set to its size; None where no index says so."""
     path = benchmark.root / "index.json" if isinstance(benchmark, PairedBenchmark) else None
-    return read_json(path)["settings"].get("filter") if path is not None and path.is_file() else None
+    return read_sealed(path, required=False)["settings"].get("filter") if path is not None and path.is_file() else None
 
 
 def spread(items: Iterable[Any]) -> list:

@@ -27,20 +27,27 @@ class Processes:
 class ProgressLog:
     """Append-only logs `folder/process_N.jsonl`: a process writes its own and reads those of all.
 
-    A line that a kill has cut off is ignored, and its work is done again. Each line carries the number of its run: with
-    another number of processes a batch moves to another file, and the line of the last run is the valid one.
+    A line that a kill has cut off, or that is damaged, is ignored, and its work is done again. Each line carries the
+    number of its run: with another number of processes a batch moves to another file, and the line of the last run is
+    the valid one.
     """
 
     def __init__(self, folder: Path, process: int = 0):
         self.folder, self.path = folder, folder / f"process_{process}.jsonl"
+        self.damaged: list[str] = []  # what `lines` has ignored
         self.run = 1 + max((line["run"] for line in self.lines()), default=0)
 
     def lines(self) -> list[dict]:
         """Return every complete line of every process, the last run's last."""
-        files = sorted(self.folder.glob("process_*.jsonl"))
-        found = [line for path in files for line in JsonLines(path).read()]
+        found = []
+        self.damaged = []
+        for path in sorted(self.folder.glob("process_*.jsonl")):
+            log = JsonLines(path, sealed=True)
+            found += log.read()
+            if log.damaged:
+                self.damaged.append(f"{log.damaged} lines of {str(path)!r} are damaged; their work is done again")
         return sorted(found, key=lambda line: line["run"])
 
     def append(self, *records: dict) -> None:
         """Write lines at once."""
-        JsonLines(self.path).append(*({"run": self.run, **record} for record in records))
+        JsonLines(self.path, sealed=True).append(*({"run": self.run, **record} for record in records))

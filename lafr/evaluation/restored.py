@@ -27,6 +27,7 @@ class RestoredImages:
         self.methods, self.folder, self.log = methods, folder, log
         self.folders = folder_names(methods)
         self.known: dict[tuple[str, str], dict] = {}
+        self.damaged: list[str] = []  # files that are not what an earlier run wrote
 
     def load(self, lines: Sequence[dict]) -> int:
         """Take in the log of all processes; return how many images it lists."""
@@ -60,7 +61,10 @@ class RestoredImages:
         path = self.path(wanted["image"], wanted["stem"])
         if line is None or wanted["key"] is None or line != wanted | {"png": line["png"]}:
             return False
-        return path.is_file() and sha256_of_file(path) == line["png"]
+        if path.is_file() and sha256_of_file(path) == line["png"]:
+            return True
+        self.damaged.append(f"{str(path)!r} is {'damaged' if path.is_file() else 'missing'}; its batch is made again")
+        return False
 
     def _append(self, line: dict) -> None:
         self.log.append(line)
@@ -73,12 +77,6 @@ class RestoredImages:
     def read(self, method: str, stems: Sequence[str]) -> Tensor:
         """Return what a method's files hold, `[B, 3, R, R]` in [-1, 1]."""
         return torch.stack([read_image(self.path(method, stem)) for stem in stems])
-
-    def tidy(self) -> None:
-        """Delete the temporary files of killed processes."""
-        for name in self.folders.values():
-            for temporary in (self.folder / name).glob(".*.png"):
-                temporary.unlink(missing_ok=True)
 
 
 def write_png(image: Tensor, path: Path, source: Path | None = None) -> None:

@@ -13,11 +13,11 @@ from lafr.evaluation.cache_keys import key_of_metric
 from lafr.evaluation.methods import HQ, LQ, Batch
 from lafr.evaluation.restored import RestoredImages
 from lafr.metrics.registry import Metric, SetMetric, describe, is_set_metric
-from lafr.storage import atomic_write, sha256_of_values
+from lafr.storage import read_tensors, sha256_of_values, write_tensors
 
 
 class Scoring:
-    """The scores of `methods`: numbers in the log, features of set metrics in `features/METRIC/METHOD/BATCH.npz`.
+    """The scores of `methods`: numbers in the log, features of set metrics in files, one for each batch.
 
     Kept if they were made from the same files by the same metric.
     """
@@ -86,20 +86,15 @@ class Scoring:
         return self._features(method, metric, batch.number, batch.stems) is not None
 
     def _features_path(self, method: str, metric: str, batch: int) -> Path:
-        return self.folder / "features" / metric / self.images.folders[method] / f"{batch:06d}.npz"
+        return self.folder / "features" / metric / self.images.folders[method] / f"{batch:06d}.safetensors"
 
     def _write_features(self, method: str, name: str, metric: SetMetric, batch: Batch, image: Tensor) -> None:
-        features = metric.features(image).cpu().numpy()
-        key = self.key(method, name, batch.stems)
         path = self._features_path(method, name, batch.number)
-        atomic_write(path, lambda temporary: np.savez(temporary, features=features, key=key))
+        write_tensors(path, {"features": metric.features(image)}, {"key": self.key(method, name, batch.stems)})
 
-    def _features(self, method: str, metric: str, batch: int, stems: Sequence[str]) -> np.ndarray | None:
-        path = self._features_path(method, metric, batch)
-        if not path.is_file():
-            return None
-        with np.load(path) as saved:
-            return saved["features"] if str(saved["key"]) == self.key(method, metric, stems) else None
+    def _features(self, method: str, metric: str, batch: int, stems: Sequence[str]) -> Tensor | None:
+        found = read_tensors(self._features_path(method, metric, batch), {"key": self.key(method, metric, stems)})
+        return None if found is None else found["features"]
 
     def values(self, method: str, metric: str, batches: Sequence[list[str]]) -> np.ndarray:
         """Return a method's scores in the order of `batches`, lists of stems; NaN where a measurement failed."""
@@ -113,7 +108,7 @@ class Scoring:
 
         def features(of: str) -> Tensor:
             parts = [self._features(of, name, number, stems) for number, stems in enumerate(batches)]
-            return torch.from_numpy(np.concatenate(cast(list[np.ndarray], parts)))  # `measure` wrote all of them
+            return torch.cat(cast(list[Tensor], parts))  # `measure` wrote all of them
 
         truth = features(HQ) if needs_truth_features(name, metric) else None
         return {**metric.score(features(method), truth, seed)}

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lafr.storage import atomic_write, sha256_of_tensors
+from lafr.storage import read_tensors, sha256_of_tensors, write_tensors
 
 
 class TruthCache:
@@ -36,12 +34,11 @@ class TruthCache:
 
 
 def _stored(folder: Path, compute: Callable[[Tensor], Tensor], hq: Tensor) -> Tensor:
-    path = folder / f"{sha256_of_tensors({'': hq})}.safetensors"
-    if path.is_file():
-        try:
-            return load_file(path)["seen"].to(hq.device)
-        except (SafetensorError, KeyError):  # damaged: compute it again
-            pass
+    image = sha256_of_tensors({"": hq})
+    path = folder / f"{image}.safetensors"
+    stored = read_tensors(path, {"image": image})  # None where it is damaged: it is computed again
+    if stored is not None:
+        return stored["seen"].to(hq.device)
     output = compute(hq)
-    atomic_write(path, lambda partial: save_file({"seen": output.contiguous()}, partial))
+    write_tensors(path, {"seen": output}, {"image": image})
     return output

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lafr.errors import InputError, setting
 from lafr.provenance import differences
-from lafr.storage import read_json, sha256_of_file
+from lafr.storage import read_sealed, sha256_of_file
 
 INDEX = "index.json"
 
@@ -19,7 +19,7 @@ def read_index(folder: Path) -> dict | None:
     """Return the index of a prepared dataset, None for an absent or empty folder; InputError for any other folder."""
     path = folder / INDEX
     if path.is_file():
-        return read_json(path)
+        return read_sealed(path, required=False)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{str(folder)!r} holds other files and no {INDEX}; choose another {setting('output')}")
     return None

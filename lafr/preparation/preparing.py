@@ -19,7 +19,7 @@ from lafr.preparation.indexes import INDEX, read_index, require_same, sha256_of,
 from lafr.preparation.origins import Source, choose, find_source, pair, read_names
 from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
-from lafr.storage import write_json
+from lafr.storage import write_sealed
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,19 @@ class Preparation:
         given = self._given()
         if done is not None:
             return _complete(job | {"sources": _as_before(given, work, done)}, done, work)
+        with work.locked():
+            return self._begin_or_continue(job, given, wanted, count, work, made_by)
 
+    def _begin_or_continue(
+        self,
+        job: dict,
+        given: "Given",
+        wanted: frozenset[str] | None,
+        count: int | None,
+        work: Unfinished,
+        made_by: Mapping,
+    ) -> str:
+        """Make the set, or what is missing of it; return a summary."""
         convert = Converter(self.resolution, self.filter, self.aligned)
         with nullcontext() if work.begun else work.discarded():
             sources = _sources(given, work)
@@ -234,7 +246,7 @@ def _finish(record: Mapping, work: Unfinished) -> Path:
     flat = "" in record["sources"]
     sheet = ".sheet.png" if flat else "sheet.png"  # hidden: readers of a folder of faces must not take it for one
     write_image(set_sheet(record["files"], work.set), work.set / sheet)
-    write_json(dict(record), work.set / INDEX)
+    write_sealed(record, work.set / INDEX)
     work.finish()
     return work.target / sheet
 

@@ -32,7 +32,7 @@ from lafr.preparation.indexes import (
 )
 from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
-from lafr.storage import write_json
+from lafr.storage import write_sealed
 
 # DifFace (Yue & Loy, TPAMI 2024), scripts/prepare_testing_restoration.py: in this order, the last changing fastest.
 GRID = {
@@ -145,13 +145,18 @@ class SyntheticPreparation:
             verify(work.target, done)
             return f"{work.target} is complete: {done['images']} images, every file as it was written"
         draw = grid_draw(len(items), self.seed) if self.grid else recipe_draw(self.degradation, self.seed)
+        with work.locked():
+            return self._make_all(items, draw, job, work, made_by)
+
+    def _make_all(self, items: Sequence[File], draw: Any, job: dict, work: Unfinished, made_by: Mapping) -> str:
+        """Write the pairs, the sheet and the index; return a summary."""
         work.begin(job)
         with work.discarded():
             files = _make(items, draw, self.resolution, work)
         pixels = sha256_of_pixels_of(files)
         record = {"images": len(items), "pixels_sha256": pixels, "files": files, "made_by": made_by}
         write_image(set_sheet(files, work.set), work.set / "sheet.png")
-        write_json(job | record, work.set / INDEX)
+        write_sealed(job | record, work.set / INDEX)
         work.finish()
         return (
             f"made {len(items)} pairs at {self.resolution} px in {work.target}, "

@@ -8,8 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lafr.errors import InputError, setting
-from lafr.preparation.indexes import require_same, sha256_of
-from lafr.storage import JsonLines, read_json, write_json
+from lafr.preparation.indexes import INDEX, require_same, sha256_of
+from lafr.storage import JsonLines, locked, read_sealed, remove_temporaries, write_sealed
 
 
 class Unfinished:
@@ -18,18 +18,27 @@ class Unfinished:
     Raises InputError when it holds other files.
     """
 
-    OWN = ("job.json", "done.jsonl", "set", "member", "download")
+    OWN = ("job.json", "done.jsonl", "set", "member", "download", "lock")
 
     def __init__(self, folder: Path):
         if folder.name in ("", ".."):
             raise InputError("output", str(folder), "a folder of the set's own")
         self.target, self.folder = folder, folder.with_name(f"{folder.name}.part")
-        self.set, self.job, self.journal = (self.folder / name for name in ("set", "job.json", "done.jsonl"))
+        self.set, self.job = self.folder / "set", self.folder / "job.json"
+        self.journal = JsonLines(self.folder / "done.jsonl", sealed=True)
         self.done: dict[tuple[str, str], dict] = {}
         self._absent = [parent for parent in self.folder.parents if not parent.exists()]
         names = [path.name.lstrip(".") for path in self.folder.iterdir()] if self.folder.is_dir() else []
         if not all(name.startswith(self.OWN) for name in names):
             raise InputError(f"{str(self.folder)!r} holds other files; choose another {setting('output')}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from making the same set; raises InputError that names the one which does."""
+        with locked(self.folder / ".lock"):
+            if (self.target / INDEX).is_file():  # made by another while this one looked
+                raise InputError(f"{str(self.target)!r} has just been made by another process")
+            yield
 
     @property
     def begun(self) -> bool:
@@ -42,19 +51,18 @@ class Unfinished:
         An image is done if its file has the sha256 of its line.
         """
         if not self.begun:
-            write_json(dict(job), self.job)
+            write_sealed(job, self.job)
             return
-        require_same(read_json(self.job), job, self.folder)
-        for cut_off in self.set.rglob(".*"):  # atomic writes have a hidden temporary name
-            cut_off.unlink()
-        for record in tqdm(JsonLines(self.journal).read(), desc="verify", unit="image", delay=1):
+        require_same(read_sealed(self.job, required=False), job, self.folder)
+        remove_temporaries(self.folder)
+        for record in tqdm(self.journal.read(), desc="verify", unit="image", delay=1):
             path = self.set / record.get("file", "")
             if "file" not in record or (path.is_file() and sha256_of(path) == record["sha256"]):
                 self.done[record["part"], record["name"]] = record
 
     def note(self, record: Mapping) -> None:
         """Record a finished image."""
-        JsonLines(self.journal).append(record)
+        self.journal.append(record)
         self.done[record["part"], record["name"]] = dict(record)
 
     def finish(self) -> None:

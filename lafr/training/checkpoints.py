@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: atomic, holding only what was trained, the oldest removed."""
+"""Checkpoints of a stage: atomic, checked before they are loaded, holding only what was trained, the oldest removed."""
 
 import io
 import random
@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lafr.storage import atomic_folder, read_json, write_json
+from lafr.errors import InputError
+from lafr.storage import DamagedError, JsonLines, atomic_folder, read_json, seal, unsealed, write_json
 
 TRAINED = "trained.safetensors"
 REMEDY = "free space and run the same command again: training resumes from the last checkpoint"
@@ -47,7 +48,13 @@ def set_random_state(state: dict) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one stage in `folder`: `step_00000500/` and so on, and at the end `final/`."""
+    """The checkpoints of one stage in `folder`: `step_00000500/` and so on, and at the end `final/`.
+
+    Each is sealed: a manifest, written last, holds the sha256 of its files, and what the stage's logs were when it was
+    written. A damaged one is never loaded.
+    """
+
+    LOGS = ("log.jsonl", "pairs.jsonl")
 
     def __init__(self, folder: str | Path, keep: int = 2):
         self.folder, self.keep = Path(folder), keep
@@ -56,6 +63,10 @@ class Checkpoints:
         """Return the steps of the complete checkpoints, ascending."""
         # folders under construction are hidden (".step_..."): atomic_folder
         return sorted(int(path.name[5:]) for path in self.folder.glob("step_*") if path.name[5:].isdigit())
+
+    def path(self, step: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.folder / f"step_{step:08d}"
 
     def save(self, step: int, trained: dict[str, Tensor], state: dict, random_states: list[dict]) -> None:
         """Write the checkpoint of `step` and remove all but the newest `keep`."""
@@ -66,36 +77,96 @@ class Checkpoints:
             buffer = io.BytesIO()
             torch.save({"step": step, "random": random_states, **state}, buffer)
             (path / "state.pt").write_bytes(buffer.getbuffer())
+            self._seal(path)
 
         # the new one is complete before an old one is removed: a kill at any time leaves a checkpoint
-        atomic_folder(self.folder / f"step_{step:08d}", fill, REMEDY)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step_{old:08d}", ignore_errors=True)
+        atomic_folder(self.path(step), fill, REMEDY)
+        self._remove(self.steps()[: -self.keep])
 
-    def load_latest(self) -> tuple[dict[str, Tensor], dict] | None:
-        """Return (trained tensors, state) of the newest checkpoint, or None.
+    def newest_whole(self) -> tuple[int, list[str]]:
+        """Return the step of the newest checkpoint that is as it was written, 0 without any, and what is damaged.
+
+        Damaged ones are renamed, so that later ones are counted without them. Raises InputError when none is whole.
+        """
+        damage = []
+        for step in reversed(self.steps()):
+            try:
+                unsealed(self.path(step))
+            except DamagedError as error:
+                damage.append(error.args[0])
+                continue
+            for later in [other for other in self.steps() if other > step]:
+                aside = self.folder / f"damaged_{self.path(later).name}"
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path(later).rename(aside)
+            return step, damage
+        if damage:
+            raise InputError(
+                f"no checkpoint in {str(self.folder)!r} can be used: {'; '.join(damage)}",
+                remedy="restore one from a copy, or delete the folder to train this stage from its start",
+            )
+        return 0, damage
+
+    def load(self, step: int) -> tuple[dict[str, Tensor], dict]:
+        """Return (trained tensors, state) of a checkpoint.
 
         The state holds what `save` was given, and `step` and `random`.
         """
-        if not self.steps():
-            return None
-        path = self.folder / f"step_{self.steps()[-1]:08d}"
+        path = self.path(step)
         return load_file(path / TRAINED), torch.load(path / "state.pt", weights_only=True, map_location="cpu")
 
     def finish(self, trained: dict[str, Tensor], summary: dict) -> None:
-        """Write the stage's result and remove its checkpoints."""
+        """Write the stage's result and remove its checkpoints but the newest.
+
+        That one is what `final/` is made from again where it is damaged, or where the stage is given more steps.
+        """
 
         def fill(path: Path) -> None:
             save_tensors(trained, path / TRAINED)
             write_json(summary, path / "summary.json")
+            self._seal(path)
 
         atomic_folder(self.folder / "final", fill, REMEDY)
-        for step in self.steps():
-            shutil.rmtree(self.folder / f"step_{step:08d}", ignore_errors=True)
+        self._remove(self.steps()[:-1])
 
-    def load_final(self) -> tuple[dict[str, Tensor], dict] | None:
-        """Return (trained tensors, summary) of a finished stage, or None."""
+    def final_is_whole(self) -> tuple[bool, list[str]]:
+        """Return whether the stage is finished and its result as it was written, and what is damaged.
+
+        Raises InputError when a damaged result cannot be made again.
+        """
+        if not (self.folder / "final").is_dir():
+            return False, []
+        try:
+            marks = unsealed(self.folder / "final")["logs"]
+        except DamagedError as error:
+            if not self.steps():
+                remedy = "restore it from a copy, or delete the folder to train this stage again"
+                raise InputError(
+                    f"{error.args[0]}, and there is no checkpoint to make it from", remedy=remedy
+                ) from None
+            return False, [error.args[0]]
+        logs = {name: JsonLines(self.folder / name) for name in marks}
+        return True, [f"{str(log.path)!r} has changed" for name, log in logs.items() if log.mark() != marks[name]]
+
+    def load_final(self) -> tuple[dict[str, Tensor], dict]:
+        """Return (trained tensors, summary) of a finished stage."""
         path = self.folder / "final"
-        if not path.is_dir():
-            return None
         return load_file(path / TRAINED), read_json(path / "summary.json")
+
+    def cut_back_logs(self, step: int) -> list[str]:
+        """Drop what the logs hold from after the checkpoint of `step` (0: from after the start); return the damage."""
+        marks = unsealed(self.path(step))["logs"] if step else {}
+        damage = []
+        for name in self.LOGS:
+            log = JsonLines(self.folder / name)
+            if not log.cut_back(*marks.get(name, (0, ""))):
+                damage.append(f"{str(log.path)!r} is missing or damaged: it continues without its beginning")
+        return damage
+
+    def _seal(self, path: Path) -> None:
+        logs = [JsonLines(self.folder / name) for name in self.LOGS]
+        seal(path, logs={log.path.name: log.mark() for log in logs if log.path.is_file()})
+
+    def _remove(self, steps: list[int]) -> None:
+        for step in steps:
+            shutil.rmtree(self.path(step), ignore_errors=True)

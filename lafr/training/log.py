@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -10,18 +9,20 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.storage import JsonLines
+from lafr.training.checkpoints import Checkpoints
 from lafr.training.trackers import track, track_image
 
 
 class Log:
     """Progress bar, `log.jsonl`, `pairs.jsonl` and trackers of a stage.
 
-    When a run resumes at `step`, both files are cut back to it: the steps after the checkpoint are trained again.
+    When a run resumes at `step`, both files are cut back to what they were when its checkpoint was saved: the steps
+    after it are trained again.
     Trackers cannot be cut back; they keep what they have of these steps, which is the same, and get the rest.
 
     Args:
         accelerator: holds the trackers.
-        folder: of the stage.
+        checkpoints: of the stage, whose folder holds the files.
         name: of the stage.
         step: that the stage starts or resumes at.
         max_steps: of the stage.
@@ -32,23 +33,23 @@ class Log:
     def __init__(
         self,
         accelerator: Accelerator,
-        folder: Path,
+        checkpoints: Checkpoints,
         name: str,
         step: int,
         max_steps: int,
         batch_size: int,
         steps_before: int = 0,
     ):
-        self.folder, self.steps_before = folder, steps_before
+        self.folder, self.steps_before = checkpoints.folder, steps_before
         self.accelerator, self.name, self.batch_size = accelerator, name, batch_size
-        self.lines, self.pair_lines = JsonLines(folder / "log.jsonl"), JsonLines(folder / "pairs.jsonl")
+        self.lines, self.pair_lines = (JsonLines(self.folder / file) for file in checkpoints.LOGS)
         self.started, self.first_step = time.perf_counter(), step
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.tracked = {(line["step"], *line) for line in self.lines.read()}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.tracked = {(line.get("step"), *line) for line in self.lines.read()}
             # a killed run may have logged steps after its last checkpoint
-            self.lines.rewrite(lambda line: line["step"] <= step)
-            self.pair_lines.rewrite(lambda line: line["n"] < step * batch_size)
+            for text in checkpoints.cut_back_logs(step):
+                accelerator.print(f"warning: {text}")
         hidden = not accelerator.is_main_process
         self.bar = tqdm(
             total=max_steps, initial=step, desc=name, unit="step", dynamic_ncols=True, mininterval=1, disable=hidden
@@ -63,8 +64,10 @@ class Log:
         if self.accelerator.is_main_process:
             self.pair_lines.append(*records)
 
-    def terms(self, step: int, terms: dict[str, float], learning_rate: float, norm: Tensor) -> None:
-        """Log the loss terms, learning rate and gradient norm.
+    def terms(
+        self, step: int, terms: dict[str, float], learning_rate: float, norm: Tensor, written: bool = True
+    ) -> None:
+        """Show the loss terms; where they are `written`, log them, learning rate and gradient norm.
 
         Raises InputError when a loss or the gradient is not finite: the last checkpoint is from before it.
         """
@@ -72,7 +75,8 @@ class Log:
         rate = (step - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
         self.bar.set_postfix({k: f"{v:.4g}" for k, v in terms.items()} | {"img/s": f"{rate:.3g}"}, refresh=False)
         # written before the check: the log then shows the step that failed
-        self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})
+        if written:
+            self._write(step, terms | {"learning_rate": learning_rate, "grad_norm": float(norm)})
         # float16's gradient scaler expects overflows: it skips such a step and lowers its scale
         overflowed = self.accelerator.scaler is None and not norm.isfinite()
         if overflowed or not all(abs(v) < float("inf") for v in terms.values()):

@@ -17,7 +17,8 @@ from lafr.errors import InputError, need
 from lafr.training.checkpoints import Checkpoints
 from lafr.training.log import Log
 from lafr.training.objectives import Objective
-from lafr.training.state import TrainingState, resume, save
+from lafr.training.state import TrainingState, load_finished, resume, save
+from lafr.training.stopping import StopSignals
 from lafr.training.validation import BestWeights, Validate, require_validation, validate_on_main
 
 
@@ -49,6 +50,7 @@ def train(
     checkpoint_every: int = 500,
     keep_checkpoints: int = 2,
     steps_before: int = 0,
+    stop: StopSignals | None = None,
 ) -> dict:
     """Minimise `objective` for `max_steps` optimiser steps; return the stage's summary.
 
@@ -82,15 +84,15 @@ def train(
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many are kept.
         steps_before: of the stages before: trackers count the steps of a run, not of a stage.
+        stop: the signals that end the run after its running step, which is saved.
     """
     require_whole_weights(accelerator)
     checkpoints = Checkpoints(folder, keep_checkpoints)
     # a finished stage: later stages and the saved model need its weights, and what `finish` derives from them
-    if finished := checkpoints.load_final():
-        objective.load_trained_state(finished[0])
+    if summary := load_finished(checkpoints, objective, max_steps, accelerator):
         objective.eval()
         objective.finish(pairs.faces, accelerator.device)
-        return finished[1]
+        return summary
 
     if gradient_checkpointing:
         objective.enable_gradient_checkpointing()
@@ -120,8 +122,9 @@ def train(
         accelerator.num_processes,
         num_workers,
     )
-    log = Log(accelerator, Path(folder), name, state.step, max_steps, batch_size, steps_before)
-    resumed_at = state.step
+    log = Log(accelerator, checkpoints, name, state.step, max_steps, batch_size, steps_before)
+    resumed_at, stop = state.step, stop or StopSignals()
+    stop.deferred = True  # until the loop is left
     # one optimiser step an iteration
     for batches in optimiser_batches(loader, accelerator):
         started = time.perf_counter()
@@ -146,11 +149,12 @@ def train(
         state.step += 1
         state.seconds += time.perf_counter() - started
 
-        step = state.step
+        step, asked = state.step, stop.asked(accelerator)
         # at a checkpoint too: a loss that is not finite must end the run before it is saved
-        if step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps:
+        logged = step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps
+        if logged or asked:
             numbers = mean_terms(all_terms, accelerator) | {name: float(value) for name, value in learned.items()}
-            log.terms(step, numbers, scheduler.get_last_lr()[0], norm)
+            log.terms(step, numbers, scheduler.get_last_lr()[0], norm, written=logged)
         log.advance()
         if log_pairs:
             log.pairs(pairs.record(n) for n in range((step - 1) * batch_size, step * batch_size))
@@ -159,8 +163,10 @@ def train(
             log.validation(step, validate_on_main(best or validate, state, accelerator))
             if best and patience and best.age(step) >= patience:
                 break
-        if step % checkpoint_every == 0 and step < max_steps:
+        if asked or (step % checkpoint_every == 0 and step < max_steps):
             save(checkpoints, state, accelerator)
+        stop.obey(f"{name} is saved at step {step}")
+    stop.deferred = False
 
     # before the last validation: if that fails (memory, a full disk), running again repeats it and no step
     if state.step > resumed_at:
@@ -179,6 +185,7 @@ def train(
     log.close()
     summary = {
         "steps": state.step,
+        "max_steps": max_steps,
         "batch_size": batch_size,
         "seconds": round(state.seconds, 1),
         "validation": measured,

@@ -1,15 +1,18 @@
 """Everything that changes while a stage trains, in one record: what a checkpoint holds and a resumed run loads."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lafr.errors import InputError
 from lafr.training.checkpoints import Checkpoints, random_state, set_random_state
 from lafr.training.objectives import Objective
 from lafr.training.validation import BestWeights
@@ -77,13 +80,46 @@ def save(checkpoints: Checkpoints, state: TrainingState, accelerator: Accelerato
 
 
 def resume(checkpoints: Checkpoints, state: TrainingState, accelerator: Accelerator) -> None:
-    """Load the newest checkpoint, if there is one, into `state` and this process's random generators."""
-    loaded = checkpoints.load_latest()
-    if loaded is None:
+    """Load the newest whole checkpoint, if there is one, into `state` and this process's random generators."""
+    step, damage = from_main(checkpoints.newest_whole, accelerator)
+    for text in damage:
+        accelerator.print(f"warning: {text}; the checkpoint before it is used")
+    if not step:
         return
-    trained, stored = loaded
+    trained, stored = checkpoints.load(step)
     state.objective.load_trained_state(trained)
     state.load_state_dict(stored, accelerator.device)
     if accelerator.process_index < len(stored["random"]):  # a run may resume on more processes than it had
         set_random_state(stored["random"][accelerator.process_index])
     accelerator.print(f"resuming at step {state.step} from {checkpoints.folder}")
+
+
+def load_finished(
+    checkpoints: Checkpoints, objective: Objective, max_steps: int, accelerator: Accelerator
+) -> dict | None:
+    """Load the result of a stage that has been trained for `max_steps` and return its summary, else None."""
+    whole, damage = from_main(checkpoints.final_is_whole, accelerator)
+    for text in damage:
+        accelerator.print(f"warning: {text}{'' if whole else '; the result is made again from the last checkpoint'}")
+    if not whole:
+        return None
+    trained, summary = checkpoints.load_final()
+    # more steps than it was to have: they are trained. Patience may have ended it before, and would again
+    if max_steps > summary["max_steps"] == summary["steps"]:
+        return None
+    objective.load_trained_state(trained)
+    return summary
+
+
+def from_main(decide: Callable[[], Any], accelerator: Accelerator) -> Any:
+    """Return, on every process, what `decide` returns on the main one; an InputError is raised on every process."""
+    answer: Any = None
+    if accelerator.is_main_process:
+        try:
+            answer = decide()
+        except InputError as error:
+            answer = error
+    (answer,) = broadcast_object_list([answer])
+    if isinstance(answer, InputError):
+        raise answer
+    return answer

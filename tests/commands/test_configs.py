@@ -14,8 +14,8 @@ from torch import nn
 
 from lafr.commands.train import LOOP
 from lafr.networks import NETWORKS
-from lafr.provenance import FREE
 from lafr.training.loop import train
+from lafr.training.record import FREE, REPORTED
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -247,7 +247,10 @@ def test_no_experiment_trains_or_validates_on_a_test_set():
 
 
 def test_what_may_change_in_a_started_run_are_settings_of_the_trainer():
-    assert set(resolved("train", "run_name=x")["trainer"]) >= FREE
+    config = resolved("train", "run_name=x")
+    for name in (*FREE, *REPORTED):
+        part, _, key = name.partition(".")
+        assert key.startswith("build.") or (key in config[part] if key else part in config), name
 
 
 def test_no_config_holds_a_path_of_one_machine():

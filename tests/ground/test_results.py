@@ -8,33 +8,9 @@ import pytest
 import scipy.stats
 
 import lafr.provenance
-from lafr.errors import InputError
 from lafr.evaluation.summary import mean_and_interval
-from lafr.provenance import FREE, differences, provenance, remember_config
+from lafr.provenance import differences, provenance
 from lafr.storage import write_json
-
-CONFIG = {"seed": 0, "trainer": {"log_every": 10, "accumulation": 1}, "stage": {"codebook": {"max_steps": 5}}}
-
-
-def changed(**settings) -> dict:
-    return json.loads(json.dumps(CONFIG)) | settings
-
-
-def test_a_run_cannot_be_continued_with_other_settings_and_they_are_named(tmp_path):
-    remember_config(CONFIG, tmp_path / "run")
-    other = changed(seed=1, stage={"codebook": {"max_steps": 9}})
-    with pytest.raises(InputError, match=r"seed: 0 -> 1; stage.codebook.max_steps: 5 -> 9") as error:
-        remember_config(other, tmp_path / "run")
-    assert "\n" not in str(error.value)
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG
-
-
-def test_what_only_changes_how_a_run_is_shown_is_free_and_only_under_trainer(tmp_path):
-    remember_config(CONFIG, tmp_path)
-    for name in sorted(FREE):
-        remember_config(changed(trainer={"log_every": 10, "accumulation": 1, name: 77}), tmp_path)
-    assert differences({"stage": {"log_every": 1}}, {"stage": {"log_every": 2}}) == ["stage.log_every: 1 -> 2"]
-    assert differences({"trainer": {"accumulation": 1}}, {"trainer": {"accumulation": 2}})
 
 
 def test_a_setting_that_appears_or_goes_away_is_a_change():

@@ -366,7 +366,7 @@ def test_what_a_stop_left_half_is_made_again(tmp_path, capsys, monkeypatch):
         run(capsys, "lfw_test", source=source, count=4)
     part = Path("data/lfw_test.part")
     (part / "set/lq/00001.png").write_bytes(b"torn")
-    (part / "set/lq/.00003.77.png").write_bytes(b"cut off")
+    (part / "set/lq/.00003.0123456789abcdef.png").write_bytes(b"cut off")
     journal = (part / "done.jsonl").read_text(encoding="utf-8")
     (part / "done.jsonl").write_text(journal[:-20], encoding="utf-8")
     run(capsys, "lfw_test", source=source, count=4)

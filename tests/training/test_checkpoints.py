@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import lafr.training.checkpoints
 from lafr.errors import InputError
-from lafr.storage import atomic_folder
+from lafr.storage import atomic_folder, remove_temporaries
 from lafr.training.checkpoints import TRAINED, Checkpoints, random_state, set_random_state
 from lafr.training.objectives import AlignmentObjective, CodebookObjective
 
@@ -24,10 +24,16 @@ def saved(checkpoints, step):
     checkpoints.save(step, {"a": torch.full((3,), float(step))}, {"seconds": 1.5}, [random_state()])
 
 
+def loaded(checkpoints):
+    step, damage = checkpoints.newest_whole()
+    assert damage == []
+    return checkpoints.load(step)
+
+
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(7, TENSORS, {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, [random_state()])
-    trained, state = checkpoints.load_latest()
+    trained, state = loaded(checkpoints)
     assert trained.keys() == TENSORS.keys()
     assert all(
         torch.equal(value, TENSORS[name]) and value.dtype == TENSORS[name].dtype for name, value in trained.items()
@@ -59,17 +65,18 @@ def test_the_newest_are_kept_in_order_of_their_steps(tmp_path):
         saved(checkpoints, step)
     assert checkpoints.steps() == [200, 1000]
     assert listing(tmp_path) == ["step_00000200", "step_00001000"]
-    assert checkpoints.load_latest()[1]["step"] == 1000
+    assert loaded(checkpoints)[1]["step"] == 1000
 
 
-def test_the_result_replaces_the_checkpoints(tmp_path):
+def test_the_result_replaces_the_checkpoints_but_the_last(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    saved(checkpoints, 5)
+    assert checkpoints.final_is_whole() == (False, [])
+    saved(checkpoints, 5), saved(checkpoints, 6)
     checkpoints.finish(TENSORS, {"steps": 6})
+    assert checkpoints.final_is_whole() == (True, [])
     trained, summary = checkpoints.load_final()
     assert torch.equal(trained["a"], TENSORS["a"]) and summary == {"steps": 6}
-    assert listing(tmp_path) == ["final"]
-    assert checkpoints.load_latest() is None
+    assert listing(tmp_path) == ["final", "step_00000006"]  # for more steps, or where the result is damaged
 
 
 def full_disk(*_):
@@ -88,7 +95,7 @@ def test_a_disk_that_fills_while_saving_costs_only_the_new_checkpoint(tmp_path, 
         saved(checkpoints, 2)
     assert "\n" not in str(error.value) and "free space" in str(error.value)
     assert listing(tmp_path) == ["step_00000001"]
-    assert torch.equal(checkpoints.load_latest()[0]["a"], torch.full((3,), 1.0))
+    assert torch.equal(loaded(checkpoints)[0]["a"], torch.full((3,), 1.0))
 
 
 def test_any_other_failure_keeps_its_own_name_and_leaves_no_half_checkpoint(tmp_path, monkeypatch):
@@ -128,21 +135,22 @@ def test_on_a_really_full_disk_the_previous_checkpoint_survives(small_disk, mega
         checkpoints.save(2, big, {"optimizer": big}, [random_state()])
     assert "\n" not in str(error.value)
     assert listing(small_disk / "stage") == ["step_00000001"]
-    assert torch.equal(checkpoints.load_latest()[0]["a"], torch.full((3,), 1.0))
+    assert torch.equal(loaded(checkpoints)[0]["a"], torch.full((3,), 1.0))
     saved(checkpoints, 2)  # the space is free again
-    assert checkpoints.load_latest()[1]["step"] == 2
+    assert loaded(checkpoints)[1]["step"] == 2
 
 
 def test_what_a_killed_process_left_half_written_is_not_a_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     saved(checkpoints, 1)
-    half = tmp_path / ".step_00000002.part"
+    half = tmp_path / ".step_00000002.0123456789abcdef.part"
     half.mkdir()
     (half / TRAINED).write_bytes(b"half")
     assert checkpoints.steps() == [1]
     saved(checkpoints, 2)
+    remove_temporaries(tmp_path)
     assert listing(tmp_path) == ["step_00000001", "step_00000002"]
-    assert torch.equal(checkpoints.load_latest()[0]["a"], torch.full((3,), 2.0))
+    assert torch.equal(loaded(checkpoints)[0]["a"], torch.full((3,), 2.0))
 
 
 def test_an_existing_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
@@ -170,5 +178,5 @@ def test_the_random_state_of_torch_numpy_and_python_survives_a_checkpoint(tmp_pa
     saved(checkpoints, 1)
     expected = draws()
     draws()
-    set_random_state(checkpoints.load_latest()[1]["random"][0])
+    set_random_state(loaded(checkpoints)[1]["random"][0])
     assert draws() == expected

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
 from training_script import LEARNED, overrides, run_script
 
 import lafr.training.loop
+from lafr.storage import write_sealed
 
+# configurations name their folder, summaries hold seconds; checkpoints are of other steps
+OWN_TIMES = re.compile(r"^config(\.copy)?\.json$|final/sha256\.json$|/step_")
 STAGES = ("codebook", "alignment", "restoration")
 
 
@@ -27,7 +31,7 @@ def train_until_killed(arguments, output, moment=None, stage=None, step=None):
 
     def replace_and_die(source, target):
         if moment == "writing" and str(target).endswith(f"{stage}/step_{step:08d}"):
-            assert {path.name for path in source.iterdir()} == {"trained.safetensors", "state.pt"}
+            assert {path.name for path in source.iterdir()} == {"trained.safetensors", "state.pt", "sha256.json"}
             kill()
         replace(source, target)
         if moment == "finished" and str(target).endswith(f"{stage}/final"):
@@ -52,16 +56,13 @@ def train(workers, tmp_path):
 
 
 def files(folder):
-    """Everything that a finished run leaves, by name: bytes, and of summaries what is not a time.
-
-    Not compared: checkpoints of a finished stage that a kill kept from being removed.
-    """
+    """Everything that a finished run leaves, by name: bytes, and of summaries what is not a time."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.name == "summary.json":
             found[name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
-        elif path.is_file() and name != "config.json" and "step_" not in path.parent.name:
+        elif path.is_file() and not OWN_TIMES.search(name):
             found[name] = path.read_bytes()
     return found
 
@@ -126,8 +127,8 @@ def test_the_base_models_two_stages_resume_too_with_the_latent_scale_of_the_firs
 
 
 def test_a_run_started_with_other_settings_is_not_continued(train, base_folder, face_folder, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text('{"a": 0}')
+    record = {"config": {"a": 0}, "points_to": {}, "machine": {}}
+    write_sealed(record, tmp_path / "run" / "config.json")
     with pytest.raises(AssertionError, match=r"error: .*a: 0 -> None"):
         train(overrides(base_folder, face_folder, steps=1), "run")
     assert os.listdir(tmp_path / "run") == ["config.json"]
