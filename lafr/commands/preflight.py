@@ -106,12 +106,12 @@ def model_findings(build: Mapping) -> "list[Finding]":
     place = model_folder(build.get("folder", "mini"))
     try:
         saved = Saved.read(place)
+        source = None if saved.base is None else build.get("base") or base_of(place, saved.base)
     except InputError as error:
         return [preflight.refused("model", error)]
     found = [preflight.Finding("model", True, str(build.get("folder", "mini")))]
-    if saved.base is not None:
+    if source is not None:
         how = {"offline": build.get("offline", False), "variant": saved.base_settings.get("variant")}
-        source = build.get("base") or base_of(place, saved.base)
         found.append(preflight.base_model(source, text=saved.text != "none", **how)[0])
     return found
 

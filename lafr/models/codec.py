@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
+from lafr.errors import InputError
 from lafr.models.loading import load_exactly, planned, read_config
 from lafr.storage import sha256_of_tensors, sha256_of_values
 
@@ -37,10 +38,11 @@ class Codec(nn.Module):
         Raises InputError unless names and shapes of the weights are exactly those of its configuration.
         """
         folder = Path(folder)
-        empty = planned(AutoencoderKL, read_config(AutoencoderKL, folder), str(folder))
-        weights = load_exactly(folder / SAFETENSORS_WEIGHTS_NAME, empty.state_dict())
-        vae = AutoencoderKL.from_config(empty.config)
-        vae.load_state_dict(weights)
+        vae = planned(AutoencoderKL, read_config(folder), str(folder / "config.json"), own=True)
+        require_autoencoder(vae, str(folder / "config.json"))
+        # float32 whatever the file holds; assigned, as the autoencoder has no values to copy into
+        state = load_exactly(folder / SAFETENSORS_WEIGHTS_NAME, vae.state_dict())
+        vae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         return cls(vae)
 
     @property
@@ -102,3 +104,16 @@ class Codec(nn.Module):
     def reconstruct(self, image: Tensor) -> Tensor:
         """Return decode(encode(image)): the ceiling of any restoration in this latent space."""
         return self.decode(self.encode(image))
+
+
+def require_autoencoder(vae: nn.Module, where: str) -> None:
+    """Raise InputError unless an autoencoder of RGB images has the scale and shift of a latent."""
+    config = vae.config
+    if (config.in_channels, config.out_channels) != (3, 3):
+        raise InputError(f"{where!r} has {config.in_channels} and {config.out_channels} channels; RGB images have 3")
+    # None stands for the plain choice in some configurations
+    for name, plain in (("scaling_factor", 1.0), ("shift_factor", 0.0)):
+        value = getattr(config, name, None)
+        value = plain if value is None else value
+        if not isinstance(value, int | float) or (name == "scaling_factor" and not value > 0):
+            raise InputError(f"{where!r} has {name}={value!r:.40}; it must be a number, and a scale above 0")

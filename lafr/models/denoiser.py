@@ -20,6 +20,7 @@ from lafr.models.lora import (
     lora_state,
     plain_state,
     read_lora,
+    require_rank,
     write_lora,
 )
 from lafr.models.schema import Range, read_small_json, require_fit
@@ -127,8 +128,14 @@ class Denoiser(nn.Module):
 
         Raises InputError unless names and shapes of the weights are exactly those of the settings.
         """
-        self.add_lora(**settings)
-        set_peft_model_state_dict(self.unet, read_lora(Path(folder), lora_state(self.unet)), adapter_name="default")
+        folder = Path(folder)
+        require_rank(folder, settings["rank"])  # before memory of this rank is taken
+        try:
+            self.add_lora(**settings)
+        except ValueError as error:  # peft, of targets that no layer has
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the LoRA of {str(folder)!r} does not fit the UNet: {reason}") from None
+        set_peft_model_state_dict(self.unet, read_lora(folder, lora_state(self.unet)), adapter_name="default")
 
     def save_pretrained(self, folder: str | Path, merge: bool = False) -> None:
         """Write the pruned UNet and, where there is one, its LoRA; with `merge`, the LoRA added to the weights.
@@ -177,7 +184,11 @@ def hollow_unet(folder: Path, text: str) -> tuple[UNet2DConditionModel, float]:
     path = folder / "config.json"
     config = read_small_json(path)
     require_fit(config, CONFIG, repr(str(path)))
-    unet = planned(UNet2DConditionModel, config["unet"], str(path))
+    unet = planned(UNet2DConditionModel, config["unet"], str(path), own=True)
+    try:
+        require_foldable(unet, "none", None)
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error.args[0]}") from None
     # pruned on the meta device: the deleted layers are never allocated
     with torch.device("meta"):
         remove_time(unet)

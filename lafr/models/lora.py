@@ -15,7 +15,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lafr.models.loading import load_exactly
+from lafr.errors import InputError
+from lafr.models.loading import load_exactly, read_header, require_file
 from lafr.storage import atomic_write
 
 # OSEDiff's list; conv alone is the resampling layers' name in diffusers.
@@ -50,6 +51,15 @@ def write_lora(unet: UNet2DConditionModel, config: LoraConfig, folder: Path) -> 
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps({PREFIX + key: value for key, value in settings.items()})}
     prefixed = {PREFIX + name: value for name, value in state.items()}
     atomic_write(folder / WEIGHTS, lambda temporary: save_file(prefixed, temporary, metadata))
+
+
+def require_rank(folder: Path, rank: int) -> None:
+    """Raise InputError unless the matrices A `[rank, C]` of a LoRA's file are of this rank; only headers are read."""
+    path = folder / WEIGHTS
+    require_file(path)
+    for name, (shape, _) in read_header(path).items():
+        if name.endswith(".lora_A.weight") and shape[:1] != (rank,):
+            raise InputError(f"weights in {str(path)!r} do not fit: {name} is {shape}, not of rank {rank}")
 
 
 def read_lora(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

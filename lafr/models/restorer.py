@@ -14,10 +14,10 @@ from lafr.errors import InputError, setting
 from lafr.images import ImageLike, aligned_input, as_given, as_images, require_batch
 from lafr.models.adapter import Adapter, build_adapter, builder_of, settings_of
 from lafr.models.base.model import Base
-from lafr.models.base.sources import HUB
+from lafr.models.base.sources import HUB, REPOSITORY
 from lafr.models.codec import Codec
 from lafr.models.denoiser import Denoiser
-from lafr.models.loading import load_exactly
+from lafr.models.loading import load_exactly, require_own
 from lafr.models.lora import lora_settings
 from lafr.models.saved import BASE_SETTINGS, INDEX, Saved
 from lafr.models.schema import require_fit
@@ -26,6 +26,7 @@ from lafr.storage import atomic_write
 from lafr.weights import mini_folder
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
+BASES = "LAFR_BASES"  # environment variable: folders whose base models saved models may name, separated as in PATH
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ class Restorer(nn.Module):
         Raises InputError, on one line, unless the folder is exactly what `save_pretrained` writes.
         """
         folder = model_folder(folder)
+        require_own(folder, (INDEX, ADAPTER_WEIGHTS, "codec", "denoiser", FOLDER))
         saved = Saved.read(folder)
         adapter = load_adapter(folder, **saved.adapter)
         if saved.base is None:
@@ -229,6 +231,7 @@ class Restorer(nn.Module):
             )
             if saved.lora is not None:
                 restorer.denoiser.load_lora(folder / "denoiser", **saved.lora)
+        require_parts_fit(restorer, str(folder / INDEX))
         restorer.trained_with = frozenset(saved.trained_with)
         decoder = decoder or saved.decoder
         if decoder != "base":
@@ -245,8 +248,25 @@ def model_folder(name: str | Path) -> Path:
 
 
 def base_of(folder: Path, base: str) -> str:
-    """Return the source of the base model that a saved restorer in `folder` names."""
-    return base if _is_name(base) else str(folder / base)
+    """Return where the base of a saved model is: a name, a path inside its folder, or one that the user vouches for.
+
+    A model folder from elsewhere could name any path of this machine, so a path outside it must lie in one of the
+    folders of the environment variable LAFR_BASES, or in `data` of the working directory. Raises InputError otherwise.
+    """
+    if _is_name(base):
+        if base != "mini" and not REPOSITORY.fullmatch(base.removeprefix(HUB)):
+            raise InputError(
+                f"{str(folder / INDEX)!r} names the base model {base!r}, which is no hub:owner/name@COMMIT"
+            )
+        return base
+    path = (folder / base).resolve()
+    vouched = [Path(place).resolve() for place in os.environ.get(BASES, "data").split(os.pathsep) if place]
+    if any(path.is_relative_to(place) for place in (folder.resolve(), *vouched)):
+        return str(folder / base)
+    raise InputError(
+        f"{str(folder / INDEX)!r} names the base model {base!r}, outside its folder; if you trust it, give "
+        f"{setting('base')}, or name the folder that holds it in the environment variable {BASES}"
+    )
 
 
 def require_fidelity(value: float) -> None:
@@ -255,6 +275,17 @@ def require_fidelity(value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         remedy = "0 restores as trained, 1 stays nearest the input"
         raise InputError("fidelity", value, "a number from 0 to 1", remedy)
+
+
+def require_parts_fit(restorer: Restorer, where: str) -> None:
+    """Raise InputError unless codec, adapter and UNet agree on the latent, and the codec can divide the resolution."""
+    codec, unet = restorer.codec, restorer.denoiser.unet.config
+    channels = {codec.latent_channels, unet.in_channels, unet.out_channels}
+    channels.add(restorer.adapter.settings.get("latent_channels", codec.latent_channels))
+    if len(channels) > 1:
+        raise InputError(f"{where!r} puts parts of {sorted(channels)} latent channels together; fetch or save it again")
+    if restorer.resolution % codec.downscale:
+        raise InputError(f"{where!r} has resolution={restorer.resolution}, no multiple of {codec.downscale}")
 
 
 def _is_name(base: str) -> bool:
@@ -281,9 +312,10 @@ def load_adapter(folder: str | Path, kind: str, settings: Mapping[str, Any]) -> 
     """
     folder = Path(folder)
     where = f"adapter in {str(folder / INDEX)!r}"
-    require_fit(settings, {name: p.annotation for name, p in settings_of(builder_of(kind)).items()}, where)
     path = folder / ADAPTER_WEIGHTS
     try:
+        builder = builder_of(kind)
+        require_fit(settings, {name: p.annotation for name, p in settings_of(builder).items()}, "it")
         with torch.device("meta"):  # shapes first: settings that fit no file cost no memory
             wanted = build_adapter(kind, **settings).state_dict()
     except InputError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from lafr.errors import InputError
-from lafr.models.schema import Positive, Range, read_small_json, require_fit
+from lafr.models.schema import Positive, Range, read_object, require_fit
 from lafr.storage import write_text
 
 INDEX = "lafr.json"
@@ -67,9 +67,7 @@ class Saved:
         if not path.is_file():
             raise InputError(f"{str(folder)!r} holds no {INDEX}; give the folder of a trained model, or 'mini'")
         # of limited size and depth: a hostile file costs no memory
-        where, record = repr(str(path)), read_small_json(path)
-        if not isinstance(record, dict):
-            raise InputError(f"{where} does not hold an object; restore the file that LAFR saved")
+        where, record = repr(str(path)), read_object(path)
         # before the keys: an older format has others, and its message says what to do
         require_format(record.pop("format", None), where)
         require_fit(record, cls.hints, where)

@@ -105,5 +105,15 @@ def read_small_json(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     # deep nesting exceeds Python's stack; wrong UTF-8 is a ValueError, as wrong JSON is
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{str(path)!r} is not JSON in UTF-8; restore the file that LAFR saved") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; raises InputError where `read_small_json` does."""
+    record = read_small_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{str(path)!r} does not hold an object; restore the file that LAFR saved")
+    return record

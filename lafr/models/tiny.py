@@ -17,7 +17,7 @@ from lafr.errors import InputError
 from lafr.models.base.sources import hub_answers, require_pinned
 from lafr.models.base.supported import VAE, differences
 from lafr.models.codec import Codec
-from lafr.models.loading import load_exactly, planned, read_config
+from lafr.models.loading import load_exactly, planned, read_config, require_own
 from lafr.storage import atomic_write, write_json
 from lafr.weights import mini_folder
 
@@ -78,7 +78,8 @@ def load_tiny(folder: Path, codec: Codec) -> AutoencoderTiny:
     Raises InputError unless names and shapes of the weights are exactly those of its configuration, and it fits
     `codec`: latent channels, scale of the side and, where the file names it, the autoencoder it was distilled from.
     """
-    tiny = planned(AutoencoderTiny, read_config(AutoencoderTiny, folder), str(folder))
+    require_own(folder, ("config.json", SAFETENSORS_WEIGHTS_NAME))
+    tiny = planned(AutoencoderTiny, read_config(folder), str(folder / "config.json"))
     path, config = folder / SAFETENSORS_WEIGHTS_NAME, tiny.config
     found = (config.latent_channels, config.upsampling_scaling_factor ** (len(config.num_decoder_blocks) - 1))
     if found != (codec.latent_channels, codec.downscale):

@@ -18,7 +18,7 @@ import torch
 from lafr.errors import InputError, Spell, as_python, setting
 from lafr.losses.appearance import PerceptualLPIPS
 from lafr.models.adapter import Adapter, build_adapter
-from lafr.models.base.model import Base
+from lafr.models.base.model import Base, read_scheduler
 from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find, hub_answers
 from lafr.models.base.supported import KNOWN
 from lafr.models.codec import Codec
@@ -196,9 +196,9 @@ def hollow_base(sources: str | Sequence[str], expect: str | None = None, variant
         if found.path.is_file():
             raise NotThere
         parts = {part: found.path / part for part in CONFIGS}
-        settings = [read_config(AutoencoderKL, parts["vae"]), read_config(UNet2DConditionModel, parts["unet"])]
+        settings = [read_config(parts["vae"]), read_config(parts["unet"])]
         with torch.device("cpu"):  # t*'s alpha is a number, not a shape
-            scheduler = DDPMScheduler.from_pretrained(parts["scheduler"])
+            scheduler = read_scheduler(parts["scheduler"])
     except (InputError, NotThere):
         if expect is None:
             raise InputError("the shapes of the base model are unknown until it is there") from None
@@ -250,7 +250,7 @@ def hollow_saved(folder: str | Path = "mini", base: str | Sequence[str] | None =
             source = base or base_of(place, saved.base)
             restorer = hollow_restorer(source, adapter, saved.resolution, saved.timestep, **common)
         else:
-            vae = planned(AutoencoderKL, read_config(AutoencoderKL, place / "codec"), str(place / "codec"))
+            vae = planned(AutoencoderKL, read_config(place / "codec"), str(place / "codec"))
             unet, alpha_bar = hollow_unet(place / "denoiser", saved.text)
             require_files([place / "denoiser" / DENOISER], unet.state_dict())
             denoiser = Denoiser(unet, saved.timestep, alpha_bar, saved.scale_input, saved.text)

@@ -4,20 +4,32 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lafr.errors import InputError, setting
 from lafr.models.base.single_file import load_single_file
-from lafr.models.base.sources import TEXT, Found, find, require_pinned, weights
+from lafr.models.base.sources import CONFIGS, TEXT, Found, find, require_pinned, weights
 from lafr.models.base.supported import known, require_known
-from lafr.models.codec import Codec
-from lafr.models.loading import planned, read_config, require_finite, require_shapes
+from lafr.models.codec import Codec, require_autoencoder
+from lafr.models.loading import (
+    load_exactly,
+    planned,
+    read_config,
+    read_header,
+    require_finite,
+    require_modest,
+    require_own,
+)
+from lafr.models.schema import Range, fits, read_object
 
 NULL = "null_embedding.safetensors"
+LONGEST_PROMPT = 4096  # tokens; CLIP's have 77
+Steps = Annotated[int, Range(1, 10_000)]
 # How the attention of autoencoders saved before 2023 is called, and now; diffusers renames it as it loads.
 RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -94,6 +106,7 @@ class Base:
     @classmethod
     def _from_folder(cls, found: Found, sha256: Mapping[str, str] | None, expect: str | None, text: bool) -> "Base":
         folder, null = found.path, found.path / NULL
+        require_own(folder, (NULL, *CONFIGS, *TEXT))
         # a stored embedding needs no text encoder, which is 1.3 GB for SD 2.1
         encode = text and not null.is_file() and all((folder / part / file).is_file() for part, file in TEXT.items())
         parts = ["vae", "unet", "scheduler", *(TEXT if encode else ())]
@@ -103,28 +116,48 @@ class Base:
         opened += _encoder_weights(folder)[1] if encode else []
         # before anything is parsed: a file that is not the pinned one is never opened
         require_pinned(folder, opened, sha256)
-        try:
-            scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
-        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-            raise InputError(f"{str(folder)!r} holds a configuration of another kind of model: {error}") from None
+        scheduler = read_scheduler(folder / "scheduler")
         # shapes on the meta device first: a wrong model is named before gigabytes are read
-        kinds = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
-        empty = {part: planned(kind, read_config(kind, folder / part), str(folder)) for part, kind in kinds.items()}
-        require_known(empty["vae"].config, empty["unet"].config, scheduler.config, str(folder), expect)
-        loaded = {}
-        for part, kind in kinds.items():
-            require_shapes(weights(folder, part, found.variants[part]), empty[part].state_dict(), _present_name)
+        configs = {part: str(folder / part / "config.json") for part in ("vae", "unet")}
+        vae = planned(AutoencoderKL, read_config(folder / "vae"), configs["vae"])
+        unet = planned(UNet2DConditionModel, read_config(folder / "unet"), configs["unet"])
+        require_known(vae.config, unet.config, scheduler.config, str(folder), expect)
+        require_autoencoder(vae, configs["vae"])
+        for part, model in (("vae", vae), ("unet", unet)):
+            # not diffusers' own loading: it reads what an index names, also outside the folder, and quantised weights
+            state = load_exactly(weights(folder, part, found.variants[part]), model.state_dict(), _present_name)
             # float32 whatever the file holds: "fp16" saves the download, not precision in use
-            settings = dict(variant=found.variants[part], use_safetensors=True, torch_dtype=torch.float32)
-            loaded[part] = kind.from_pretrained(folder / part, local_files_only=True, **settings)
-            require_finite(loaded[part].state_dict(), folder / part)
-        embedding = load_file(null)["null_embedding"].float() if null.is_file() else None
-        return cls(
-            **loaded,
-            scheduler=scheduler,
-            source=found.name,
-            null_embedding=empty_prompt(folder) if encode else embedding,
-        )
+            model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+            model.eval()
+        embedding = read_null_embedding(null) if null.is_file() else None
+        return cls(vae, unet, scheduler, empty_prompt(folder) if encode else embedding, found.name)
+
+
+def read_scheduler(folder: Path) -> DDPMScheduler:
+    """Return the noise schedule of a folder's `scheduler_config.json`; raises InputError when it is none."""
+    path = folder / "scheduler_config.json"
+    config = read_object(path)
+    steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
+    # before anything is built: the schedule takes memory for each step
+    if not fits(steps, Steps) or not fits(betas, None if betas is None else list[float]):
+        raise InputError(f"{str(path)!r} has num_train_timesteps={steps!r:.40}, or trained_betas that are no numbers")
+    try:
+        scheduler = DDPMScheduler.from_config(config)
+    except Exception as error:  # as in `planned`
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{str(path)!r} holds a configuration of another kind of model: {reason}") from None
+    alphas = scheduler.alphas_cumprod
+    if not bool(((alphas >= 0) & (alphas <= 1)).all()):
+        raise InputError(f"{str(path)!r} is no noise schedule: its betas are not all from 0 to 1")
+    return scheduler
+
+
+def read_null_embedding(path: Path) -> Tensor:
+    """Return the null condition `[1, L, D]`, float32; raises InputError when the file holds anything else."""
+    shape = next(iter(read_header(path).values()), ((), True))[0]
+    if len(shape) != 3 or shape[0] != 1 or shape[1] > LONGEST_PROMPT:
+        raise InputError(f"{str(path)!r} holds no embedding [1, L, D], but {list(shape)}; fetch or save it again")
+    return load_exactly(path, {"null_embedding": torch.empty(shape, device="meta")})["null_embedding"].float()
 
 
 def _present_name(name: str) -> str:
@@ -147,14 +180,29 @@ def empty_prompt(folder: Path) -> Tensor:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     # imported above at first use: transformers takes seconds to load
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    settings = dict(variant=_encoder_weights(folder)[0], use_safetensors=True, dtype=torch.float32)
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, **settings).eval()
+    where, (variant, files) = folder / "text_encoder", _encoder_weights(folder)
+    require_modest(read_config(where), str(where / "config.json"))
+    for index in where.glob("*.index*.json"):
+        listed = read_object(index).get("weight_map")
+        if not isinstance(listed, dict) or not {*listed.values()} <= {file.name for file in files}:
+            raise InputError(f"{str(index)!r} names other files than those next to it; fetch it again")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        settings = dict(variant=variant, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+        encoder, loaded = CLIPTextModel.from_pretrained(where, local_files_only=True, **settings)
+    except Exception as error:  # as in `planned`
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{str(where)!r} or tokenizer/ next to it cannot be read: {reason}") from None
+    if loaded["missing_keys"]:  # transformers gives them a random start and only warns
+        raise InputError(f"weights in {str(where)!r} do not fit: {min(loaded['missing_keys'])} is missing")
+    require_finite(encoder.state_dict(), where)
     length = tokenizer.model_max_length
+    if length > LONGEST_PROMPT:  # transformers' answer to a length that is not stated is 10**30
+        raise InputError(f"{str(folder / 'tokenizer')!r} has model_max_length {length:.3g}; CLIP's is 77")
     # padded to the full length, as Stable Diffusion was trained: the padding's tokens are attended to
     tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     # [1, 77, D]: the last hidden state after its final norm, as diffusers' pipelines take it
-    return encoder(tokens.input_ids)[0]
+    return encoder.eval()(tokens.input_ids)[0]
 
 
 def new_base(vae: dict, unet: dict, scheduler: dict, null_tokens: int = 4, seed: int = 0) -> Base:

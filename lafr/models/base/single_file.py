@@ -9,14 +9,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import SingleFileComponentError, infer_diffusers_model_type
+from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from diffusers.utils import logging
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lafr.errors import InputError, setting
 from lafr.models.base.supported import KNOWN, differences, known, require_known
+from lafr.models.loading import MOST_VALUES, require_finite
 from lafr.storage import write_json
 
 UNET, VAE = "model.diffusion_model.", ("first_stage_model.", "vae.")
@@ -30,7 +31,12 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
     weights (EMA) are preferred where both are there. What the UNet predicts is asked of the UNet itself.
     """
     shapes = _read(path, meta=True)
-    name = _recognise(path, shapes, expect)
+    try:
+        name = _recognise(path, shapes, expect)
+    except (ValueError, KeyError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r} has tensors of Stable Diffusion's names, not of its shapes") from None
     # without the text encoder: LAFR deletes the text input, or fixes it to a stored embedding
     state = {k: v.float() for k, v in _read(path).items() if k.startswith((UNET, "model_ema.", *VAE))}
     entry = known(name)
@@ -50,10 +56,12 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
         raise InputError(
             f"{str(path)!r} holds a part of {entry.title} only, some weights are missing; fetch it again"
         ) from None
-    except (SingleFileComponentError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # SingleFileComponentError, RuntimeError of a shape, ValueError, ...
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise InputError(f"weights in {str(path)!r} are not those of {entry.title}: {reason}") from None
     vae, unet = parts
+    for part in parts:
+        require_finite(part.state_dict(), path)
     require_noise_predictor(unet, path)
     return vae, unet, DDPMScheduler(**entry.scheduler)
 
@@ -84,12 +92,17 @@ def _read(path: Path, meta: bool = False) -> dict[str, Tensor]:
         raise InputError(
             f"{str(path)!r} holds more than weights, or is damaged, and isn't unpickled; give it as .safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:  # OSError: torch of a torn zip
-        raise InputError(f"{str(path)!r} can't be read ({str(error).splitlines()[0][:100]}); fetch it again") from None
+    except Exception as error:  # SafetensorError, OSError of a torn zip, and whatever a damaged pickle raises
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{str(path)!r} can't be read ({reason}); fetch it again") from None
     # PyTorch Lightning nests the weights, some tools twice
-    while "state_dict" in state:
-        state = state["state_dict"]
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for _ in range(2):
+        state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    # a pickle can hold a view of one number that claims any shape
+    if sum(value.numel() for value in tensors.values()) > MOST_VALUES:
+        raise InputError(f"{str(path)!r} holds more than {MOST_VALUES} values; it is no model that LAFR can use")
+    return tensors
 
 
 def _recognise(path: Path, shapes: dict[str, Tensor], expect: str | None) -> str:

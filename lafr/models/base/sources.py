@@ -74,15 +74,16 @@ def find(
 def _find(source: str, offline: bool, variant: str | None, text: bool) -> Found:
     # a path is tried before the hub: a folder called owner/name shadows a repository
     path = mini_folder() / "base" if source == "mini" else Path(source)
-    if path.is_file():
+    is_hub = source.startswith(HUB)
+    if path.is_file() and not is_hub:
         if path.suffix not in SINGLE:
             raise NotThere(f"is neither a folder nor a {' or '.join(SINGLE)} file")
         return Found(path, source, {})
-    if path.is_dir():
+    if path.is_dir() and not is_hub:
         return Found(path, source, _variants(path, variant))
     repository = REPOSITORY.fullmatch(source.removeprefix(HUB))
     # "models/sd21" with an existing "models" is a mistyped path, not a repository
-    if not source.startswith(HUB) and (repository is None or path.parent.is_dir()):
+    if not is_hub and (repository is None or path.parent.is_dir()):
         raise NotThere("does not exist")
     if repository is None:
         raise NotThere("is not of the form hub:owner/name or hub:owner/name@revision")
