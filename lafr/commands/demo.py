@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         print(f"warning: host={cfg.host}: everyone who can reach this machine can use the page", file=sys.stderr)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # the default handler would leave the temporary folder
-    with running(photo_restorer, cfg.host, cfg.port, limits, note, examples) as address:
+    with running(photo_restorer, cfg.host, cfg.port, limits, note, examples, list(cfg.names)) as address:
         print(f"serving {address} (stop with Ctrl-C)", flush=True)
         if cfg.open:
             import webbrowser

@@ -24,10 +24,12 @@ from lafr.commands.doors import as_hydra
 from lafr.data.degradation.first_order import Degradation
 from lafr.errors import InputError, setting
 from lafr.photos.demo.examples import FILES, GROUP, installed_examples
+from lafr.photos.demo.guard import Guard
 from lafr.photos.demo.limits import Limits, read_upload, time_limit
 from lafr.photos.demo.shown import face_list, slider_pair, summary
 from lafr.photos.demo.visits import kept_for, remove_older
 from lafr.photos.restorer import FaceReport, PhotoResult
+from scripts.benchmarks.faults.page import ASKED, trials
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RECIPE = Degradation(blur_sigma=(2, 3), down=(2.5, 3.5), noise_sigma=(4, 8), jpeg_quality=(40, 60))
@@ -45,6 +47,13 @@ class Mirror:
             FaceReport((40, 10, 60, 30), np.zeros((5, 2)), 0.9, 20, "left", "too small: 20 px & <i>less</i>"),
         ]
         return PhotoResult(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), faces, False, 0.5)
+
+
+class Unchanged(Mirror):
+    """In a photo restorer's place: finds no face."""
+
+    def __call__(self, photo, fidelity=0.0, force=False):
+        return PhotoResult(photo, [], False, 0.5)
 
 
 @pytest.fixture
@@ -173,7 +182,7 @@ def page(mirror, tmp_path, monkeypatch, reached):
     (tmp_path / "secret.png").write_text("in the server's own folder", encoding="utf-8")
     (tmp_path / "kept").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
-    with running(mirror, limits=Limits(megabytes=1), examples={}) as address:
+    with running(mirror, limits=Limits(megabytes=1, total_megabytes=2), examples={}) as address:
         yield address
     assert list((tmp_path / "kept").iterdir()) == []
     assert [p.name for p in tmp_path.iterdir() if p.name not in ("kept", "secret.png", "saved model")] == []
@@ -208,7 +217,34 @@ def test_a_page_is_private_by_default_and_asks_nobody(page, tmp_path, reached):
     for path in ("/etc/passwd", tmp_path / "secret.png", SCRIPTS / "demo.py"):
         assert httpx.get(f"{page}gradio_api/file={path}", trust_env=False).status_code == 403
     assert httpx.get(f"{page}gradio_api/file={stored}", trust_env=False).status_code == 200
+    # two files of 1 MB fill the quota of this page
+    answers = [upload(page, f"{number}.png", bytes([number]) * 900_000).status_code for number in range(3)]
+    assert answers == [200, 200, 507]
     assert {str(host) for host in reached} <= {"127.0.0.1", "127.0.0.2", "localhost"}
+
+
+def test_eight_clients_get_each_their_own_photo_and_hostile_requests_are_refused(tmp_path):
+    """The long form, with the miniature: `python -m scripts.benchmarks faults kinds=[page]`."""
+    found = list(trials(32, 0, tmp_path, photo_restorer=Unchanged(nn.Identity())))
+    assert [trial for trial in found if trial.outcome != "held"] == []
+    assert {trial.what for trial in found} == ASKED.keys()
+
+
+def test_the_pages_own_names_are_answered_and_no_others(tmp_path):
+    async def app(scope, receive, send):
+        raise AssertionError("not asked here")
+
+    def guarded(host, *names):
+        return Guard(app, host, names, tmp_path, 1, 1, 1)
+
+    for host, names, own, foreign in (
+        ("127.0.0.1", (), "127.0.0.1:7860 localhost [::1]:80 127.0.0.1", "10.0.0.1 a.example x@localhost [::1 0.0.0.0"),
+        ("0.0.0.0", ("faces.example",), "10.0.0.1:80 Faces.Example localhost", "b.faces.example faces.example.evil"),
+        ("box.local", (), "box.local:7860", "box"),
+    ):
+        answered = guarded(host, *names)
+        assert [name for name in own.split() if not answered.is_own(name)] == []
+        assert [name for name in foreign.split() if answered.is_own(name)] == []
 
 
 def test_a_name_of_a_file_is_no_markup_and_a_failure_tells_nothing_of_the_server(mirror, tmp_path):

@@ -3,14 +3,14 @@
 Gradio (`pip install 'lafr[demo]'`) serves it. Nothing leaves the machine, and no file of a visitor is kept on it.
 """
 
-import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from PIL import Image
 
 from lafr.errors import InputError, need, setting
+from lafr.photos.demo.guard import Guard, is_loopback
 from lafr.photos.demo.limits import Limits
 from lafr.photos.demo.visits import kept_for
 from lafr.photos.restorer import PhotoRestorer
@@ -29,6 +29,7 @@ def running(
     limits: Limits = Limits(),  # noqa: B008  (frozen)
     note: str = "",
     examples: Mapping[str, Callable[[], Image.Image]] | None = None,
+    names: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve the page while the context lasts; yields its address.
 
@@ -39,6 +40,7 @@ def running(
         limits: what a visitor may ask for.
         note: Markdown under the heading: what the model is, and isn't, good for.
         examples: label -> a function that makes the photo.
+        names: further host names that the page is reached by, such as a proxy's; see `lafr.photos.demo.guard.Guard`.
 
     Raises InputError when Gradio is missing or the port is taken.
     """
@@ -48,15 +50,20 @@ def running(
     with kept_for(limits.keep_seconds) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads and results; Gradio makes a folder there on import
         need("gradio", "'lafr[demo]'")
+        from starlette.middleware import Middleware
+
         from lafr.photos.demo.page import LOOK, build_page
 
         page = build_page(photo_restorer, folder, limits, note, examples or {})
         page.queue(max_size=limits.waiting, default_concurrency_limit=1)
+        allowed = dict(upload_bytes=limits.megabytes * 1e6, total_bytes=limits.total_megabytes * 1e6)
+        guard = Middleware(Guard, host=host, names=names, folder=folder, functions=len(page.fns), **allowed)
         try:
             _, address, _ = page.launch(
                 server_name=host,
                 server_port=port,
                 max_file_size=f"{limits.megabytes}mb",
+                app_kwargs={"middleware": [guard]},
                 prevent_thread_lock=True,
                 share=False,
                 quiet=True,
@@ -76,11 +83,3 @@ def running(
             yield address
         finally:
             page.close(verbose=False)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -25,6 +25,7 @@ class Limits:
         megapixels: of the photo in it, read from its header before it is decoded.
         seconds: of a request's work, without its wait; checked before each batch of faces.
         waiting: requests in the queue; one is worked on at a time.
+        total_megabytes: of all visitors' files at one time.
         keep_seconds: after which a visitor's files are removed from the disk.
     """
 
@@ -32,6 +33,7 @@ class Limits:
     megapixels: float = 25
     seconds: float = 60
     waiting: int = 16
+    total_megabytes: int = 2000
     keep_seconds: float = 300
 
     def __post_init__(self) -> None:

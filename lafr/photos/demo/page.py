@@ -11,6 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from lafr.errors import InputError
+from lafr.photos.demo.guard import used
 from lafr.photos.demo.limits import Limits, read_upload, time_limit
 from lafr.photos.demo.shown import face_list, slider_pair, summary
 from lafr.photos.restorer import PhotoRestorer, PhotoResult
@@ -116,6 +117,8 @@ def restore(
 ) -> tuple:
     """Restore an upload, or the photo that `make` makes; return the status, slider, faces and download shown."""
     try:
+        if used(folder) > limits.total_megabytes * 1e6:
+            raise InputError("there is no room for more photos at the moment; try again in some minutes")
         if make is not None:
             photo = make()
         elif upload is not None:
