@@ -71,7 +71,8 @@ def base():
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     new_base(**BASE).save_pretrained(folder)
-    os.environ["LAFR_BASES"] = str(folder)  # vouched for: models that tests save name it, outside their own folders
+    # vouched for: models that tests save name it, outside their own folders
+    os.environ["LAFR_BASES"] = str(tmp_path_factory.getbasetemp())
     return str(folder)
 
 

@@ -55,8 +55,7 @@ def test_what_is_saved_beside_a_base_is_the_adapter_the_lora_and_an_index(traine
     assert files == ["adapter.safetensors", "denoiser/pytorch_lora_weights.safetensors", "lafr.json"]
 
 
-def test_the_reference_to_the_base_holds_when_both_are_moved_together(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("LAFR_BASES", str(tmp_path))
+def test_the_reference_to_the_base_holds_when_both_are_moved_together(trained, tmp_path):
     shutil.copytree(trained.base, tmp_path / "here" / "base")
     trained.base = str(tmp_path / "here" / "base")
     trained.save_pretrained(tmp_path / "here" / "model")
@@ -95,9 +94,8 @@ def test_a_base_from_a_hub_is_remembered_with_its_commit_and_found_again(
 
 @torch.no_grad()
 def test_a_saved_restorer_takes_its_base_from_another_place_but_no_other_model(
-    base_folder, codebook_adapter, tmp_path, tiny_is_known, monkeypatch
+    base_folder, codebook_adapter, tmp_path, tiny_is_known
 ):
-    monkeypatch.setenv("LAFR_BASES", str(tmp_path))
     here = shutil.copytree(base_folder, tmp_path / "here")
     settings = dict(timestep=200, lora=dict(rank=2, alpha=4), expect="tiny")
     made = Restorer.from_base(str(here), codebook_adapter.eval(), SIZE, **settings)
