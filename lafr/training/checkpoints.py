@@ -128,6 +128,8 @@ class Checkpoints:
 
         atomic_folder(self.folder / "final", fill, REMEDY)
         self._remove(self.steps()[:-1])
+        for damaged in self.folder.glob("damaged_step_*"):
+            shutil.rmtree(damaged, ignore_errors=True)
 
     def final_is_whole(self) -> tuple[bool, list[str]]:
         """Return whether the stage is finished and its result as it was written, and what is damaged.

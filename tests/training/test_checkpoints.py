@@ -1,6 +1,7 @@
 import os
 import random
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 import lafr.training.checkpoints
 from lafr.errors import InputError
-from lafr.storage import atomic_folder, remove_temporaries
+from lafr.storage import MANIFEST, atomic_folder, remove_temporaries
 from lafr.training.checkpoints import TRAINED, Checkpoints, random_state, set_random_state
 from lafr.training.objectives import AlignmentObjective, CodebookObjective
 
@@ -77,6 +78,38 @@ def test_the_result_replaces_the_checkpoints_but_the_last(tmp_path):
     trained, summary = checkpoints.load_final()
     assert torch.equal(trained["a"], TENSORS["a"]) and summary == {"steps": 6}
     assert listing(tmp_path) == ["final", "step_00000006"]  # for more steps, or where the result is damaged
+
+
+def test_every_damage_of_the_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    def flip(path, at):
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1 << (at % 8)
+        path.write_bytes(data)
+
+    sizes = {}
+    for file in ("state.pt", TRAINED, MANIFEST):
+        checkpoints = Checkpoints(tmp_path / file)
+        saved(checkpoints, 1), saved(checkpoints, 2)
+        sizes[file] = (checkpoints.path(2) / file).stat().st_size
+    damages = [(file, "flip", at) for file, size in sizes.items() for at in range(0, size, size // 9)]
+    damages += [(file, damage, None) for file in sizes for damage in ("cut", "empty", "missing")]
+    for number, (file, damage, at) in enumerate(damages):
+        checkpoints = Checkpoints(tmp_path / str(number))
+        saved(checkpoints, 1), saved(checkpoints, 2)
+        path = checkpoints.path(2) / file
+        if damage == "flip":
+            flip(path, at)
+        elif damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-7] if damage == "cut" else b"")
+        step, said = checkpoints.newest_whole()
+        assert step == 1 and len(said) == 1 and file in said[0], (file, damage, at)
+        assert listing(checkpoints.folder) == ["damaged_step_00000002", "step_00000001"]
+        assert torch.equal(checkpoints.load(1)[0]["a"], torch.full((3,), 1.0))
+    (checkpoints.path(1) / TRAINED).unlink()
+    with pytest.raises(InputError, match=r"no checkpoint .* can be used"):
+        checkpoints.newest_whole()
 
 
 def full_disk(*_):
@@ -166,6 +199,23 @@ def test_an_existing_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert listing(folder) == ["old"]
     atomic_folder(folder, lambda path: (path / "new").write_text("2"))
     assert listing(folder) == ["new"] and listing(tmp_path) == ["model"]
+
+
+def test_a_reader_finds_a_whole_folder_while_it_is_replaced(tmp_path):
+    folder, done, lacking = tmp_path / "model", threading.Event(), []
+    atomic_folder(folder, lambda path: (path / "one").write_text("0"))
+
+    def read():
+        while not done.is_set():
+            lacking.extend([] if (folder / "one").is_file() else ["one"])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(100):
+        atomic_folder(folder, lambda path: (path / "one").write_text(str(number)))  # noqa: B023
+    done.set()
+    reader.join()
+    assert lacking == [] and listing(tmp_path) == ["model"]
 
 
 def test_the_random_state_of_torch_numpy_and_python_survives_a_checkpoint(tmp_path):

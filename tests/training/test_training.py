@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import sys
 
 import pytest
@@ -169,6 +170,31 @@ def test_a_finished_stage_is_loaded_not_repeated(run):
     assert torch.equal(run(again)["colour"], first["colour"])
     assert again.seen == []
     assert again.finished == 1  # what follows from the weights, such as the latent scale, is derived again
+
+
+def test_more_steps_continue_a_finished_stage_and_a_damaged_result_or_log_is_named_and_made_again(
+    run, tmp_path, capsys
+):
+    whole, stage = run(Toy(), "whole", max_steps=9), tmp_path / "run"
+    run(Toy())
+    longer = Toy()
+    assert torch.equal(run(longer, max_steps=9)["colour"], whole["colour"])
+    assert longer.seen == list(range(24, 36))
+    result = stage / "final" / "trained.safetensors"
+    intact = result.read_bytes()
+    result.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    again = Toy()
+    assert torch.equal(run(again, max_steps=9)["colour"], whole["colour"]) and again.seen == []
+    assert result.read_bytes() == intact
+    assert f"{result}' is damaged" in capsys.readouterr().out
+    (stage / "log.jsonl").write_bytes(b"")
+    run(Toy(), max_steps=9)
+    assert "log.jsonl' has changed" in capsys.readouterr().out
+    # without the checkpoint that it can be made from, nothing is trained in silence
+    shutil.rmtree(stage / "step_00000009")
+    (stage / "final" / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"summary.json' is missing"):
+        run(Toy(), max_steps=9)
 
 
 def test_validation_changes_nothing_that_is_trained(restorer, faces, degradation, run, tmp_path):
