@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("train", "train the stages of an experiment"),
     "eval": ("evaluate", "restore a test set and score it, or score another method's images"),
     "tables": ("tables", "print the table of a result"),
+    "reproduce": ("reproduce", "check, prepare, train, evaluate and print the table of an experiment"),
     "paper": ("paper", "list the paper's tables, run what they need, and print them"),
     "fid": ("fid", "write the statistics that FID compares with"),
     "prepare": ("prepare", "prepare a set of faces from what was downloaded"),

@@ -36,7 +36,7 @@ PATHS = (
     "truth_cache", "decoder",
 )  # fmt: skip
 NAMES = ("run_name",)  # text, although Hydra would read 2024_11_05 and 1.10 as numbers
-LISTS = ("model.build.folder", "outputs")
+LISTS = ("model.build.folder", "outputs", "only")
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 
 _typed: list[str] = []

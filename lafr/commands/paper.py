@@ -5,41 +5,16 @@ Without a table: list them, with what each needs, what of it is there and the co
 
 import argparse
 import shlex
-import subprocess
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lafr.commands.doors import Parser, as_option, one_line_errors
+from lafr.commands.running import Further, remedy, run_missing
 from lafr.errors import InputError, setting
 
 if TYPE_CHECKING:
-    from lafr.evaluation.paper import Need, PaperTable
-
-
-def arguments_of(need: "Need") -> list[str]:
-    """Return the arguments of `lafr` that make something that is missing; none where only the user can get it."""
-    from lafr.evaluation.paper import PROTOCOL
-
-    if need.kind == "model":
-        return ["train", f"+experiment={need.experiment}"]
-    if need.kind == "result":
-        model = f"model.folder=runs/{need.experiment}/model"
-        return ["eval", f"benchmark={need.benchmark}", f"protocol={PROTOCOL}", model]
-    return []
-
-
-def remedy(need: "Need") -> str:
-    """Return the command that makes something that is missing, or how to get it."""
-    if arguments := arguments_of(need):
-        return f"lafr {shlex.join(arguments)}"
-    if need.kind == "benchmark":
-        return f"lafr prepare dataset={need.name} source=..., see data/README.md"
-    if need.kind == "file":
-        topic = Path(need.name).stem
-        return f"python -m scripts.benchmarks {topic}, in the project's folder"
-    return f"write configs/experiment/{need.name}.yaml"
+    from lafr.evaluation.paper import PaperTable
 
 
 def listing(tables: Sequence["PaperTable"]) -> str:
@@ -57,45 +32,6 @@ def listing(tables: Sequence["PaperTable"]) -> str:
             lines.append(f"  {state} {need.kind:<10} {need.name}" + ("" if need.there else f"   {remedy(need)}"))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
-
-
-def run_missing(tables: Sequence["PaperTable"], more: Mapping[str, Sequence[str]]) -> None:
-    """Train and evaluate what is missing, one after the other; what is there is left, what was stopped resumes.
-
-    Args:
-        tables: whose needs they are.
-        more: command ("train" or "eval") -> further arguments of it.
-    """
-    from lafr.evaluation.paper import needs
-
-    said = set()
-    for table in tables:
-        for kind in ("model", "result"):
-            found = needs(table)  # again: models were trained since
-            there = {(need.kind, need.name) for need in found if need.there}
-            for need in found:
-                if need.kind != kind or need.there or need in said:
-                    continue
-                said.add(need)
-                if reason := blocked(need, there, more["eval"]):
-                    print(f"not run: {kind} {need.name}: {reason}", file=sys.stderr, flush=True)
-                    continue
-                arguments = [*arguments_of(need), *more[arguments_of(need)[0]]]
-                print(f"lafr {shlex.join(arguments)}", file=sys.stderr, flush=True)
-                if subprocess.run([sys.executable, "-m", "lafr", *arguments]).returncode:
-                    raise InputError(f"`lafr {shlex.join(arguments)}` failed", remedy="mend it and run this again")
-
-
-def blocked(need: "Need", there: Collection[tuple[str, str]], evaluation: Sequence[str]) -> str:
-    """Return why something cannot be made yet; empty where it can."""
-    if ("experiment", need.experiment) not in there:
-        return f"there is no experiment {need.experiment}"
-    if need.kind == "result" and ("model", need.experiment) not in there:
-        return f"{need.experiment} is not trained"
-    elsewhere = any(argument.startswith("data.root=") for argument in evaluation)
-    if need.kind == "result" and ("benchmark", need.benchmark) not in there and not elsewhere:
-        return f"the images of {need.benchmark} are missing"
-    return ""
 
 
 def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
@@ -138,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARGUMENTS",
         help="for each `lafr eval` that --run starts, and tsne: 'data.root=FOLDER'",
     )
+    add("--launch", default="", metavar="ARGUMENTS", help="--run starts both by `accelerate launch ARGUMENTS`")
     add(
         "--format",
         choices=["terminal", "markdown", "latex"],
@@ -163,8 +100,8 @@ def run(given: argparse.Namespace) -> None:
     if given.output and drawn and len(tables) > 1:
         raise InputError("table", given.table, f"{drawn[0]} alone with {setting('output')}, which is its image")
     if given.run:
-        more = {"train": shlex.split(given.train), "eval": shlex.split(given.eval)}
-        run_missing(tables or list(TABLES.values()), more)
+        further = Further(*(shlex.split(words) for words in (given.train, given.eval, given.launch)))
+        run_missing(tables or list(TABLES.values()), further)
     if not tables:
         print(listing(list(TABLES.values())))
         return

@@ -213,9 +213,14 @@ def data_finding(cfg: "DictConfig") -> "tuple[Finding, Any]":
     try:
         faces, held_out = built(cfg.data)
     except InputError as error:
-        command = re.search(r"python scripts/prepare_data\.py [^;]*$", str(error))
-        return refused("faces", error, fetch=command[0] if command else ""), None
+        return refused("faces", error, fetch=prepare_line(error)), None
     return Finding("faces", True, f"{len(faces)} to train on, {len(held_out)} to validate on"), faces
+
+
+def prepare_line(error: InputError) -> str:
+    """Return the command that prepares what an error misses, empty where it names none."""
+    command = re.search(r"python scripts/prepare_data\.py( \w+=\w+)+", str(error))
+    return command[0] if command else ""
 
 
 def stage_findings(settings: Mapping) -> "tuple[list[Finding], dict[str, tuple[Any, int]]]":
@@ -371,7 +376,7 @@ def benchmark_findings(cfg: "DictConfig") -> "tuple[list[Finding], dict[str, Any
         count = len(plan.build_benchmark(plan.side or 128))
         findings.append(preflight.Finding("images", True, f"{count} in {plan.benchmark}"))
     except InputError as error:
-        findings.append(preflight.refused("images", error))
+        findings.append(preflight.refused("images", error, fetch=prepare_line(error)))
     if plan.needs_model:
         there = plan.model.partition("/")[0] == "mini" or (Path(plan.model) / INDEX).is_file()
         where = plan.model if there else f"there is no model in {plan.model!r}; {plan.model_remedy}"

@@ -1,5 +1,6 @@
 """The training stream: pair n depends on (seed, n) alone."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -95,6 +96,8 @@ class PairStream(Dataset):
         Step s uses pairs [s * batch_size, (s + 1) * batch_size) whatever the number of processes: each of its
         `accumulation` micro-batches is a contiguous range of pairs, divided among the processes in rank order.
         """
+        # more workers than processors only wait for each other
+        num_workers = min(num_workers, os.cpu_count() or 1)
         return DataLoader(
             self,
             batch_sampler=_Steps(first_step, max_steps, batch_size, accumulation, rank, world),

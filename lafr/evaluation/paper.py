@@ -204,7 +204,7 @@ def records(table: PaperTable) -> list[dict]:
             continue
         try:
             theirs = with_published(own, together=True) if benchmark in published.BENCHMARKS else []
-        except InputError as refused:  # a part of the set, or another one
+        except InputError as refused:  # another set
             own["blanks"].append(f"published values: {refused}")
             continue
         for one in theirs:

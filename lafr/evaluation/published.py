@@ -66,6 +66,10 @@ DIFFERENT = {
 Blocks = dict[str, dict[str, dict[str, float]]]
 
 
+class PartOfSetError(InputError):
+    """A result is of some images of a set whose published values are means over all."""
+
+
 @cache
 def read_published(path: Path | None = None) -> tuple[dict[str, str | float], ...]:
     """Return the lines of the file, checked.
@@ -176,17 +180,12 @@ def label(column: str) -> str:
 def require_same_set(record: dict) -> None:
     """Raise InputError unless a result is of the set whose published values its benchmark's name asks for.
 
-    Checked: the number of images and, for CelebA-Test, the PSNR of LQ against HQ, which separates severe from mild.
+    Checked: the PSNR of LQ against HQ of CelebA-Test, which separates severe from mild, and the number of images, of
+    which a wrong one is a `PartOfSetError`.
     """
-    benchmark, images = record.get("set", {}).get("name") or record["benchmark"], record["images"]
+    benchmark, images = set_name(record), record["images"]
     if benchmark not in BENCHMARKS:
         raise InputError(f"nothing is published for benchmark {benchmark!r}; there is for {', '.join(BENCHMARKS)}")
-    count = BENCHMARKS[benchmark][1]
-    if images != count:
-        raise InputError(
-            f"published values of {benchmark} are means over {count} images, this result has {images}",
-            remedy="score the whole set, or make the table without them",
-        )
     psnr = record["rows"].get("LQ input", {}).get("psnr_rgb", {}).get("mean")
     if psnr is not None and benchmark in SETS.values():
         found = SETS[severity_of(psnr)]
@@ -196,3 +195,14 @@ def require_same_set(record: dict) -> None:
                 f"{BOUNDARY} dB severe, else mild)",
                 remedy=f"score it with {setting('benchmark', found)}",
             )
+    count = BENCHMARKS[benchmark][1]
+    if images != count:
+        raise PartOfSetError(
+            f"published values of {benchmark} are means over {count} images, this result has {images}",
+            remedy="score the whole set",
+        )
+
+
+def set_name(record: dict) -> str:
+    """Return the benchmark of a result, that of the whole set for a trial on some of its images."""
+    return record.get("set", {}).get("name") or record["benchmark"]

@@ -192,21 +192,27 @@ def gate_note(gate: dict) -> str:
 def with_published(record: dict, together: bool = False) -> list[dict]:
     """Return a record for each source of published values of this result's set, our comparable numbers among them.
 
-    Each is a table of its own: two sources never share one. Raises InputError when the result is not of that set.
+    Each is a table of its own: two sources never share one. Ours are left out where the result is of a part of the
+    set. Raises InputError when the result is not of that set.
 
     Args:
         record: a result.
         together: also fill the columns that only the source defines, by a related metric of ours. Such a number is
             marked ("measured here; definition may differ") and takes no part in best and second best.
     """
-    published.require_same_set(record)
-    measured = metrics_of(record)
-    excluded = published.left_out(record["benchmark"], measured)
+    own_rows, without_ours = record["rows"], []
+    try:
+        published.require_same_set(record)
+    except published.PartOfSetError as part:
+        own_rows, without_ours = {}, [f"ours ({part})"]
+        record = record | {"images": published.BENCHMARKS[published.set_name(record)][1]}
+    name, measured = published.set_name(record), metrics_of(record)
+    excluded = published.left_out(name, measured)
     found = []
-    for source, methods in published.blocks(record["benchmark"], measured).items():
+    for source, methods in published.blocks(name, measured).items():
         columns = list(dict.fromkeys(column for values in methods.values() for column in values))
         rows = as_printed(source, methods, columns)
-        for method, scores in record["rows"].items():
+        for method, scores in own_rows.items():
             ours = {column: scores[column] for column in columns if column in scores}
             if together:
                 ours |= related_cells(source, columns, scores)
@@ -216,7 +222,8 @@ def with_published(record: dict, together: bool = False) -> list[dict]:
         if len(rows) > len(methods):  # ours are among them
             keys += ["resolution", "protocol", "set", "training_sets"]
         own = {key: record[key] for key in keys if key in record}
-        found.append(own | {"source": source, "rows": rows, "left_out": excluded.get(source, [])})
+        reasons = [*without_ours, *excluded.get(source, [])]
+        found.append(own | {"benchmark": name, "source": source, "rows": rows, "left_out": reasons})
     return found
 
 

@@ -103,6 +103,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "loader": of_topic("loader"),
     "latents": of_topic("latents", head="Batch {batch_size} at {resolution} px on {device}."),
     "parameters": of_topic("parameters"),
+    "files": of_topic("files"),
     "timesteps": of_topic("timesteps"),
     "prior": of_topic("prior"),
     "recipes": of_topic("training"),

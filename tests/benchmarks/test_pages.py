@@ -1,5 +1,7 @@
 """The numbers on the pages are those of the JSON files."""
 
+from lafr.storage import read_json
+from scripts.benchmarks.files import files
 from scripts.benchmarks.pages import PAGES, ROOT, filled
 
 
@@ -7,3 +9,7 @@ def test_every_block_of_every_page_is_what_its_file_makes_of_it():
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert "<!-- end -->" in text and filled(text) == text, page
+
+
+def test_the_files_of_the_full_size_path_are_those_that_its_configurations_name():
+    assert read_json(ROOT / "results" / "files.json")["files"] == files()["files"]

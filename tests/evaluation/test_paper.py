@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 import lafr.commands.paper
+import lafr.commands.reproduce
 from lafr.errors import InputError
 from lafr.evaluation.paper import ALIGNMENT, OURS, TABLES, costs, curve_of, needs, records, shown, table_of
 from lafr.evaluation.tables import shown as cell_of
 from lafr.storage import shipped, write_json
+from lafr.training.preflight import Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE_4 = TABLES["4"]
@@ -102,7 +104,8 @@ def test_published_rows_stand_next_to_ours_with_or_without_a_result():
     assert cell_of(osdface, "LAFR", "lmd, as the source defines it").startswith("3.2143 (3.0000–4.0000)§")
     write_result(OURS, "celeba_test", 22.5, images=40)  # a part: published means are of all 3,000
     own, *others = records(TABLES["1"])
-    assert not others and any("3000 images" in blank for blank in own["blanks"])
+    assert others and all("LAFR" in one["rows"] and not one["rows"]["LAFR"] for one in others)
+    assert own["rows"]["LAFR"] and all("3000 images" in one["left_out"][0] for one in others)
 
 
 def test_costs_are_those_of_the_files_and_a_missing_file_is_a_blank():
@@ -142,16 +145,54 @@ def test_what_is_missing_is_run_once_and_what_cannot_be_run_is_named(monkeypatch
             write_result(Path(words["model.folder"]).parent.name, words["benchmark"], 22.0)
         return subprocess.CompletedProcess(arguments, 0)
 
-    monkeypatch.setattr("lafr.commands.paper.subprocess.run", run)
+    monkeypatch.setattr("lafr.commands.running.subprocess.run", run)
     _, said = command(monkeypatch, capsys, "1", "--run", "--train", "trainer=gpu24")
     assert ran == [["train", "+experiment=ffhq_0.9pct", "trainer=gpu24"]]
-    assert "not run: result ffhq_0.9pct on celeba_test: the images of celeba_test are missing" in said
+    assert "not run  result ffhq_0.9pct on celeba_test: the images of celeba_test are missing" in said
     Path("data/celeba_test").mkdir(parents=True)
     out, _ = command(monkeypatch, capsys, "1", "--run")
     assert ran[1:] == [["eval", "benchmark=celeba_test", "protocol=lafr", "model.folder=runs/ffhq_0.9pct/model"]]
     assert "22.00" in out
     command(monkeypatch, capsys, "1", "--run")
     assert len(ran) == 2
+
+
+def test_reproduce_prepares_trains_and_evaluates_what_is_missing_and_skips_the_rest(monkeypatch, capsys):
+    ran = []
+
+    def run(arguments, **_):
+        ran.append(arguments[2:])
+        if "train" in arguments:
+            write_json({}, Path(f"runs/{OURS}/model/lafr.json"))
+        elif "eval" in arguments:
+            write_result(OURS, "celeba_test", 22.0)
+        else:
+            Path("data", arguments[4].partition("=")[2]).mkdir(parents=True)
+        return subprocess.CompletedProcess(arguments, 0)
+
+    lacking = {"faces": Finding("faces", False, "gone"), "images": Finding("images", False, "gone")}
+    found = [Finding("metric musiq", False, "gone"), Finding("model", False, "gone"), lacking["images"]]
+    monkeypatch.setattr("lafr.commands.running.subprocess.run", run)
+    monkeypatch.setattr("lafr.commands.preflight.training_findings", lambda *_, **__: [lacking["faces"]])
+    monkeypatch.setattr("lafr.commands.preflight.benchmark_findings", lambda _: (found, {}))
+    monkeypatch.setattr(sys, "argv", ["lafr reproduce", OURS, "--faces", "source=F"])
+    with pytest.raises(SystemExit) as stop:
+        lafr.commands.reproduce.command()
+    assert "missing: images" in str(stop.value.code) and "--images" in str(stop.value.code) and not ran
+    sys.argv += ["--images", "source=L source_hq=H", "--launch", "--num_processes 2"]
+    lafr.commands.reproduce.command()
+    launched = ["accelerate.commands.launch", "--num_processes", "2", "-m", "lafr"]
+    evaluation = ["benchmark=celeba_test", "protocol=lafr", f"model.folder=runs/{OURS}/model"]
+    assert ran == [
+        ["lafr", "prepare", "dataset=ffhq_600", "source=F"],
+        ["lafr", "prepare", "dataset=celeba_test", "source=L", "source_hq=H"],
+        [*launched, "train", f"+experiment={OURS}"],
+        [*launched, "eval", *evaluation],
+    ]
+    assert "| LAFR | **22.00" in capsys.readouterr().out
+    lafr.commands.reproduce.command()
+    out, said = capsys.readouterr()
+    assert len(ran) == 4 and "22.00" in out and f"skip     model {OURS}" in said
 
 
 def test_the_latents_of_a_set_are_drawn(monkeypatch, capsys, face_folder, model_folder):

@@ -2,13 +2,13 @@
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from training_script import SCRIPT, overrides
+from wandb_file import images, read_run
 
 from lafr.storage import read_json
 
@@ -59,27 +59,6 @@ def wanted(stage):
     return list(range(before + 1, before + STEPS + 1))
 
 
-def wandb_records(data):
-    """The records of a .wandb file: a header of 7 bytes, then LevelDB's log format, in blocks of 32 KiB."""
-    place, whole, block = 7, b"", 1 << 15
-    while place + 7 <= len(data):
-        if (left := block - place % block) < 7:
-            place += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, place)  # checksum, bytes, part of a record
-        whole += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield whole
-            whole = b""
-
-
-def images(line):
-    """The keys of a row's images, whose value is a record, nested or not."""
-    whole = {key for key, value in line.items() if isinstance(value, dict) and value.get("_type") == "image-file"}
-    return whole | {key.removesuffix("/_type") for key, value in line.items() if value == "image-file"}
-
-
 def test_tensorboards_events_hold_every_step_once_and_the_images(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -92,23 +71,9 @@ def test_tensorboards_events_hold_every_step_once_and_the_images(run):
 
 
 def test_wandbs_offline_file_holds_every_step_once_rising_with_configuration_and_images(run):
-    from wandb.proto import wandb_internal_pb2
-
     folders = sorted((run[0] / "wandb").glob("offline-run-*"), key=lambda folder: folder.name)
     assert len(folders) == 2  # of the killed start and of the resumed one
-    history, runs = [], []
-    for folder in folders:
-        (path,) = folder.glob("*.wandb")
-        for data in wandb_records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.WhichOneof("record_type") == "run":
-                runs.append(record.run)
-            elif record.WhichOneof("record_type") == "history":
-                items = {
-                    (item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item
-                }
-                history.append(items)
+    history, runs = read_run(run[0])
     steps = [line["step"] for line in history if "step" in line]
     assert steps == sorted(steps) and set(steps) == set(range(1, 3 * STEPS + 1))
     for stage in STAGES:
