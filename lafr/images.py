@@ -5,9 +5,10 @@ import os
 import re
 import stat
 import struct
+import unicodedata
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
@@ -57,6 +58,17 @@ def list_images(folder: str | Path, recursive: bool = True) -> list[Path]:
     if not found:
         raise InputError(f"folder {str(folder)!r} holds no image ({' '.join(sorted(EXTENSIONS))})")
     return found
+
+
+def unicode_twins(names: Iterable[str], others: Iterable[str]) -> str:
+    """Return a clause about two names that look alike and differ in their Unicode form; empty without any."""
+    forms = {unicodedata.normalize("NFC", name): name for name in others}
+    for name in names:
+        other = forms.get(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            composed = "composed (NFC)" if name == unicodedata.normalize("NFC", name) else "decomposed (NFD)"
+            return f" ({name!a} and {other!a} look alike, the first with {composed} letters: rename one)"
+    return ""
 
 
 def is_file(path: str | os.PathLike) -> bool:
@@ -245,8 +257,9 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 def as_saved(image: Tensor) -> Tensor:
-    """Return the image that a PNG would hold: clamped and rounded to 8 bits, still in [-1, 1]."""
-    return from_uint8(to_uint8(image))
+    """Return the image that a PNG would hold: clamped and rounded to 8 bits, still in [-1, 1]; NaN stays NaN."""
+    # else NaN would become a level, and a metric would measure it
+    return torch.where(image.isnan(), image.float(), from_uint8(to_uint8(image)))
 
 
 def as_images(given: ImageLike | Sequence[ImageLike], low: float = -1.0) -> list[Image.Image | Tensor]:

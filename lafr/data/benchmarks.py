@@ -14,7 +14,7 @@ from lafr.data.degradation.operators import Degrade, degraded
 from lafr.data.faces import Faces, read_list
 from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError, setting
-from lafr.images import list_images, read_image
+from lafr.images import list_images, read_image, unicode_twins
 from lafr.storage import read_sealed
 
 
@@ -210,9 +210,13 @@ def prepared_side(root: Path) -> int | None:
 def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Path]:
     """Return the reference of each image: the same stem, or the stem before a suffix such as `_00`.
 
-    Raises InputError naming images without a reference and references without an image.
+    Raises InputError naming images without a reference, references without an image, and two of one name.
     """
-    by_stem = {path.stem: path for path in references}
+    by_stem: dict[str, Path] = {}
+    for path in references:
+        # the last one of "a.jpg" and "a.png" would be taken for the ground truth
+        if (other := by_stem.setdefault(path.stem, path)) != path:
+            raise InputError(f"{str(other)!r} and {str(path)!r} are both the reference {path.stem!r}; remove one")
     found, lost = [], []
     for image in images:
         # "face_03" is the fourth degradation of "face", unless a reference is called "face_03" itself
@@ -228,5 +232,6 @@ def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Pa
         raise InputError(
             f"pairs do not match: {len(lost)} images without a reference {lost[:3]}, "
             f"{len(unused)} references without an image {[p.name for p in unused[:3]]}"
+            f"{unicode_twins([Path(name).stem for name in lost], [path.stem for path in unused])}"
         )
     return found

@@ -68,12 +68,12 @@ def restore_and_score(
     latents = LatentNumbers(restorer, log, fidelity) if restorer is not None else None
     before = load(log, images, scoring, latents)
     if processes.is_main:
-        report_damage(log.damaged)
+        report(log.damaged)
     processes.wait()  # nobody writes before all have read
     groups = [range(len(benchmark))[start : start + batch_size] for start in range(0, len(benchmark), batch_size)]
     for batch in own_batches(benchmark, groups, device, processes):
         images.make(batch)
-        report_damage(images.damaged)
+        report(images.warnings)
         scoring.measure(batch)
         if latents is not None:
             latents.measure(batch)
@@ -111,8 +111,8 @@ def own_batches(
         yield Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
 
 
-def report_damage(lines: list[str]) -> None:
-    """Print, above a progress bar, what of an earlier run cannot be used, once."""
+def report(lines: list[str]) -> None:
+    """Print warnings above a progress bar, each once."""
     for line in lines:
         tqdm.write(f"warning: {line}", file=sys.stderr)
     lines.clear()

@@ -1,12 +1,13 @@
 """Images that other methods restored: found, matched to the test images, refused where they do not fit."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from lafr.errors import InputError, setting
-from lafr.images import list_images, read_pil
+from lafr.images import list_images, read_pil, unicode_twins
 
 LISTED = 10  # names in an error
 
@@ -25,8 +26,9 @@ def folders_of(outputs: str | Sequence[str] | Mapping[str, str]) -> dict[str, Pa
 
 
 def side_of(folder: Path) -> int:
-    """Return the width in pixels of the first image in a folder."""
-    return size_of(list_images(folder)[0])[0]
+    """Return the width in pixels of most images in a folder: one of another size is then the wrong one."""
+    widths = Counter(size_of(path)[0] for path in list_images(folder))
+    return widths.most_common(1)[0][0]
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -57,8 +59,9 @@ def match_outputs(folder: Path, stems: Sequence[str], side: int) -> dict[str, Pa
     }
     said = [f"{kind.format(len(names))}: {listing(names)}" for kind, names in problems.items() if names]
     if said:
+        unseen = unicode_twins(problems["{:,} missing"], [path.stem for path in extra])
         raise InputError(
-            f"outputs in {str(folder)!r} do not match the {len(stems)} test images: {'; '.join(said)}",
+            f"outputs in {str(folder)!r} do not match the {len(stems)} test images: {'; '.join(said)}{unseen}",
             remedy="give one image for each, named as the LQ image is",
         )
     chosen = {stem: files[0] for stem, files in found.items()}

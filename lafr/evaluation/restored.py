@@ -19,6 +19,7 @@ from lafr.storage import atomic_write, sha256_of_file, sha256_of_tensors, sha256
 class RestoredImages:
     """The images of `methods` under `folder`, as `METHOD/STEM.png`.
 
+    An image that is not finite has failed: its file is gray, its line in the log says so, and no metric measures it.
     An image is kept if its line in the log names the same input, cache key and batch and the file's bytes are still
     those; else its whole batch is restored, so that a batch is the same whether a run was stopped or not.
     """
@@ -27,7 +28,7 @@ class RestoredImages:
         self.methods, self.folder, self.log = methods, folder, log
         self.folders = folder_names(methods)
         self.known: dict[tuple[str, str], dict] = {}
-        self.damaged: list[str] = []  # files that are not what an earlier run wrote
+        self.warnings: list[str] = []  # files that are not what an earlier run wrote, images that failed
 
     def load(self, lines: Sequence[dict]) -> int:
         """Take in the log of all processes; return how many images it lists."""
@@ -53,17 +54,22 @@ class RestoredImages:
             if not all(self._is_there(line) for line in wanted):
                 for pair, image, line in zip(batch.pairs, method.make(batch), wanted, strict=True):
                     path = self.path(name, pair.stem)
+                    if failed := not bool(image.isfinite().all()):
+                        self.warnings.append(f"{name} made NaN or infinity of {pair.stem!r}: counted as failed")
+                        image = torch.zeros_like(image)
                     write_png(image, path, method.source(pair))
-                    self._append(line | {"png": sha256_of_file(path)})
+                    self._append(line | {"png": sha256_of_file(path), **({"failed": True} if failed else {})})
 
     def _is_there(self, wanted: dict) -> bool:
         line = self.known.get((wanted["image"], wanted["stem"]))
         path = self.path(wanted["image"], wanted["stem"])
-        if line is None or wanted["key"] is None or line != wanted | {"png": line["png"]}:
+        if line is None or wanted["key"] is None:
+            return False
+        if line != wanted | {key: line[key] for key in ("png", "failed") if key in line}:
             return False
         if path.is_file() and sha256_of_file(path) == line["png"]:
             return True
-        self.damaged.append(f"{str(path)!r} is {'damaged' if path.is_file() else 'missing'}; its batch is made again")
+        self.warnings.append(f"{str(path)!r} is {'damaged' if path.is_file() else 'missing'}; its batch is made again")
         return False
 
     def _append(self, line: dict) -> None:
@@ -73,6 +79,10 @@ class RestoredImages:
     def sha256(self, method: str, stems: Sequence[str]) -> list[str]:
         """Return the hashes of a method's files."""
         return [self.known[method, stem]["png"] for stem in stems]
+
+    def failed(self, method: str, stems: Sequence[str]) -> list[bool]:
+        """Return which of a method's images are not finite."""
+        return [bool(self.known[method, stem].get("failed")) for stem in stems]
 
     def read(self, method: str, stems: Sequence[str]) -> Tensor:
         """Return what a method's files hold, `[B, 3, R, R]` in [-1, 1]."""

@@ -75,7 +75,9 @@ class Scoring:
         if is_set_metric(metric):
             self._write_features(method, name, metric, batch, image)
             return
-        values = [None if math.isnan(value) else value for value in metric(image, reference).tolist()]
+        failed = self.images.failed(method, batch.stems)
+        measured = zip(metric(image, reference).tolist(), failed, strict=True)
+        values = [value if math.isfinite(value) and not lost else None for value, lost in measured]
         key = self.key(method, name, batch.stems)
         self.log.append({"score": key, "method": method, "metric": name, "batch": batch.number, "values": values})
         self.known[key] = values
@@ -111,7 +113,11 @@ class Scoring:
             return torch.cat(cast(list[Tensor], parts))  # `measure` wrote all of them
 
         truth = features(HQ) if needs_truth_features(name, metric) else None
-        return {**metric.score(features(method), truth, seed)}
+        lost = torch.tensor(self.images.failed(method, [stem for stems in batches for stem in stems]))
+        failed = {"failed": int(lost.sum())} if lost.any() else {}
+        if failed and int((~lost).sum()) < 2:  # no distance of sets is defined
+            return {"mean": None, "low": None, "high": None, **failed}
+        return {**metric.score(features(method)[~lost], truth, seed), **failed}
 
 
 def compares_with_input(metric: Metric) -> bool:

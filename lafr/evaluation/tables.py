@@ -164,7 +164,7 @@ def conditions(record: dict) -> str:
         for metric, scores in of.items()
         if scores.get("failed")
     ]
-    said.append(f"failed detections: {', '.join(failures) or 'none'}")
+    said.append(f"failed measurements: {', '.join(failures) or 'none'}")
     return f"{'; '.join(said)}."
 
 

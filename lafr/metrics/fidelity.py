@@ -12,13 +12,16 @@ BT601 = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; black is 16, white 23
 
 
 def psnr_rgb(image: Tensor, hq: Tensor) -> Tensor:
-    """Return PSNR in dB `[B]` of `[B, 3, H, W]` in [-1, 1]: RGB, no crop, 8-bit; 100 for equal images."""
-    return _psnr(to_uint8(image).double(), to_uint8(hq).double())
+    """Return PSNR in dB `[B]` of `[B, 3, H, W]` in [-1, 1]: RGB, no crop, 8-bit; 100 for equal images.
+
+    NaN, a failed measurement, for an image that is not finite, as of all functions here.
+    """
+    return _of_finite(_psnr(to_uint8(image).double(), to_uint8(hq).double()), image, hq)
 
 
 def psnr_y(image: Tensor, hq: Tensor) -> Tensor:
     """Return PSNR in dB `[B]` of the luma of `[B, 3, H, W]` in [-1, 1]: BT.601, 16 to 235, of a range of 255."""
-    return _psnr(luma(image), luma(hq))
+    return _of_finite(_psnr(luma(image), luma(hq)), image, hq)
 
 
 def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
@@ -27,12 +30,12 @@ def ssim_rgb(image: Tensor, hq: Tensor) -> Tensor:
     It is scikit-image's `structural_similarity` with gaussian_weights, sigma 1.5, use_sample_covariance False and
     data_range 255 on images whose border is mirrored by 5 pixels, so that every pixel counts.
     """
-    return _ssim(to_uint8(image), to_uint8(hq))
+    return _of_finite(_ssim(to_uint8(image), to_uint8(hq)), image, hq)
 
 
 def ssim_y(image: Tensor, hq: Tensor) -> Tensor:
     """Return SSIM `[B]` of the luma of `[B, 3, H, W]` in [-1, 1]; see `ssim_rgb`, `psnr_y`."""
-    return _ssim(luma(image), luma(hq))
+    return _of_finite(_ssim(luma(image), luma(hq)), image, hq)
 
 
 def luma(image: Tensor) -> Tensor:
@@ -42,6 +45,13 @@ def luma(image: Tensor) -> Tensor:
     """
     weights = torch.tensor(BT601, dtype=torch.float64, device=image.device)[:, None, None]
     return 16 + (to_uint8(image).double() / 255 * weights).sum(1, keepdim=True)
+
+
+def _of_finite(values: Tensor, *images: Tensor) -> Tensor:
+    # 8 bits hold no NaN: it becomes a level, black here and another one elsewhere, which may be the ground truth's
+    for image in images:
+        values = values.masked_fill(~image.isfinite().flatten(1).all(1), float("nan"))
+    return values
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ def test_both_sides_of_a_mismatch_are_reported():
         match_by_stem(paths("a_blurred.png"), paths("a.png"))
     with pytest.raises(InputError, match=r"1 images without a reference \['c.png'\], 1 .*image \['b.png'\]"):
         match_by_stem(paths("a.png", "c.png"), paths("a.png", "b.png"))
+    with pytest.raises(InputError, match=r"'hq/a.jpg' and 'hq/a.png' are both the reference 'a'"):
+        match_by_stem(paths("a.png"), paths("hq/a.jpg", "hq/a.png"))
+    with pytest.raises(InputError, match=r"'Zo\\xeb' and 'Zoe\\u0308' look alike, the first with composed \(NFC\)"):
+        match_by_stem(paths("Zo\xeb.png"), paths("Zoe\u0308.png"))
 
 
 def test_a_faces_lq_does_not_depend_on_what_else_is_in_the_set(face_folder, degradation):

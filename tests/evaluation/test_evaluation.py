@@ -272,6 +272,15 @@ def test_a_set_metric_sees_all_features_of_a_method_and_of_the_truth_in_order(ev
     assert seed == 3
     assert again.summary()["LQ input"] == {"set": {"mean": 1.0, "low": 0.5, "high": 2.0}}
 
+    # an image that is not finite fails in every metric, of single images and of the set
+    rows = {"broken": lambda lq, hq: lq.masked_fill((lq == lq[-1:]).flatten(1).all(1)[:, None, None, None], np.nan)}
+    metrics = METRICS | {"set": metric}
+    for _ in range(2):  # measured, and read from the log
+        broken = restore_and_score(evaluated.benchmark, None, rows, metrics, tmp_path / "broken", batch_size=2)
+        assert np.isnan(broken.scores["broken"]["mean_red"]).tolist() == [False, True, False, True, True]
+        assert {name: one["failed"] for name, one in broken.summary()["broken"].items()} == dict.fromkeys(metrics, 3)
+        assert torch.equal(metric.seen[-1][0], features[[0, 2]])
+
 
 def test_methods_that_need_the_truth_are_refused_where_there_is_none(evaluated, tmp_path):
     class Wild:

@@ -199,6 +199,7 @@ WRONG = {
     "an extra file": ("other.png", (32, 32), ["1 extra: other.png;"]),
     "a stem twice": ("face2.png", (32, 32), ["1 with two files: face2.png and face2_00.png;"]),
     "a wrong size": ("face4_00.png", (64, 64), ["1 of 5", "not 32 x 32: face4_00.png 64 x 64"]),
+    "the first of a wrong size": ("face0_00.png", (64, 64), ["1 of 5", "not 32 x 32: face0_00.png 64 x 64"]),
     "not square": ("face4_00.png", (32, 30), ["not 32 x 32: face4_00.png 32 x 30"]),
     "not an image": ("face1_00.png", "text", ["face1_00.png'"]),
 }

@@ -98,7 +98,7 @@ def test_the_conditions_of_a_result_stand_under_its_table_and_its_size_in_the_ti
     for words in ("512 px", "lanczos", "protocol lafr", "FID-FFHQ against", "Pillow Lanczos", "a LMD 2"):
         assert words in note
     rows["rows"]["a"]["lmd"].pop("failed")
-    assert "failed detections: none" in conditions(rows)
+    assert "failed measurements: none" in conditions(rows)
 
 
 def test_markdown_sets_the_best_in_bold_the_second_in_italics():

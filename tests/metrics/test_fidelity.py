@@ -105,6 +105,16 @@ def test_equal_images_score_100_db_and_an_ssim_of_one(pair):
     assert ssim_rgb(pair[1], pair[1]).tolist() == ssim_y(pair[1], pair[1]).tolist() == [1, 1, 1]
 
 
+def test_an_image_that_is_not_finite_has_no_score_whatever_the_ground_truth_is(pair):
+    wrong, black = pair[0].clone(), torch.full_like(pair[1], -1)
+    wrong[1], wrong[2, 0, 3, 4] = float("nan"), float("inf")
+    for metric in (psnr_rgb, psnr_y, ssim_rgb, ssim_y):
+        for hq in (pair[1], black):
+            assert metric(wrong, hq).isnan().tolist() == [False, True, True], metric
+            assert metric(hq, wrong).isnan().tolist() == [False, True, True], metric
+    assert ShiftTolerantLPIPS("alex")(wrong, black).isnan().tolist() == [False, True, False]  # of inf a PNG holds white
+
+
 def test_what_a_png_cannot_hold_does_not_count(pair):
     for metric in [psnr_rgb, psnr_y, ssim_rgb, ssim_y, "st_lpips_alex"]:
         metric = ShiftTolerantLPIPS("alex") if isinstance(metric, str) else metric

@@ -11,7 +11,7 @@ from lafr.data.faces.selection import read_names, training_and_held_out
 from lafr.data.faces.shards import shards as in_shards
 from lafr.data.faces.sources import File, Item, folder
 from lafr.errors import InputError, setting
-from lafr.images import from_pil, from_uint8, require_square, resize_pil, to_uint8
+from lafr.images import from_pil, from_uint8, require_square, resize_pil, to_uint8, unicode_twins
 
 
 class Faces:
@@ -113,5 +113,9 @@ def read_list(path: Path, base: Path) -> list[Path]:
         raise InputError(f"list {str(path)!r} does not exist")
     files = [base / name for name in read_names(path)]
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise InputError(f"list {str(path)!r} names {len(missing)} missing of {len(files)} files, first {missing[0]!r}")
+        there = [str(file) for file in Path(missing[0]).parent.glob("*")]
+        raise InputError(
+            f"list {str(path)!r} names {len(missing)} missing of {len(files)} files, first {missing[0]!r}"
+            f"{unicode_twins(missing[:1], there)}"
+        )
     return files
