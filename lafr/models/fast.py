@@ -46,19 +46,19 @@ def optimised(
     # W + alpha / rank * B A: one convolution where training had three
     restorer.denoiser.merge_lora()
     vae, unet = restorer.codec.vae, restorer.denoiser.unet
-    decoding = vae if restorer.codec.tiny is None else restorer.codec.tiny
-    for part in (vae, unet, decoding):
+    tiny = [] if restorer.codec.tiny is None else [restorer.codec.tiny.decoder]
+    networks = [vae.encoder, unet, vae.decoder, *tiny]
+    for part in networks:
         fold_upsampling(part)
         reuse_activations(part)
-    for part in (vae.encoder, unet, decoding.decoder):
         order = torch.channels_last if channels_last else torch.preserve_format
         nn.Module.to(part, dtype=chosen, memory_format=order)  # diffusers' own `to` warns of layers that it has not
     # the layers between encoder and latent stay float32
-    for part in {*vae.children(), decoding.decoder}:
+    for part in (*vae.children(), *tiny):
         part.register_forward_pre_hook(_cast_to_own)
     restorer.to(device).requires_grad_(False).eval()
     if compile:
-        for part in (vae.encoder, unet, decoding.decoder):
+        for part in networks:
             part.compile(**_compiler(device, chosen))
     restorer.is_optimised = True
     setattr(restorer, "save_pretrained", _refuse_to_save)  # noqa: B010 (a method is replaced)

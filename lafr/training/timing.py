@@ -36,11 +36,18 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, 
         _wait(device)
         times.append(time.perf_counter() - started)
     # a run of its own: resetting the peak and collecting garbage take time
+    peak_mb = first_call(work, device)[1]
+    # the median: a busy machine slows single repeats, never speeds one up
+    return Cost(statistics.median(times), min(times), max(times), peak_mb)
+
+
+def first_call(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Run `work` once; return its seconds and its peak memory above rest in MB."""
     rest = _reset_peak(device)
+    started = time.perf_counter()
     work()
     _wait(device)
-    # the median: a busy machine slows single repeats, never speeds one up
-    return Cost(statistics.median(times), min(times), max(times), max(0.0, (_peak(device) - rest) / 1e6))
+    return time.perf_counter() - started, max(0.0, (_peak(device) - rest) / 1e6)
 
 
 def _wait(device: torch.device) -> None:

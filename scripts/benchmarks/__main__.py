@@ -18,6 +18,8 @@ NAME = "python -m scripts.benchmarks"
 WRITTEN = {
     "parameters": "Count the values that the full-size experiment trains.",
     "files": "List the files that the full-size path reads.",
+    "speed": "Measure every row about speed, part by part.",
+    "gpu": "Measure on a GPU what ten minutes allow.",
     "pages": "Fill the pages' tables.",
 }
 

@@ -1,13 +1,18 @@
-"""How fast one step is, part by part, compared with a full UNet with prompt and time: what OSEDiff computes."""
+"""How fast one step is, part by part, compared with a full UNet with prompt and time: what OSEDiff computes.
+
+With the tiny decoder encoder, adapter and UNet are the same modules, timed again.
+"""
 
 import copy
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 
 import torch
+from diffusers import AutoencoderTiny
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
@@ -19,10 +24,11 @@ from tqdm import tqdm
 from lafr.commands.devices import choose_device
 from lafr.evaluation import markdown
 from lafr.models.base.model import Base
+from lafr.models.codec import Codec
 from lafr.models.denoiser import Denoiser
 from lafr.models.fast import choose_dtype, memory_kept, optimised
 from lafr.models.restorer import Restorer
-from lafr.training.timing import measure
+from lafr.training.timing import first_call, measure
 
 REFERENCE_TIMESTEP = 999  # OSEDiff's
 
@@ -40,6 +46,10 @@ class Method:
     gmacs: dict[str, float] = field(default_factory=dict)
     seconds: list[dict[str, float]] = field(default_factory=list)
 
+    def each(self, batch_size: int) -> list[dict[str, float]]:
+        """Return the seconds of each turn for one image."""
+        return [scaled(turn, 1 / batch_size) for turn in self.seconds]
+
 
 def inference(cfg: DictConfig) -> dict:
     """Return time of each part, peak memory, multiplications and quality, for each dtype and batch size."""
@@ -48,6 +58,7 @@ def inference(cfg: DictConfig) -> dict:
     generator = torch.Generator().manual_seed(cfg.seed)
     found: dict[str, dict] = {}
     ceiling: dict = {}
+    first: dict[str, list[dict[str, float]]] = {}
     bar = tqdm(total=len(cfg.batch_sizes) * len(methods) * (cfg.repeats + 1), desc="inference", unit="pass")
     for batch_size in cfg.batch_sizes:
         shape = (batch_size, 3, size.resolution, size.resolution)
@@ -61,48 +72,92 @@ def inference(cfg: DictConfig) -> dict:
                 method.seconds.append(timed_pass(method, lq, device))
                 ceiling.setdefault(str(method.dtype), []).append(matmul_gmacs(cfg.matmul_side, method.dtype, device))
                 bar.update()
-        found[str(batch_size)] = {
-            name: summary(method, batch_size, methods["reference"]) for name, method in methods.items()
-        }
+        for name, method in methods.items():
+            # without a reference a method is compared with itself at the first batch size, image by image
+            own = [scaled(turn, batch_size) for turn in first.setdefault(name, method.each(batch_size))]
+            compared = methods["reference"].seconds if cfg.reference else own
+            found.setdefault(str(batch_size), {})[name] = summary(method, batch_size, compared)
     bar.close()
     return {
-        "file": "inference" if cfg.scale == "full" else f"inference_{cfg.scale}",
+        "file": cfg.file or ("inference" if cfg.scale == "full" else f"inference_{cfg.scale}"),
         "scale": cfg.scale,
         "batches": found,
         "matmul_gmacs_per_second": {dtype.removeprefix("torch."): max(values) for dtype, values in ceiling.items()},
         "repeats": cfg.repeats,
         "resolution": size.resolution,
+        "reference": cfg.reference,
+        "instructions": instructions(),
         "device": str(device),
     }
 
 
+def instructions() -> str:
+    """Return the processor's vector instructions in use, and which variable restricts them."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    found = torch.backends.cpu.get_cpu_capability()
+    return f"{found}, simulated by ONEDNN_MAX_CPU_ISA={limit} and ATEN_CPU_CAPABILITY" if limit else found
+
+
+def scaled(turn: dict[str, float], times: float) -> dict[str, float]:
+    """Return a turn's seconds, multiplied."""
+    return {part: times * seconds for part, seconds in turn.items()}
+
+
 def build_methods(cfg: DictConfig, size: DictConfig, device: torch.device) -> dict[str, Method]:
     """Return the reference and each of LAFR's methods, which know their PSNR, on the same random weights."""
-    base = instantiate(size.build, _convert_="all")
+    with device:  # random weights are made where they are needed
+        base = instantiate(size.build, _convert_="all")
     generator = torch.Generator().manual_seed(cfg.seed)
     lq = torch.rand(1, 3, size.resolution, size.resolution, generator=generator).mul(2).sub(1)
     methods, exact = {}, None
     for dtype in cfg.dtypes:
         for compiled in cfg.compile if dtype != "exact" else [False]:
             restorer = new_restorer(base, size, lq, cfg.seed).to(device)
+            if "tiny" in cfg.decoders:
+                restorer.codec.tiny = tiny_decoder(size, cfg.seed, device)
             if exact is None:
-                with torch.inference_mode(), memory_kept():
-                    exact = restorer(lq.to(device))
+                exact = decoded(restorer, lq.to(device), cfg.decoders)
             chosen = torch.float32
             if dtype != "exact":
                 chosen = choose_dtype(dtype, device)
                 optimised(restorer, device, dtype, compile=compiled)
             name = f"LAFR {dtype if dtype == 'exact' else str(chosen)[6:]}{', compiled' if compiled else ''}"
-            parts = {
-                "encoder": restorer.codec.encode,
-                "adapter": restorer.adapter,
-                "UNet": restorer.denoiser,
-                "decoder": restorer.codec.decode,
-            }
-            methods[name] = Method(chosen, parts, keeps_memory=dtype != "exact")
-            methods[name].psnr = psnr(run(methods[name], lq.to(device)), exact)
+            images = decoded(restorer, lq.to(device), cfg.decoders)
+            for decoder in cfg.decoders:
+                own = name if decoder == "base" else f"{name}, tiny decoder"
+                methods[own] = Method(chosen, parts_of(restorer, decoder), keeps_memory=dtype != "exact")
+                methods[own].psnr = psnr(images[decoder], exact[decoder])
+    if not cfg.reference:
+        return methods
     reference = reference_method(base, size, device)  # last: it puts the base itself on the device
     return {"reference": reference, **methods}
+
+
+def parts_of(restorer: Restorer, decoder: str) -> dict[str, Callable]:
+    """Return a restorer's parts with one of its two decoders, "base" or "tiny"."""
+    codec = restorer.codec if decoder == "tiny" else Codec(restorer.codec.vae)
+    return {
+        "encoder": restorer.codec.encode,
+        "adapter": restorer.adapter,
+        "UNet": restorer.denoiser,
+        "decoder": codec.decode,
+    }
+
+
+def decoded(restorer: Restorer, lq: Tensor, decoders: Sequence[str]) -> dict[str, Tensor]:
+    """Return what each decoder makes of a batch."""
+    with torch.inference_mode(), memory_kept():
+        z = restorer.latents(lq).z_restored
+        return {decoder: parts_of(restorer, decoder)["decoder"](z) for decoder in decoders}
+
+
+def tiny_decoder(size: DictConfig, seed: int, device: torch.device) -> AutoencoderTiny:
+    """Return a tiny decoder with random weights, by default of TAESD's shape."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tiny = AutoencoderTiny(**size.get("tiny", {}))
+    tiny.encoder = torch.nn.Identity()
+    return tiny.to(device).requires_grad_(False).eval()
 
 
 def new_restorer(base: Base, size: DictConfig, lq: Tensor, seed: int) -> Restorer:
@@ -133,9 +188,10 @@ def reference_method(base: Base, size: DictConfig, device: torch.device) -> Meth
     ).to(device, dtype)
     signal = float(base.scheduler.alphas_cumprod[REFERENCE_TIMESTEP]) ** 0.5
     noise = (1 - signal**2) ** 0.5
+    timestep = torch.tensor(REFERENCE_TIMESTEP, device=device)
 
     def step(z: Tensor) -> Tensor:
-        return (z - noise * unet(z, REFERENCE_TIMESTEP, prompt.expand(len(z), -1, -1)).sample) / signal
+        return (z - noise * unet(z, timestep, prompt.expand(len(z), -1, -1)).sample) / signal
 
     scale = vae.config.scaling_factor
     return Method(
@@ -157,10 +213,9 @@ def run(method: Method, x: Tensor) -> Tensor:
 
 
 def warm_up(method: Method, lq: Tensor, device: torch.device) -> None:
-    """Run the method twice, for compilation, caches and peak memory, and count its multiplications."""
+    """Run the method once, for compilation, caches and peak memory, and count its multiplications."""
     with memory_kept_by(method):
-        cost = measure(lambda: run(method, lq), device, repeats=1, warm_up=0)
-    method.first_seconds, method.peak_mb = cost.seconds, cost.peak_mb
+        method.first_seconds, method.peak_mb = first_call(lambda: run(method, lq), device)
     method.gmacs = counted(method, lq)
 
 
@@ -214,8 +269,8 @@ def psnr(restored: Tensor, exact: Tensor) -> float:
     return float(10 * ((exact.max() - exact.min()).square() / error).log10())
 
 
-def summary(method: Method, batch_size: int, reference: Method) -> dict:
-    """Return a method's part of the record."""
+def summary(method: Method, batch_size: int, reference: Sequence[dict[str, float]]) -> dict:
+    """Return a method's part of the record; `reference` holds the seconds of each turn that it is compared with."""
     parts = {}
     for name in method.seconds[0]:
         own = [seconds[name] for seconds in method.seconds]
@@ -225,8 +280,8 @@ def summary(method: Method, batch_size: int, reference: Method) -> dict:
             "slowest": max(own),
             "gmacs": method.gmacs[name] if name != "whole" else sum(method.gmacs.values()),
         }
-        if name in reference.seconds[0]:
-            ratios = [theirs[name] / ours for theirs, ours in zip(reference.seconds, own, strict=True)]
+        if name in reference[0]:
+            ratios = [theirs[name] / ours for theirs, ours in zip(reference, own, strict=True)]
             parts[name] |= {"speed": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
     whole = parts["whole"]["seconds"]
     return {
@@ -262,9 +317,11 @@ def inference_table(record: dict) -> str:
     of_speeds = markdown.table([*columns, *(["ms an image", "images/s"] if absolute else [])], speeds)
     columns = ["batch", "method", "GMACs an image", "share of the ceiling: encoder", "UNet", "decoder", "whole"]
     of_shares = markdown.table(columns, shares)
-    where = "on a GPU" if absolute else f"cpu, {record['threads']} threads"
+    where = "on a GPU" if absolute else f"cpu ({record.get('instructions', 'AVX512')}), {record['threads']} threads"
+    alone = not record.get("reference", True)
+    compared = "itself at the first batch size, an image" if alone else "the reference in the same turn"
     return (
-        f"{of_speeds}\n\n{of_shares}\n\n{record['resolution']} px, {where}, random weights; speed relative to the "
-        f"reference in the same turn, median of {record['repeats']}. The ceiling is a square matrix product in the "
-        "method's dtype."
+        f"{of_speeds}\n\n{of_shares}\n\n{record['resolution']} px, {where}, random weights; speed relative to "
+        f"{compared}, median of {record['repeats']}. The ceiling is a square matrix product in the method's dtype; "
+        "PSNR is to float32 with the same decoder."
     )

@@ -1,6 +1,7 @@
 """`lafr restore` restores any file name, reports what is wrong in one line, and by its exit code."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -168,6 +169,36 @@ def test_a_bad_file_among_good_ones_is_reported_and_the_exit_code_is_1(photos, m
     skipped = [line for line in printed.err.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 2 and "bad.png" in skipped[0] and "gone.png" in skipped[1]
     assert "restored 1 of 3 into out" in printed.out
+
+
+STARTS = """
+import sys
+from lafr.commands.cli import main
+
+def loaded(*arguments):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+    return sorted({"torch", "numpy", "hydra", "diffusers", "PIL", "scipy"} & set(sys.modules))
+
+quick = [loaded("--help"), loaded("restore", "--help"), loaded("restore", "a.png", "-o", "out", "--wrong")]
+quick += [loaded("check", "--help"), loaded("tables", "--help"), loaded("nowhere")]
+hydra = loaded("train", "+experiment=mini", "wrong=1")
+from lafr.commands.restore import hidden
+with hidden("scipy"):
+    try:
+        import scipy
+    except ImportError:
+        hydra.append("hidden")
+import scipy
+print(quick, hydra, file=sys.stderr)
+"""
+
+
+def test_help_and_a_wrong_option_load_no_library_and_scipy_is_hidden_for_a_while_only():
+    done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == f"{[[]] * 6} {['hydra', 'hidden']}"
 
 
 def test_the_choices_that_are_listed_before_torch_is_imported_are_those_that_exist():

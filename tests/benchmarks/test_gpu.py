@@ -1,0 +1,72 @@
+"""Ten minutes on a GPU, as far as a CPU can tell: the plan, its order, what a killed run keeps, and a rehearsal."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmarks.gpu import FULL, REHEARSAL, Job, gpu_table, plan, work_through
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_what_is_most_worth_knowing_fits_into_nine_minutes_and_compilation_comes_last():
+    jobs = plan(FULL)
+    names, at, started = [job.name for job in jobs], 0.0, {}
+    for job in jobs:
+        started[job.name], at = at, at + job.seconds
+    in_time = [job.name for job in jobs if started[job.name] + job.seconds <= 9 * 60]
+    assert names[:3] == ["machine", "inference_bfloat16_16", "inference_bfloat16_1"] and len(set(names)) == len(names)
+    assert {f"inference_{d}_{b}" for d in ("bfloat16", "float16") for b in (1, 4, 16)} <= set(in_time)
+    assert {"training_gpu80", "training_gpu24", "training_gpu12", "smoke", "degradation"} <= set(in_time)
+    assert [name.startswith("compiled_") for name in names] == sorted(name.startswith("compiled_") for name in names)
+
+
+def test_each_result_is_written_as_it_comes_a_failure_stops_nothing_and_a_second_run_resumes(tmp_path):
+    ran = []
+
+    def job(name, seconds=1, fails=False):
+        def work():
+            ran.append(name)
+            assert {path.stem for path in tmp_path.glob("*.json")} == {n for n in ran[:-1] if n != "broken"}
+            if fails and ran.count(name) == 1:
+                raise RuntimeError("CUDA out of memory")
+            return {"value": name}
+
+        return Job(name, seconds, work)
+
+    jobs = [job("first"), job("broken", fails=True), job("last"), job("long", seconds=1e6)]
+    outcome = work_through(jobs, tmp_path, time.monotonic() + 100)
+    assert [text.split()[0] for text in outcome.values()] == ["done", "failed:", "done", "no"]
+    assert "out of memory" in (tmp_path / "broken.failed.txt").read_text()
+    assert json.loads((tmp_path / "last.json").read_text())["value"] == "last"
+    jobs[1] = Job("broken", 1, lambda: ran.append("broken") or {"value": "broken"})
+    work_through(jobs[:3], tmp_path, time.monotonic() + 100)
+    assert ran == ["first", "broken", "last", "broken"] and not (tmp_path / "broken.failed.txt").exists()
+
+
+def test_the_table_says_missing_for_every_row_that_was_not_measured(tmp_path):
+    assert gpu_table(tmp_path).count("missing") == sum(j.name.startswith(("inf", "comp")) for j in plan(FULL))
+
+
+@pytest.mark.slow
+def test_every_job_runs_on_the_cpu_with_the_miniature(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.benchmarks",
+        "gpu",
+        "--dry-run",
+        "--out",
+        str(tmp_path),
+        "--minutes",
+        "20",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.stem for path in tmp_path.glob("*.json")} == {job.name for job in plan(REHEARSAL)}
+    checks = json.loads((tmp_path / "smoke.json").read_text())["checks"]
+    assert checks["float32"] == checks["offload"] == 0 and not any("failed" in str(c) for c in checks.values()), checks
