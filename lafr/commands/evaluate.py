@@ -177,7 +177,7 @@ def main(cfg: Any) -> None:
     plan = plan_from_config(cfg, command_line())
     if plan.needs_model and not plan.lacks_model and os.environ.get("RANK", "0") == "0":
         print(f"loading {plan.model} ...", file=sys.stderr, flush=True)
-    from lafr.commands.doors import as_hydra
+    from lafr.commands.doors import as_hydra, as_started
     from lafr.evaluation.protocols import explain
     from lafr.evaluation.publishing import publish
     from lafr.evaluation.run import MissingError, evaluate
@@ -191,7 +191,7 @@ def main(cfg: Any) -> None:
                 raise
             if processes.is_main:
                 print(explain({"not_measured": error.not_measured}))
-                print(f"\nNothing was measured: {error.spelled(as_hydra)}")
+                print(as_started(f"\nNothing was measured: {error.spelled(as_hydra)}"))
             return
         if result is not None:  # in the main process
             publish(plan, result)

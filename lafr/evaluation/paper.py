@@ -133,6 +133,12 @@ def result_file(experiment: str, benchmark: str) -> Path | None:
     return max(there, key=lambda place: place.stat().st_mtime, default=None)
 
 
+def is_current(result: Path | None, experiment: str) -> bool:
+    """Return whether there is a result, and none of its model was saved after it."""
+    model = Path("runs") / experiment / "model" / "lafr.json"
+    return result is not None and (not model.is_file() or result.stat().st_mtime >= model.stat().st_mtime)
+
+
 def needs(table: PaperTable) -> list[Need]:
     """Return what a table is made of, and what of it is there, in the order in which it is made."""
     found = []
@@ -145,7 +151,7 @@ def needs(table: PaperTable) -> list[Need]:
     found += [Need("benchmark", name, Path(f"data/{name}").is_dir(), benchmark=name) for name in table.benchmarks]
     for benchmark in table.benchmarks if table.numbers else ():
         for experiment in experiments:
-            there = result_file(experiment, benchmark) is not None
+            there = is_current(result_file(experiment, benchmark), experiment)
             found.append(Need("result", f"{experiment} on {benchmark}", there, experiment, benchmark))
     return found + [Need("file", file, Path(file).is_file()) for file in table.files]
 
