@@ -29,6 +29,7 @@ PARTS = {
     "mini_multilevel": "lafr",
     "mini_none": "none",
     "mini_conv": "conv",
+    "mini_decoder": "tiny",
 }
 
 

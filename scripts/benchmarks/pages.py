@@ -110,6 +110,8 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "losses": of_topic("losses"),
     "inference": of_topic("inference"),
     "evaluation": of_topic("evaluation"),
+    "startup": of_topic("startup"),
+    "decoders": of_topic("decoders"),
     "faults": of_topic("faults"),
 }
 
