@@ -190,6 +190,7 @@ def run_stage(
     if not any(p.requires_grad for p in objective.parameters()):
         accelerator.print(f"{name}: this model has nothing to train in this stage")
         return
+    objective.require_ready()
     objective.to(accelerator.device)
     if trainer.cache_latents and hasattr(objective, "codec") and not (folder / "final").is_dir():
         pairs.latents = latents_of(faces, objective.codec, accelerator, trainer.latent_cache)

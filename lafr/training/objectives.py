@@ -16,6 +16,7 @@ from lafr.losses.identity import IdentityCosine
 from lafr.losses.learned import Gather
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
+from lafr.models.adapter import Adapter
 from lafr.models.restorer import Restorer
 
 Batch = dict[str, Tensor]
@@ -42,6 +43,9 @@ class Objective(nn.Module):
         """Return the weighted sum that is minimised."""
         # weight 0 means "report, don't train": such a term needs no backward pass
         return sum(weight * terms[name] for name, weight in self.weights.items() if weight)
+
+    def require_ready(self) -> None:
+        """Raise InputError where the model lacks what an earlier stage gives it."""
 
     def before_step(self, batches: Sequence[Batch], step: int, gather: Gather) -> None:
         """Prepare optimiser step `step`, given this process's micro-batches and a gather over all processes."""
@@ -93,6 +97,15 @@ class Objective(nn.Module):
 
     def decode_crops(self, side: int, seed: int) -> None:
         """Decode only a crop of each face for the loss; a no-op where the loss decodes nothing, as here."""
+
+
+def require_codes(adapter: Adapter) -> None:
+    """Raise InputError where an adapter has codes which no codebook stage has set."""
+    # the library would start them itself, from the first micro-batch of each process: no two processes, and no resumed
+    # run, would have the same
+    if adapter.quantizer.has_codes and not adapter.quantizer.is_initialised():
+        remedy = "train the codebook stage before this one, or start from a model that has been trained"
+        raise InputError("the codes of this adapter are not set", remedy=remedy)
 
 
 def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
@@ -207,6 +220,10 @@ class AlignmentObjective(Objective):
         self.hq_extractor = copy.deepcopy(self.adapter.extractor).requires_grad_(False)
         self.weights = dict(weights)
 
+    def require_ready(self) -> None:
+        """Raise InputError for codes that are not set."""
+        require_codes(self.adapter)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1, feature_mse, index_ce and latent_gap_before."""
         quantizer = self.adapter.quantizer
@@ -288,6 +305,10 @@ class RestorationObjective(LossObjective):
     def codec(self) -> nn.Module:
         """The restorer's."""
         return self.restorer.codec
+
+    def require_ready(self) -> None:
+        """Raise InputError for codes that are not set."""
+        require_codes(self.restorer.adapter)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss."""

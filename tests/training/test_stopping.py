@@ -129,9 +129,12 @@ def train_as(rank, world, port, arguments, folder, stop_at=None):
     enter_group(rank, world, port)
     batches = lafr.training.loop.optimiser_batches
 
+    stages = iter(("codebook", "restoration"))
+
     def signalled(loader, accelerator):
+        stage = next(stages)
         for step, given in enumerate(batches(loader, accelerator), 1):
-            if step == stop_at and rank == world - 1:
+            if (stage, step) == stop_at and rank == world - 1:
                 os.kill(os.getpid(), signal.SIGUSR1)
             yield given
 
@@ -144,7 +147,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(workers
     arguments = [
         *overrides(base_folder, face_folder, 4),
         *LEARNED,
-        *["stages=[restoration]", "+stage.restoration.ema_decay=0.9", "trainer.validation_images=1"],
+        *["stages=[codebook,restoration]", "+stage.restoration.ema_decay=0.9", "trainer.validation_images=1"],
         *["trainer.num_workers=1", "trainer.accumulation=2"],
     ]
 
@@ -161,7 +164,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(workers
         return [process.exitcode for process in processes]
 
     assert start("whole") == [0, 0]
-    assert start("stopped", 3) == [Stopped.CODE, Stopped.CODE]
+    assert start("stopped", ("restoration", 3)) == [Stopped.CODE, Stopped.CODE]
     assert [path.name for path in (tmp_path / "stopped/restoration").glob("step_*")] == ["step_00000003"]
     assert start("stopped") == [0, 0]
     one, two = (tmp_path / name / "restoration" for name in ("whole", "stopped"))
@@ -177,12 +180,12 @@ def test_two_processes_end_and_save_when_their_launcher_is_killed(base_folder, f
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         options = ["--multi_gpu", "--num_machines", "1", "--num_processes", "2", "--main_process_port", port]
-        arguments = [*overrides(base_folder, face_folder, steps), "stages=[alignment]", "trainer.validation_images=1"]
+        arguments = [*overrides(base_folder, face_folder, steps), "stages=[codebook]", "trainer.validation_images=1"]
         command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(SCRIPT), *arguments]
         with open(tmp_path / "output.txt", "ab") as output:
             return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
 
-    stage = tmp_path / "runs" / "test" / "alignment"
+    stage = tmp_path / "runs" / "test" / "codebook"
     launcher = launch(100_000)
     limit = time.monotonic() + 200
     while not ((stage / "log.jsonl").is_file() and (stage / "log.jsonl").stat().st_size):
