@@ -61,7 +61,7 @@ def remember(run_dir: Path, config: Mapping, points_to: Mapping[str, str], machi
     if before is not None:
         stages = config.get("stages", [])
         begun = [name for name in stages if any((run_dir / name).glob(f"*/{MANIFEST}"))]
-        bound = []
+        bound: list[str] = []
         for name, old, new in changes(before["config"], dict(config)):
             kind = freedom(name, old, new, stages, begun)
             if kind != "free":

@@ -1,7 +1,6 @@
 """Signals that ask a training run to stop: it saves after the running step, on every process, before it ends."""
 
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,8 +57,7 @@ class StopSignals:
         if self.number is None:
             return
         number, before = self.number, self._before.get(self.number)
-        ours: tuple[Callable | int | None, ...] = (None, signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
-        if before not in ours:
+        if callable(before) and before is not signal.default_int_handler:
             self.number = None
             before(number, None)
             return

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -41,7 +40,7 @@ class Trial:
 
     what: str
     case: str
-    outcome: Literal["held", "silent", "lost"]
+    outcome: str
     said: str = ""
 
 

@@ -25,7 +25,7 @@ from lafr.models.restorer import BASES, Restorer
 from scripts.benchmarks.faults import Trial
 
 SIZE = 32
-TINY: dict[str, dict] = dict(
+TINY: dict[str, Any] = dict(
     vae=dict(
         block_out_channels=[8, 16, 16], down_block_types=["DownEncoderBlock2D"] * 3, layers_per_block=1,
         up_block_types=["UpDecoderBlock2D"] * 3, norm_num_groups=4, sample_size=SIZE, scaling_factor=1.7,
