@@ -1,6 +1,7 @@
 """The folder in which a dataset is made: a stopped run can resume, and a wrong input leaves no files."""
 
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +56,17 @@ class Unfinished:
             return
         require_same(read_sealed(self.job, required=False), job, self.folder)
         remove_temporaries(self.folder)
+        again = []
         for record in tqdm(self.journal.read(), desc="verify", unit="image", delay=1):
             path = self.set / record.get("file", "")
             if "file" not in record or (path.is_file() and sha256_of(path) == record["sha256"]):
                 self.done[record["part"], record["name"]] = record
+            else:
+                again.append(str(path))
+        again += [f"line of {str(self.journal.path)!r}"] * self.journal.damaged
+        if again:
+            lost = f"warning: {len(again)} not as written and made again, first {again[0]}"
+            tqdm.write(lost, file=sys.stderr)
 
     def note(self, record: Mapping) -> None:
         """Record a finished image."""
