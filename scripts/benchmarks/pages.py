@@ -13,6 +13,7 @@ from lafr.storage import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "data/mini/README.md", "results/benchmarks/README.md")
+PARTS = ("encoder", "UNet", "decoder")
 MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -88,6 +89,35 @@ def benchmark_block(topic: str, record: dict, head: str = "", note: str = "") ->
     return "\n\n".join(part for part in (head.format(**record), table, made) if part)
 
 
+def speed_block(record: dict) -> str:
+    """Return the speed of one image beside the reference, in a sentence."""
+    said = []
+    for name, found in record["batches"]["1"].items():
+        if name != "reference":
+            whole = found["parts"]["whole"]
+            ceiling = record["matmul_gmacs_per_second"][found["dtype"]]
+            share = 100 * whole["gmacs"] / whole["seconds"] / ceiling
+            said.append(f"{name} **{whole['speed']:.2f}x**, at {share:.0f} % of what a matrix product reaches")
+    where = f"{record['machine']}, {record.get('instructions', 'AVX512')}"
+    return f"One image of {record['resolution']} px, beside an OSEDiff-style reference ({where}): {'; '.join(said)}."
+
+
+def precision_block(record: dict) -> str:
+    """Return the speed and the loss of each way of computing in fewer bits."""
+    ways, rows = record["ways"], []
+    for name, way in ways.items():
+        row = [name]
+        for processor in ("avx512", "avx2"):
+            for part, exact in ways["torch float32"][processor].items():
+                seconds = way[processor][part]
+                row.append("" if seconds is None else f"{exact / seconds:.2f}x")
+        rows.append(row + [f"{way['psnr'][part]:.1f}" if part in way["psnr"] else "" for part in PARTS])
+    columns = ["way", "decoder block", "UNet level", "AVX2: decoder block", "AVX2: UNet level"]
+    table = markdown.table(columns + [f"PSNR, dB: {part}" for part in PARTS], rows)
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    return f"{table}\n\nBy {packages}; {record['clock']}. {made_by(record)}"
+
+
 def of_topic(topic: str, **texts: Any) -> Callable[[dict], str]:
     """Return the block of a benchmark's record."""
     return partial(benchmark_block, topic, **texts)
@@ -109,6 +139,8 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "recipes": of_topic("training"),
     "losses": of_topic("losses"),
     "inference": of_topic("inference"),
+    "speed": speed_block,
+    "precision": precision_block,
     "evaluation": of_topic("evaluation"),
     "startup": of_topic("startup"),
     "decoders": of_topic("decoders"),
