@@ -1,6 +1,7 @@
 """The miniature's tiny decoder: latents and what the exact decoder makes of them, and what learns to do the same."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,17 +78,19 @@ class LatentStream(PairStream):
     def held_out(self, faces: FaceSet) -> "HeldOutLatents":
         """Return validation items: as many as faces, every other one restored."""
         pairs = HeldOut(faces, self.degradation, self.seed)
-        return HeldOutLatents(decoded_latents(pairs.__getitem__, len(pairs), self._cache("val"), self.restorer))
+        items = decoded_latents(pairs.__getitem__, len(pairs), self._cache("val"), self.restorer)
+        return HeldOutLatents(pairs, items)
 
     def _cache(self, part: str) -> Path:
         weights = sha256_of_tensors(self.restorer.state_dict())
         return Path(self.folder) / sha256_of_values(weights, repr(self.degradation), self.seed, part)[:16]
 
 
-class HeldOutLatents:
+class HeldOutLatents(HeldOut):
     """Validation items of a `LatentStream`."""
 
-    def __init__(self, items: dict[str, Tensor]):
+    def __init__(self, pairs: HeldOut, items: dict[str, Tensor]):
+        super().__init__(pairs.faces, pairs.degradation, pairs.seed)
         self.items = items
 
     def __len__(self) -> int:
@@ -118,7 +121,7 @@ def decoded_latents(
             if made[1::2]:
                 z[1::2] = restorer.latents(torch.stack([pair["lq"] for pair in made[1::2]])).z_restored
             found = {"z": z.half(), "decoded": restorer.codec.decode(z).half()}
-            atomic_write(path, lambda temporary, found=found: save_file(found, temporary))
+            atomic_write(path, partial(save_file, found))
         parts.append(load_file(path))
     return {name: torch.cat([part[name] for part in parts]) for name in ("z", "decoded")}
 

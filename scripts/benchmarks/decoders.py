@@ -39,14 +39,14 @@ def decoders(cfg: DictConfig) -> dict:
             for name, metric in metrics.items():
                 for decoder, image in images.items():
                     found[name][decoder] += metric(image, hq).tolist()
-    rows = {}
+    rows: dict[str, dict] = {}
     for name, of in found.items():
         both = {decoder: np.array(values, dtype=float) for decoder, values in of.items()}
         measured = np.isfinite(both["base"]) & np.isfinite(both["tiny"])  # where a network finds the face in both
         both = {decoder: values[measured] for decoder, values in both.items()}
         both["difference"] = both["tiny"] - both["base"]
-        rows[name] = {key: mean_and_interval(values, cfg.seed) for key, values in both.items()}
-        rows[name]["images"] = int(measured.sum())
+        intervals = {key: mean_and_interval(values, cfg.seed) for key, values in both.items()}
+        rows[name] = {**intervals, "images": int(measured.sum())}
     parameters = {"base": restorer.codec.vae.decoder, "tiny": tiny.decoder}
     return {
         "metrics": rows,

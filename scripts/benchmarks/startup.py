@@ -39,7 +39,7 @@ def startup(cfg: DictConfig) -> dict:
                 found = timed(command)
                 if turn:  # the first reads the disk
                     seconds.setdefault(name, []).append(found)
-    rows = {}
+    rows: dict[str, dict[str, float | None]] = {}
     for name, own in seconds.items():
         ratios, of_processor = (
             [ours[clock] / reference[clock] for ours, reference in zip(own, seconds[REFERENCE], strict=True)]
