@@ -3,18 +3,23 @@
 import errno
 import os
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from conftest import SIZE, enter_group
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from torch import nn
 from training_script import overrides
 
 import lafr.data.latents
-from lafr.commands.train import main
+from lafr.commands.train import latents_of, main
+from lafr.data.faces import Faces
 from lafr.data.latents import cached_latents
 from lafr.data.stream import PairStream
 from lafr.errors import InputError
@@ -66,6 +71,45 @@ def test_a_cached_latent_is_the_codecs_own_of_the_plain_and_of_the_mirrored_face
 
 def test_a_second_filling_encodes_nothing_and_returns_the_same_bits(fill):
     assert torch.equal(fill(), fill(refuse))
+
+
+def fill_as(rank, port, base_folder, face_paths, folder):
+    """Fill or read the cache as process `rank` of two, and note how many faces were encoded, and when."""
+    enter_group(rank, 2, port)
+    accelerator, codec = Accelerator(), Base.from_pretrained(base_folder).codec()
+    encode, cached, notes = codec.encode, cached_latents, {"encoded": 0}
+
+    def slowly(images):
+        time.sleep(0.05)  # a second process that did not wait would find most of the files missing
+        notes["encoded"] += 1
+        return encode(images)
+
+    def noted(*arguments, **settings):
+        notes["began"] = time.monotonic()
+        z = cached(*arguments, **settings)
+        notes["ended"] = time.monotonic()
+        return z
+
+    codec.encode, lafr.data.latents.cached_latents = slowly, noted
+    notes["z"] = latents_of(Faces(face_paths, SIZE), codec, accelerator, str(folder / "cache"))
+    torch.save(notes, folder / f"{rank}.pt")
+
+
+def test_one_process_fills_the_cache_while_the_other_waits(workers, base_folder, faces, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        workers.Process(target=fill_as, args=(rank, port, base_folder, faces.paths, tmp_path)) for rank in range(2)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(240)
+        assert process.exitcode == 0
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert (first["encoded"], second["encoded"]) == (10, 0)
+    assert second["began"] >= first["ended"] and torch.equal(first["z"], second["z"])
 
 
 def test_one_level_of_one_pixel_or_another_shape_makes_another_image(fill, faces, tmp_path):
