@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lafr.commands.launch import command_line, end_with_launcher, run
+from lafr.commands.processes import require_shared
 from lafr.storage import locked, shipped
 
 if TYPE_CHECKING:  # imported late: the configuration is composed before torch is loaded
@@ -151,8 +152,8 @@ def groups_next_to(root: str | None, benchmark: str) -> str | None:
     return next((str(place) for place in places if place.is_file()), None)
 
 
-def start(device: str) -> "tuple[Processes, Any]":
-    """Return this process among those that `accelerate launch` started, and its device."""
+def start(device: str, work: Path) -> "tuple[Processes, Any]":
+    """Return this process among those that `accelerate launch` started, and its device; all must share `work`."""
     from lafr.commands.devices import choose_device
     from lafr.evaluation.progress import Processes
 
@@ -164,6 +165,7 @@ def start(device: str) -> "tuple[Processes, Any]":
 
     patient = InitProcessGroupKwargs(timeout=timedelta(days=7))  # one process may finish long before the others
     state = Accelerator(kwargs_handlers=[patient])
+    require_shared(state, output=work)
     chosen = state.device if device == "auto" else choose_device(device)
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone), chosen
 
@@ -182,7 +184,7 @@ def main(cfg: Any) -> None:
     from lafr.evaluation.publishing import publish
     from lafr.evaluation.run import MissingError, evaluate
 
-    processes, device = start(plan.device)
+    processes, device = start(plan.device, plan.work)
     with locked(plan.work / ".lock") if processes.is_main else nullcontext():
         try:
             result = evaluate(plan, device, processes, notify)

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lafr.commands.doors import as_hydra, one_line_errors, program, require_device_name
 from lafr.commands.help_page import asks_for_help, comment_of, help_page
+from lafr.commands.processes import join_tasks
 from lafr.errors import InputError, Stopped
 from lafr.storage import shipped
 
@@ -70,6 +71,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         @wraps(task)
         def guarded(cfg: DictConfig) -> None:
             with one_line_errors(as_hydra, *HYDRA_ERRORS):  # inside the job: Hydra would add a line of its own
+                join_tasks()
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     name_job(cfg, swept)
                 require_given(cfg, config_name)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lafr.commands.launch import end_with_launcher, run
 from lafr.commands.preflight import require_everything
+from lafr.commands.processes import require_shared
 from lafr.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def train_stages(cfg: DictConfig, stop: "StopSignals") -> None:
     if cfg.trainer.cache_latents and getattr(degradation, "gray_target", False):
         raise InputError("cache_latents", True, "false where a recipe turns some HQ faces gray", "or another recipe")
     accelerator = new_accelerator(cfg)
+    caches = {"latent_cache": cfg.trainer.latent_cache} if cfg.trainer.cache_latents else {}
+    require_shared(accelerator, run_dir=cfg.run_dir, **caches)
     set_seed(cfg.seed)  # the only use of global randomness: initial weights of the parts that are built here
     if accelerator.is_main_process:
         print(f"loading the model of {cfg.run_name} ...", file=sys.stderr, flush=True)

@@ -31,7 +31,10 @@ class MissingSetError(InputError):
 
 @dataclass(frozen=True)
 class Pair:
-    """One test image: `lq` and, where there is a ground truth, `hq`, `[3, R, R]` in [-1, 1]; their files, if any."""
+    """One test image: `lq` and, where there is a ground truth, `hq`, `[3, R, R]` in [-1, 1].
+
+    `lq_path` and `hq_path` are the files that they were read from, if any.
+    """
 
     stem: str
     lq: Tensor

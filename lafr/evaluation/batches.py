@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lafr.data.benchmarks import Benchmark
+from lafr.data.benchmarks import Benchmark, Pair
 from lafr.errors import InputError
 from lafr.evaluation.latents import LatentNumbers
 from lafr.evaluation.methods import Batch, Method, input_method, method_of, truth_method
@@ -102,13 +103,27 @@ def as_methods(methods: Mapping, benchmark: Benchmark, has_truth: bool) -> dict[
 def own_batches(
     benchmark: Benchmark, groups: Sequence[range], device: torch.device | str, processes: Processes
 ) -> Iterator[Batch]:
-    """Return this process's batches one after another, on a device; the main process shows its progress."""
+    """Return this process's batches one after another, on a device; the main process shows its progress.
+
+    The next batch is read in a thread of its own while this one is restored and scored.
+    """
     own = list(enumerate(groups))[processes.index :: processes.count]
     quiet = not processes.is_main
-    for number, group in tqdm(own, desc=benchmark.name, unit="batch", dynamic_ncols=True, disable=quiet):
-        pairs = [benchmark[i] for i in group]
-        hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
-        yield Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
+    with ThreadPoolExecutor(1) as reader:
+        reading = [reader.submit(pairs_of, benchmark, group) for _, group in own[:1]]
+        for place, (number, _) in enumerate(
+            tqdm(own, desc=benchmark.name, unit="batch", dynamic_ncols=True, disable=quiet)
+        ):
+            pairs = reading.pop().result()
+            reading = [reader.submit(pairs_of, benchmark, group) for _, group in own[place + 1 : place + 2]]
+            hq = None if pairs[0].hq is None else torch.stack([pair.hq for pair in pairs]).to(device)
+            yield Batch(number, pairs, torch.stack([pair.lq for pair in pairs]).to(device), hq)
+
+
+def pairs_of(benchmark: Benchmark, group: Sequence[int]) -> list[Pair]:
+    """Return the pairs of a batch."""
+    with torch.no_grad():  # a thread starts with its own grad mode
+        return [benchmark[i] for i in group]
 
 
 def report(lines: list[str]) -> None:

@@ -41,7 +41,8 @@ class Method:
         make: maps a batch to restored images `[B, 3, R, R]` in [-1, 1], not rounded.
         key: maps a pair to a hash of everything but the pair that its restored image depends on; None: not cached.
         of: the sides of the pair that it depends on.
-        source: maps a pair to a file that may hold exactly this image: it is copied if so.
+        source: maps a pair to the file that this image is read from, and perhaps resized, if it is: one of the
+            image's size is copied.
     """
 
     make: Callable[[Batch], Tensor]

@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from lafr.data.benchmarks import Pair
-from lafr.errors import InputError
 from lafr.evaluation.methods import Batch, Method, folder_names
 from lafr.evaluation.progress import ProgressLog
-from lafr.images import read_image, to_pil, to_uint8
+from lafr.images import from_uint8, read_image, to_pil, to_uint8
 from lafr.storage import atomic_write, sha256_of_file, sha256_of_tensors, sha256_of_values
 
 
@@ -29,6 +28,7 @@ class RestoredImages:
         self.folders = folder_names(methods)
         self.known: dict[tuple[str, str], dict] = {}
         self.warnings: list[str] = []  # files that are not what an earlier run wrote, images that failed
+        self._pixels: dict[tuple[str, str], Tensor] = {}  # of this batch's files, 8-bit
 
     def load(self, lines: Sequence[dict]) -> int:
         """Take in the log of all processes; return how many images it lists."""
@@ -44,6 +44,7 @@ class RestoredImages:
 
     def make(self, batch: Batch) -> None:
         """Restore by every method whose images of `batch` are not all there."""
+        self._pixels.clear()
         inputs = [hashes_of(pair) for pair in batch.pairs]
         together = sha256_of_values(batch.stems)  # in another batch an image may differ by rounding
         for name, method in self.methods.items():
@@ -57,7 +58,8 @@ class RestoredImages:
                     if failed := not bool(image.isfinite().all()):
                         self.warnings.append(f"{name} made NaN or infinity of {pair.stem!r}: counted as failed")
                         image = torch.zeros_like(image)
-                    write_png(image, path, method.source(pair))
+                    write_png(image, path, None if failed else method.source(pair))
+                    self._pixels[name, pair.stem] = to_uint8(image).cpu()  # PNG loses nothing
                     self._append(line | {"png": sha256_of_file(path), **({"failed": True} if failed else {})})
 
     def _is_there(self, wanted: dict) -> bool:
@@ -86,29 +88,27 @@ class RestoredImages:
 
     def read(self, method: str, stems: Sequence[str]) -> Tensor:
         """Return what a method's files hold, `[B, 3, R, R]` in [-1, 1]."""
-        return torch.stack([read_image(self.path(method, stem)) for stem in stems])
+        for stem in stems:
+            if (method, stem) not in self._pixels:
+                self._pixels[method, stem] = to_uint8(read_image(self.path(method, stem)))
+        return from_uint8(torch.stack([self._pixels[method, stem] for stem in stems]))
 
 
 def write_png(image: Tensor, path: Path, source: Path | None = None) -> None:
-    """Write an image, or copy `source` where that is a PNG of exactly these pixels, as compression takes time.
+    """Write an image, or copy the file that it was read from where that is a PNG of its size: compression takes time.
 
     Compression level 1: a tenth larger and three times faster than Pillow's default.
     """
-    if source is not None and holds(source, image):
+    if source is not None and fits(source, image):
         atomic_write(path, lambda temporary: shutil.copyfile(source, temporary))
     else:
         atomic_write(path, lambda temporary: to_pil(image).save(temporary, compress_level=1))
 
 
-def holds(source: Path, image: Tensor) -> bool:
-    """Return whether a file is an 8-bit RGB PNG of exactly these pixels."""
+def fits(source: Path, image: Tensor) -> bool:
+    """Return whether a file is an 8-bit RGB PNG of an image's size: then nothing was resized when it was read."""
     with Image.open(source) as header:
-        if header.format != "PNG" or header.mode != "RGB" or header.size != (image.shape[2], image.shape[1]):
-            return False
-    try:
-        return torch.equal(to_uint8(read_image(source)), to_uint8(image).cpu())
-    except InputError:
-        return False
+        return header.format == "PNG" and header.mode == "RGB" and header.size == (image.shape[2], image.shape[1])
 
 
 def hashes_of(pair: Pair) -> dict[str, str]:

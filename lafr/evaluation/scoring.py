@@ -12,8 +12,10 @@ from torch import Tensor
 from lafr.evaluation.cache_keys import key_of_metric
 from lafr.evaluation.methods import HQ, LQ, Batch
 from lafr.evaluation.restored import RestoredImages
-from lafr.metrics.registry import Metric, SetMetric, describe, is_set_metric
+from lafr.metrics.registry import ImageMetric, Metric, SetMetric, describe, is_set_metric
 from lafr.storage import read_tensors, sha256_of_values, write_tensors
+
+PIXELS = 512 * 512  # scored together
 
 
 class Scoring:
@@ -54,33 +56,33 @@ class Scoring:
 
     def measure(self, batch: Batch) -> None:
         """Score what is not scored yet of every method's images of `batch`."""
-        hq = self.images.read(HQ, batch.stems).to(self.device) if self.has_truth else None
-        needs_lq = any(map(compares_with_input, self.metrics.values()))
-        lq = self.images.read(LQ, batch.stems).to(self.device) if needs_lq else None
-        for method in self.methods:
-            missing = [name for name in self.metrics if not self._is_there(method, name, batch)]
-            if missing:
-                image = self.images.read(method, batch.stems).to(self.device)
-                for name in missing:
-                    reference = lq if compares_with_input(self.metrics[name]) else hq
-                    self._measure(method, name, batch, image, reference)
         for name, metric in self.metrics.items():
-            if hq is None or not is_set_metric(metric) or not needs_truth_features(name, metric):
+            of = [method for method in self.methods if not self._is_there(method, name, batch)]
+            if not is_set_metric(metric):
+                self._measure(name, metric, of, batch)
                 continue
-            if not self._is_there(HQ, name, batch):
-                self._write_features(HQ, name, metric, batch, hq)
+            if self.has_truth and needs_truth_features(name, metric) and not self._is_there(HQ, name, batch):
+                of.append(HQ)
+            for method in of:
+                image = self.images.read(method, batch.stems).to(self.device)
+                self._write_features(method, name, metric, batch, image)
 
-    def _measure(self, method: str, name: str, batch: Batch, image: Tensor, reference: Tensor | None) -> None:
-        metric = self.metrics[name]
-        if is_set_metric(metric):
-            self._write_features(method, name, metric, batch, image)
-            return
-        failed = self.images.failed(method, batch.stems)
-        measured = zip(metric(image, reference).tolist(), failed, strict=True)
-        values = [value if math.isfinite(value) and not lost else None for value, lost in measured]
-        key = self.key(method, name, batch.stems)
-        self.log.append({"score": key, "method": method, "metric": name, "batch": batch.number, "values": values})
-        self.known[key] = values
+    def _measure(self, name: str, metric: ImageMetric, methods: Sequence[str], batch: Batch) -> None:
+        """Score the images of several methods, part after part: the ground truth's features of one are held."""
+        found: dict[str, list[float | None]] = {method: [] for method in methods}
+        for stems in parts_of(batch, self.device) if methods else ():
+            reference = None
+            if self.has_truth or compares_with_input(metric):
+                side = LQ if compares_with_input(metric) else HQ
+                reference = self.images.read(side, stems).to(self.device)
+            for method in methods:
+                values = metric(self.images.read(method, stems).to(self.device), reference).tolist()
+                measured = zip(values, self.images.failed(method, stems), strict=True)
+                found[method] += [value if math.isfinite(value) and not lost else None for value, lost in measured]
+        for method, values in found.items():
+            key = self.key(method, name, batch.stems)
+            self.log.append({"score": key, "method": method, "metric": name, "batch": batch.number, "values": values})
+            self.known[key] = values
 
     def _is_there(self, method: str, metric: str, batch: Batch) -> bool:
         if not is_set_metric(self.metrics[metric]):
@@ -118,6 +120,13 @@ class Scoring:
         if failed and int((~lost).sum()) < 2:  # no distance of sets is defined
             return {"mean": None, "low": None, "high": None, **failed}
         return {**metric.score(features(method)[~lost], truth, seed), **failed}
+
+
+def parts_of(batch: Batch, device: torch.device | str) -> list[list[str]]:
+    """Return the names of a batch's images in parts that are scored together: on a CPU more takes only memory."""
+    stems = batch.stems
+    each = len(stems) if torch.device(device).type != "cpu" else max(1, PIXELS // batch.lq[0, 0].numel())
+    return [stems[start : start + each] for start in range(0, len(stems), each)]
 
 
 def compares_with_input(metric: Metric) -> bool:
