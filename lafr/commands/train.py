@@ -64,7 +64,7 @@ def train_stages(cfg: DictConfig, stop: "StopSignals") -> None:
     from lafr.storage import atomic_folder
     from lafr.training.record import machine_of, pointed_at, remember
     from lafr.training.state import from_main
-    from lafr.training.trackers import begin, where_to_look
+    from lafr.training.trackers import begin, complete, where_to_look
 
     if cfg.preflight:
         require_everything(cfg, show=os.environ.get("RANK", "0") == "0")
@@ -88,10 +88,11 @@ def train_stages(cfg: DictConfig, stop: "StopSignals") -> None:
     if cfg.trainer.trackers:
         accelerator.init_trackers(cfg.trainer.tracking.project)
         begin(accelerator, resolved(cfg))
-    steps_before = 0
+    planned = [cfg.stage[name].max_steps for name in cfg.stages]  # not those trained: the same after every resumption
+    before = {name: sum(planned[:place]) for place, name in enumerate(cfg.stages)}
+    complete(accelerator, run_dir, before)
     for name in cfg.stages:
-        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, steps_before, stop)
-        steps_before += cfg.stage[name].max_steps  # planned, not trained: the same after every resumption
+        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, before[name], stop)
     if accelerator.is_main_process:
         saved = run_dir / "model"
 

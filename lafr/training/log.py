@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lafr.errors import InputError
 from lafr.storage import JsonLines
 from lafr.training.checkpoints import Checkpoints
-from lafr.training.trackers import track, track_image
+from lafr.training.trackers import track, track_image, validation_image
 
 
 class Log:
@@ -18,7 +18,8 @@ class Log:
 
     When a run resumes at `step`, both files are cut back to what they were when its checkpoint was saved: the steps
     after it are trained again.
-    Trackers cannot be cut back; they keep what they have of these steps, which is the same, and get the rest.
+    Trackers cannot be cut back; they keep what they have of these steps, which is the same, and get the rest
+    (`lafr.training.trackers.complete`).
 
     Args:
         accelerator: holds the trackers.
@@ -42,11 +43,12 @@ class Log:
     ):
         self.folder, self.steps_before = checkpoints.folder, steps_before
         self.accelerator, self.name, self.batch_size = accelerator, name, batch_size
+        self.tracked: set[tuple] = set()
         self.lines, self.pair_lines = (JsonLines(self.folder / file) for file in checkpoints.LOGS)
         self.started, self.first_step = time.perf_counter(), step
         if accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.tracked = {(line.get("step"), *line) for line in self.lines.read()}
+            self.tracked = {(line.get("step"), *line) for line in self.lines.read()}  # before a kill
             # a killed run may have logged steps after its last checkpoint
             for text in checkpoints.cut_back_logs(step):
                 accelerator.print(f"warning: {text}")
@@ -88,13 +90,16 @@ class Log:
     def validation(self, step: int, measured: dict[str, float]) -> None:
         """Log and print validation numbers, if any."""
         if measured:
-            self._write(step, {f"validation/{k}": v for k, v in measured.items()})
+            named = {f"validation/{k}": v for k, v in measured.items()}
+            # first: a kill in between then logs the image twice, not never
+            if (step, "step", *named) not in self.tracked:
+                image = validation_image(self.folder, step)
+                track_image(self.accelerator, f"{self.name}/validation", image, self.steps_before + step)
+            self._write(step, named)
             numbers = ", ".join(f"{k} {v:.4g}" for k, v in measured.items())
             if self.accelerator.is_main_process:
                 # above the bar, where `print` would join its line
                 self.bar.write(f"{self.name} step {step}: {numbers}")
-            image = self.folder / "validation" / f"step_{step:08d}.png"  # as `Validation` writes it
-            track_image(self.accelerator, f"{self.name}/validation", image, self.steps_before + step)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:

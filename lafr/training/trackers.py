@@ -1,7 +1,9 @@
 """TensorBoard and wandb: where curves, images and the configuration of a run go, in the run's own folder."""
 
+import importlib
 import json
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from PIL import Image
 
-from lafr.storage import read_json, write_json
+from lafr.storage import JsonLines, read_json, write_json
 
 IDENTITY = "tracking.json"  # in the run's folder: the id under which a resumed run continues
 
@@ -44,7 +46,9 @@ def new_trackers(
             folder.mkdir(parents=True, exist_ok=True)  # where it is missing wandb writes elsewhere
             # the id makes a resumed run continue its curves instead of starting others
             settings = dict(name=run_name, id=identity(folder), resume="allow", dir=str(folder), config=dict(config))
-            trackers.append(WandBTracker(project, tags=list(tags), mode=mode, **settings))
+            tracker = WandBTracker(project, tags=list(tags), mode=mode, **settings)
+            tracker.held = held_by_wandb(folder)  # before its own file is there
+            trackers.append(tracker)
         else:
             trackers.append(name)
     return trackers
@@ -56,6 +60,72 @@ def identity(folder: Path) -> str:
     if not path.is_file():
         write_json({"id": uuid4().hex[:12]}, path)
     return str(read_json(path)["id"])
+
+
+def held_by_wandb(folder: Path) -> set[tuple[int, str]]:
+    """Return (step, key) of every number and image in the files of wandb's earlier starts of a run."""
+    if not (paths := sorted(folder.glob("wandb/*run-*/*.wandb"))):
+        return set()
+    proto: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")  # its classes are made as it is imported
+    held = set()
+    for path in paths:
+        for data in wandb_records(path.read_bytes()):
+            record = proto.Record()
+            record.ParseFromString(data)
+            # an image is a nested record: its key comes with the names of its parts
+            items = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+            if "step" in items:
+                step = int(json.loads(items["step"]))
+                held |= {(step, key) for key in items}
+    return held
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a .wandb file: 7 bytes, then LevelDB's log format; a kill may have cut off the last one."""
+    place, whole, block = 7, b"", 1 << 15
+    while place + 7 <= len(data):
+        if (left := block - place % block) < 7:  # a header never crosses the end of a block of 32 KiB
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)  # checksum, bytes, part of a record
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if place > len(data):
+            return
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield whole
+            whole = b""
+
+
+def complete(accelerator: Accelerator, folder: Path, stages: Mapping[str, int]) -> None:
+    """Log to wandb what the stages' own logs hold and its files don't: it loses the last seconds of a killed run.
+
+    TensorBoard's events are written at each step.
+
+    Args:
+        accelerator: holds the trackers.
+        folder: of the run.
+        stages: name -> steps of the stages before it.
+    """
+    trackers = accelerator.trackers if accelerator.is_main_process else ()
+    for tracker in (one for one in trackers if one.name == "wandb"):
+        for stage, before in stages.items():
+            for line in JsonLines(folder / stage / "log.jsonl").read():
+                if (own := line.pop("step", None)) is None:
+                    continue
+                step = before + own
+                lost = {f"{stage}/{key}": value for key, value in line.items()}
+                lost = {key: value for key, value in lost.items() if (step, key) not in tracker.held}
+                if lost:
+                    tracker.tracker.log({"step": step, **lost})
+                image = f"{stage}/validation"
+                if any(key.startswith("validation/") for key in line) and (step, image) not in tracker.held:
+                    track_image(accelerator, image, validation_image(folder / stage, own), step, tracker)
+
+
+def validation_image(folder: Path, step: int) -> Path:
+    """Return the image of a stage's validation at a step, as `Validation` writes it."""
+    return folder / "validation" / f"step_{step:08d}.png"
 
 
 def begin(accelerator: Accelerator, config: Mapping) -> None:
@@ -80,14 +150,15 @@ def track(accelerator: Accelerator, values: Mapping[str, float], step: int) -> N
             tracker.log(dict(values), step=step)
 
 
-def track_image(accelerator: Accelerator, name: str, path: Path, step: int) -> None:
-    """Log an image file to every tracker that takes images."""
+def track_image(accelerator: Accelerator, name: str, path: Path, step: int, only: GeneralTracker | None = None) -> None:
+    """Log an image file to every tracker that takes images, or to one."""
     if not (accelerator.is_main_process and accelerator.trackers and path.is_file()):
         return
     pixels = np.asarray(Image.open(path).convert("RGB"))  # [H, W, 3], 8-bit
-    for tracker in accelerator.trackers:
+    for tracker in [only] if only else accelerator.trackers:
         if tracker.name == "tensorboard":
             tracker.tracker.add_image(name, pixels, global_step=step, dataformats="HWC")
+            tracker.tracker.flush()
         elif tracker.name == "wandb":
             from wandb import Image as WandbImage
 

@@ -11,18 +11,18 @@ from training_script import SCRIPT, overrides
 from wandb_file import images, read_run
 
 from lafr.storage import read_json
+from lafr.training.trackers import held_by_wandb
 
 pytestmark = pytest.mark.slow
 STEPS = 4
 STAGES = ("codebook", "alignment", "restoration")
 KILL = """
-import os, runpy, signal, sys, time
+import os, runpy, signal, sys
 import lafr.training.log as log
 terms = log.Log.terms
 def killed(self, step, *args):
     terms(self, step, *args)
     if (self.name, step) == ("alignment", 3) and os.environ.get("KILLED"):
-        time.sleep(float(os.environ["KILLED"]))
         os.kill(os.getpid(), signal.SIGKILL)
 log.Log.terms = killed
 sys.argv = sys.argv[1:]
@@ -46,7 +46,7 @@ def run(base_folder, face_folder, tmp_path_factory):
     ]
     environment = os.environ | {"WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILL, str(SCRIPT), *arguments]
-    killed = subprocess.run(command, cwd=folder, env=environment | {"KILLED": "10"}, capture_output=True, text=True)
+    killed = subprocess.run(command, cwd=folder, env=environment | {"KILLED": "1"}, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr[-2000:]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -72,7 +72,7 @@ def test_tensorboards_events_hold_every_step_once_and_the_images(run):
 
 def test_wandbs_offline_file_holds_every_step_once_rising_with_configuration_and_images(run):
     folders = sorted((run[0] / "wandb").glob("offline-run-*"), key=lambda folder: folder.name)
-    assert len(folders) == 2  # of the killed start and of the resumed one
+    assert len(folders) == 2  # of the killed start, which lost its last seconds, and of the resumed one
     history, runs = read_run(run[0])
     steps = [line["step"] for line in history if "step" in line]
     assert steps == sorted(steps) and set(steps) == set(range(1, 3 * STEPS + 1))
@@ -80,6 +80,9 @@ def test_wandbs_offline_file_holds_every_step_once_rising_with_configuration_and
         assert [line["step"] for line in history if f"{stage}/latent_l1" in line] == wanted(stage)
         shown = [line["step"] for line in history if f"{stage}/validation" in images(line)]
         assert shown == wanted(stage)[1::2]
+    held = held_by_wandb(run[0])
+    assert {(step, f"{stage}/latent_l1") for stage in STAGES for step in wanted(stage)} <= held
+    assert {(step, f"{stage}/validation") for stage in STAGES for step in wanted(stage)[1::2]} <= held
     identity = read_json(run[0] / "tracking.json")["id"]
     assert {(r.run_id, r.project, r.display_name, *r.tags) for r in runs} == {(identity, "faces", "test", "tiny")}
     config = {item.key: item.value_json for item in runs[0].config.update}

@@ -1,8 +1,10 @@
 """Presets of the trainer, launch files for several processes, the SLURM launcher: each is read by what reads it."""
 
 import importlib.util
+import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
@@ -11,6 +13,7 @@ from accelerate.utils import DistributedType
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from lafr.commands.processes import join_tasks
 from lafr.data.stream import PairStream
 from lafr.errors import InputError
 from lafr.training.loop import train
@@ -103,3 +106,15 @@ def test_the_launcher_for_slurm_sets_what_the_plugin_knows_and_runs_do_not_need_
         assert {key: launcher[key] for key in own} == own
     else:
         assert own["max_num_timeout"] > 0 and own["tasks_per_node"] == 1
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_job_of_several_tasks_is_one_run_of_as_many_processes(monkeypatch, tasks):
+    exported = []
+    helpers = SimpleNamespace(
+        TorchDistributedEnvironment=lambda: SimpleNamespace(export=lambda **how: exported.append(how))
+    )
+    job = SimpleNamespace(JobEnvironment=lambda: SimpleNamespace(num_tasks=tasks), helpers=helpers)
+    monkeypatch.setitem(sys.modules, "submitit", job)
+    join_tasks()
+    assert len(exported) == (tasks > 1)
