@@ -20,8 +20,8 @@ KILL = """
 import os, runpy, signal, sys
 import lafr.training.log as log
 terms = log.Log.terms
-def killed(self, step, *args):
-    terms(self, step, *args)
+def killed(self, step, *args, **settings):
+    terms(self, step, *args, **settings)
     if (self.name, step) == ("alignment", 3) and os.environ.get("KILLED"):
         os.kill(os.getpid(), signal.SIGKILL)
 log.Log.terms = killed
