@@ -1,8 +1,12 @@
 """The training stream: pair n depends on (seed, n) alone."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.util import Finalize
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,22 +102,33 @@ class PairStream(Dataset):
         """
         # more workers than processors only wait for each other
         num_workers = min(num_workers, os.cpu_count() or 1)
+        leaving = multiprocessing.RawValue("b", 0)
+        Finalize(None, leave, (leaving,), exitpriority=1)  # before the loader processes that are left are ended
         return DataLoader(
             self,
             batch_sampler=_Steps(first_step, max_steps, batch_size, accumulation, rank, world),
             num_workers=num_workers,
             # workers keep their decoded faces for the whole stage
             persistent_workers=num_workers > 0,
-            worker_init_fn=ignore_stop_signals,
+            worker_init_fn=partial(outlive_signals, leaving),
             generator=torch.Generator(),  # by default DataLoader draws a seed from the global random state
         )
 
 
-def ignore_stop_signals(_: int = 0) -> None:
-    """Let a loader process outlive the signals that its whole group gets: the main process still saves a step."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+def outlive_signals(leaving: Any, _: int = 0) -> None:
+    """Let a loader process outlive the signals that its whole group gets: the main process still saves its step.
+
+    SIGTERM ends it once `leaving` is set, as the main process ends its loaders by that when it exits.
+    """
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
+
+
+def leave(leaving: Any) -> None:
+    """Let loader processes end."""
+    leaving.value = 1
 
 
 def rebuilt(record: dict, face: Tensor) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from scripts.benchmarks.faults.folders import ADAPTER, SIZE, TINY
 
 STAGES = ("codebook", "alignment", "restoration")
 STEPS = 4
-SLOWEST = 300  # seconds until a process that does not end is taken for hung
+SLOWEST = 120  # seconds until a process that does not end is taken for hung
 FORK = multiprocessing.get_context("fork")
 
 
