@@ -358,7 +358,7 @@ def disk(folder: str | Path, needed: int, what: str) -> Finding:
 
 
 def checkpoint_bytes(objectives: Iterable[Objective], keep: int) -> int:
-    """Return what the stages write at most: their results, and `keep` + 1 checkpoints of the largest one.
+    """Return what the stages write at most: of each its result and last checkpoint, of the largest `keep` + 1.
 
     A checkpoint holds the weights and AdamW's two averages of each.
     """
@@ -367,7 +367,7 @@ def checkpoint_bytes(objectives: Iterable[Objective], keep: int) -> int:
     for objective in objectives:
         sizes.append(4 * sum(value.numel() for value in objective.trained_state().values()))
     # x 3: weights and AdamW's two averages; + 1: the new checkpoint is complete before the oldest goes
-    return sum(sizes) + 3 * (keep + 1) * max(sizes, default=0)
+    return (1 + 3) * sum(sizes) + 3 * keep * max(sizes, default=0)
 
 
 def latent_bytes(faces: int, objective: Objective, resolution: int) -> int:
