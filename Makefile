@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-slow lint tables clean
+.PHONY: quickstart test walk test-slow lint tables clean
 
 $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -35,6 +35,9 @@ quickstart: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4
+
+walk: $(READY)
+	$(BIN)/python -m pytest -q -m slow tests/walks
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
