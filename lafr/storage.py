@@ -261,6 +261,23 @@ def write_json(record: Mapping | list, path: Path) -> None:
     write_text(path, json.dumps(record, indent=1) + "\n")
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # what a text begins with that a spreadsheet would calculate
+
+
+def csv_cell(text: str) -> str:
+    """Return a text for a CSV: an apostrophe before what a spreadsheet would take for a formula. Numbers stay."""
+    try:
+        float(text)
+        return text
+    except ValueError:
+        return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def of_csv_cell(cell: str) -> str:
+    """Return the text that `csv_cell` wrote."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
 def read_json(path: Path) -> Any:
     """Return what a UTF-8 JSON file holds; raises OSError or ValueError."""
     return json.loads(path.read_text(encoding="utf-8"))

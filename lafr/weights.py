@@ -327,7 +327,7 @@ def _candidates(file: ExternalFile) -> list[Path]:
 
 def _pinned(path: Path) -> str | None:
     pins = path.with_name(PINS)
-    lines = pins.read_text(encoding="utf-8").splitlines() if pins.is_file() else []
+    lines = pins.read_text(encoding="utf-8", errors="replace").splitlines() if pins.is_file() else []
     words = [line.split(maxsplit=1) for line in lines if line.strip()]
     # sha256sum writes "HASH  name", or "HASH *name" in binary mode
     return next((digest.lower() for digest, *name in words if name and name[0].lstrip("*") == path.name), None)

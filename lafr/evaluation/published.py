@@ -81,7 +81,7 @@ def read_published(path: Path | None = None) -> tuple[dict[str, str | float], ..
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"published values {str(path)!r} cannot be read ({error}); restore the file") from None
     seen: dict[tuple, int] = {}
     for number, line in enumerate(lines, start=2):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lafr.metrics.registry import HIGHER, LOWER, describe
 from lafr.models.restorer import Restorer
-from lafr.storage import atomic_write
+from lafr.storage import atomic_write, csv_cell
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,10 @@ def write_scores(result: Evaluation, path: Path) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", "row", *metrics])
+            writer.writerow(["image", "row", *map(csv_cell, metrics)])
             for method, by_metric in result.scores.items():
                 for i, stem in enumerate(result.stems):
-                    writer.writerow([stem, method, *(f"{by_metric[m][i]:.6g}" for m in metrics)])
+                    numbers = [f"{by_metric[m][i]:.6g}" for m in metrics]
+                    writer.writerow([csv_cell(stem), csv_cell(method), *numbers])
 
     atomic_write(path, write)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from lafr.evaluation import markdown, published
 from lafr.metrics.registry import HIGHER, LOWER, describe
 from lafr.provenance import training_set_in_words
+from lafr.storage import csv_cell
 
 BOUNDS = ("LQ input", "Input", "codec(HQ)", "adapter(HQ)")  # not methods: what comes in, and what is out of reach
 PARTS = ("codec(LQ)", "adapter only", "codec(HQ)", "adapter(HQ)")  # of LAFR: never compared with published values
@@ -284,7 +285,7 @@ def csv_table(records: Sequence[dict]) -> str:
                 failed = "" if source else values.get("failed", 0)
                 mark = marked.get((method, metric), "")
                 what = [record["benchmark"], source, method, metric, direction(record, metric)]
-                writer.writerow([*what, *numbers, record["images"], failed, mark])
+                writer.writerow([*map(csv_cell, what), *numbers, record["images"], failed, mark])
     return file.getvalue().rstrip("\n")
 
 

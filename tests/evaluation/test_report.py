@@ -8,6 +8,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -21,6 +22,7 @@ from lafr.evaluation.report.charts import WIDTH, curve, edges_of, histogram
 from lafr.evaluation.report.faces import Album
 from lafr.evaluation.report.groups import by_group, labelled, read_groups
 from lafr.evaluation.report.scores import read_image_scores, worst_first
+from lafr.evaluation.summary import write_scores
 
 HOSTILE = "a\"><script>alert(1)</script>\n'&lt; {{ 'a' * 9 }} é字 \u202ex"
 VOID = {"meta", "link", "img", "input", "br", "path", "rect", "line", "circle"}
@@ -263,7 +265,7 @@ def test_many_numbers_become_thirds_and_few_stay_as_they_are():
 
 def test_groups_of_other_images_are_refused_and_no_page_is_left(result, tmp_path):
     folder, record = result
-    for text in ("name,age\nbob,3\n", "", "name\n", "\xff\xfe"):
+    for text in ("name,age\nbob,3\n", "", "name\n", "\xff\xfe", 'name\n"' + "x" * 200_000):
         (tmp_path / "groups.csv").write_bytes(text.encode("latin-1"))
         with pytest.raises(InputError, match=r"groups\.csv") as error:
             write_report(record | {"groups": str(tmp_path / "groups.csv")}, folder)
@@ -271,11 +273,32 @@ def test_groups_of_other_images_are_refused_and_no_page_is_left(result, tmp_path
         assert not list(folder.glob("*.html")) and not list(folder.glob(".*"))
 
 
+def test_no_name_is_a_formula_in_a_spreadsheet_and_each_is_read_back(tmp_path):
+    names = ["=1+1", "+a", "-b", "@SUM(A1)", "\ta", "'=1", "'", "-5", "+1e3", "plain", "a=b", 'quoted", "x\ny']
+    scores = {method: {"psnr_rgb": np.arange(len(names), dtype=float)} for method in ("LAFR", "=cmd|'/c calc'!A1")}
+    write_scores(SimpleNamespace(scores=scores, stems=names), tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    risky = [cell for cell in cells if cell[:1] in tuple("=+-@\t\r")]
+    assert set(risky) == {"-5", "+1e3"}  # numbers
+    found = read_image_scores(tmp_path / "scores.csv")
+    assert found.stems == names
+    assert found.of.keys() == scores.keys()
+    assert found.of["LAFR"]["psnr_rgb"] == dict(zip(names, map(float, range(len(names))), strict=True))
+
+
 def test_scores_that_are_missing_or_others_are_refused(result):
     folder, record = result
-    (folder / "scores.csv").write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"is not the scores\.csv"):
-        write_report(record, folder)
+    for content in (
+        b"a,b\n1,2\n",
+        b"image,row,psnr_rgb\na,LAFR,x\n",
+        b"image,row\n\xff,LAFR\n",
+        b'image,row\n"' + bytes(200_000),
+    ):
+        (folder / "scores.csv").write_bytes(content)
+        with pytest.raises(InputError, match=r"is not the scores\.csv") as error:
+            write_report(record, folder)
+        assert "\n" not in str(error.value)
     (folder / "scores.csv").unlink()
     with pytest.raises(InputError, match="No such file"):
         write_report(record, folder)

@@ -27,7 +27,7 @@ def read_groups(source: str | Path | Groups, stems: list[str]) -> Groups:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.DictReader(file) if None not in line and None not in line.values()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         remedy = "give a CSV with a line for each image"
         raise InputError(f"groups {str(path)!r} cannot be read ({error})", remedy=remedy) from None
     columns = list(lines[0]) if lines else []

@@ -8,6 +8,7 @@ from pathlib import Path
 from lafr.errors import InputError
 from lafr.evaluation.tables import BOUNDS, PARTS, direction
 from lafr.metrics.registry import LOWER, first_of
+from lafr.storage import of_csv_cell
 
 Values = dict[str, float]  # stem -> number, NaN where the measurement failed
 
@@ -31,13 +32,13 @@ def read_image_scores(path: Path) -> ImageScores:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                stem, method = line.pop("image"), line.pop("row")
+                stem, method = of_csv_cell(line.pop("image")), of_csv_cell(line.pop("row"))
                 stems[stem] = None
                 for metric, value in line.items():
-                    of.setdefault(method, {}).setdefault(metric, {})[stem] = float(value or "nan")
+                    of.setdefault(method, {}).setdefault(of_csv_cell(metric), {})[stem] = float(value or "nan")
     except OSError as error:
         raise InputError(f"scores {str(path)!r} cannot be read: {error.strerror}", remedy="evaluate again") from None
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
         raise InputError(f"{str(path)!r} is not the scores.csv of an evaluation", remedy="evaluate again") from None
     return ImageScores(list(stems), of)
 
