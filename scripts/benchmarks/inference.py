@@ -177,8 +177,9 @@ def new_restorer(base: Base, size: DictConfig, lq: Tensor, seed: int) -> Restore
     denoiser.add_lora(seed=seed)
     restorer = Restorer(own.codec(), adapter, denoiser, size.resolution).requires_grad_(False).eval()
     if adapter.quantizer.has_codes:
+        device = next(restorer.codec.parameters()).device  # the adapter is still on the CPU, as its random numbers are
         with torch.no_grad():
-            features = adapter.extract(restorer.codec.encode(lq))
+            features = adapter.extract(restorer.codec.encode(lq.to(device)).cpu())
         adapter.quantizer.initialise(features, torch.Generator().manual_seed(seed))
     return restorer
 
