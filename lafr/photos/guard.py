@@ -14,6 +14,8 @@ RECOGNISER = "mini_recogniser"
 # Likeness to the degraded input: 0.32 at least, 0.72 in the median; 1.9 % of the faces are below 0.5 and left (0.6 %
 # below 0.45). Of the 25,440 pairs with the restoration of another face 0.03 % reach 0.5 (0.11 % 0.45, 2.4 % 0.3).
 THRESHOLD = 0.5
+OTHER = "looks like someone else"
+SLACK = 0.05  # in videos: a face keeps its decision until its likeness has crossed the threshold by this much
 BATCH = 32  # faces that the recogniser sees at once
 
 
@@ -28,8 +30,13 @@ def likeness(befores: Tensor, afters: Tensor) -> list[float]:
     return found
 
 
-def reason_to_leave(alike: float | None) -> str:
+def least_of(was_left: bool | None) -> float:
+    """Return the least likeness of a face in a video, of which the frame before was left, restored, or not there."""
+    return THRESHOLD if was_left is None else THRESHOLD + (SLACK if was_left else -SLACK)
+
+
+def reason_to_leave(alike: float | None, least: float = THRESHOLD) -> str:
     """Return why a restored face of this likeness is left, or "" when it is close enough or was not measured."""
-    if alike is None or alike >= THRESHOLD:
+    if alike is None or alike >= least:
         return ""
-    return f"looks like someone else: its likeness to the input is {alike:.2f}, the least is {THRESHOLD:g}"
+    return f"{OTHER}: its likeness to the input is {alike:.2f}, the least is {least:g}"

@@ -123,6 +123,7 @@ class PhotoRestorer:
         only: Sequence[int] | None = None,
         detections: Sequence[Detection] | None = None,
         only_center_face: bool = False,
+        least_likeness: Sequence[float] | None = None,
     ) -> PhotoResult | list[PhotoResult]:
         """Restore a photo, or each of a list; a list (or a batch) returns a list.
 
@@ -136,11 +137,12 @@ class PhotoRestorer:
             only: indexes of the faces to restore, in the order of the report; all when None.
             detections: the faces, when they are known already (`detect`).
             only_center_face: restore only the face nearest to the photo's middle.
+            least_likeness: of each of `detections`, below which the guard leaves it; its threshold when None.
 
         Raises InputError for a photo that cannot be read and for a wrong argument.
         """
         how: dict[str, Any] = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only=only)
-        how |= dict(detections=detections, only_center_face=only_center_face)
+        how |= dict(detections=detections, only_center_face=only_center_face, least_likeness=least_likeness)
         if isinstance(photo, list | tuple):
             return [self._restore_one(one, **how) for one in photo]
         if isinstance(photo, np.ndarray | Tensor) and photo.ndim == 4:
@@ -165,6 +167,7 @@ class PhotoRestorer:
         only: Sequence[int] | None = None,
         detections: Sequence[Detection] | None = None,
         only_center_face: bool = False,
+        least_likeness: Sequence[float] | None = None,
     ) -> PhotoResult:
         """Restore one PIL image; arguments as in a call."""
         if upscale not in (1, 2, 4):
@@ -182,7 +185,7 @@ class PhotoRestorer:
             faces = [report]
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
-            image, faces, crops = self.restore_faces(photo, found, fidelity, upscale, force, chosen)
+            image, faces, crops = self.restore_faces(photo, found, fidelity, upscale, force, chosen, least_likeness)
         return PhotoResult(image, faces, is_aligned, time.perf_counter() - started, warnings, crops)
 
     def detect(self, photo: Image.Image) -> list[Detection]:
@@ -230,16 +233,19 @@ class PhotoRestorer:
             return photo.copy(), report, ()
         return in_kind_of(photo, to_pil(after)), report, (FaceCrops(0, to_pil(before), to_pil(after)),)
 
-    def _checked(self, reports: list[FaceReport], befores: Tensor, afters: Tensor) -> list[FaceReport]:
+    def _checked(
+        self, reports: list[FaceReport], befores: Tensor, afters: Tensor, least: Sequence[float] | None = None
+    ) -> list[FaceReport]:
         """Return reports in which a restored face is left when its pixels are not finite or it looks like another."""
         finite = torch.isfinite(afters).flatten(1).all(1)
         likeness = [None] * len(reports)
         if self.guard and any(report.status == "restored" for report in reports):
             likeness = guard.likeness(befores, afters.nan_to_num())
         checked = []
-        for report, is_finite, alike in zip(reports, finite.tolist(), likeness, strict=True):
+        least = least or [guard.THRESHOLD] * len(reports)
+        for report, is_finite, alike, enough in zip(reports, finite.tolist(), likeness, least, strict=True):
             reason = "" if is_finite else "not finite: the model returned NaN or infinity for it"
-            reason = reason or guard.reason_to_leave(alike)
+            reason = reason or guard.reason_to_leave(alike, enough)
             if report.status == "restored":
                 report = replace(report, likeness=alike if is_finite else None)
                 report = replace(report, status="left", reason=reason) if reason else report
@@ -269,6 +275,7 @@ class PhotoRestorer:
         upscale: int = 1,
         force: bool = False,
         only: Sequence[int] | None = None,
+        least_likeness: Sequence[float] | None = None,
     ) -> tuple[Image.Image, list[FaceReport], tuple[FaceCrops, ...]]:
         """Restore these faces of an upright photo; returns the photo, what became of each face, and the crops.
 
@@ -283,7 +290,9 @@ class PhotoRestorer:
         befores = [crop(whole, reports[index].points, self.resolution)[0] for index in chosen]
         inputs = torch.stack([from_pil(before) for before in befores])  # [N, 3, S, S]
         afters = self.restore_crops(inputs, fidelity)  # [N, 3, S, S]
-        for index, report in zip(chosen, self._checked([reports[i] for i in chosen], inputs, afters), strict=True):
+        least = None if least_likeness is None else [least_likeness[index] for index in chosen]
+        checked = self._checked([reports[index] for index in chosen], inputs, afters, least)
+        for index, report in zip(chosen, checked, strict=True):
             reports[index] = report
         places = [Place.of(report.points, upscale) for report in reports]
         crops = []

@@ -1,18 +1,20 @@
 """Videos: all but the faces is unchanged as a player shows it; faces are tracked and do not flicker."""
 
+import itertools
 import weakref
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 from lafr.data.packaged import read_pil
 from lafr.errors import InputError
 from lafr.photos.detectors import Detection
-from lafr.photos.restorer import FaceReport, PhotoResult
+from lafr.photos.restorer import FaceReport, PhotoRestorer, PhotoResult
 from lafr.photos.video import container_for, restore_video
 from lafr.photos.video.frames import as_stored, upright
 from lafr.photos.video.tracking import OneEuro, Tracker
@@ -148,7 +150,7 @@ def test_a_turned_video_is_restored_upright_and_painted_where_a_player_shows_the
 
 def test_as_stored_undoes_upright():
     pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), np.uint8)
-    for turn in product([False, True], repeat=3):  # exchanged, mirrored in x, in y
+    for turn in itertools.product([False, True], repeat=3):  # exchanged, mirrored in x, in y
         assert np.array_equal(as_stored(upright(pixels, turn), turn), pixels)
 
 
@@ -298,6 +300,33 @@ def test_force_and_upscale_reach_the_frames_and_the_faces_that_are_left_are_coun
     assert asked == [{"force": True, "upscale": 2}] * 20
     assert (report.copied, report.left) == (False, {"too small": 20})
     assert description_of(tmp_path / "out.mp4")["pixels"] == (512, 512, "yuv420p")
+
+
+def test_a_face_near_the_guards_threshold_is_restored_in_every_frame_or_in_none(photo, tmp_path, monkeypatch):
+    source = make_video(tmp_path / "in.mp4", photo, tone=False)
+    for first, restored in ((0.52, 20), (0.48, 0)):
+        alike = itertools.cycle([first, 1 - first])  # flickers around 0.5
+        monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after, alike=alike: [next(alike)])
+        photos = PhotoRestorer(Brighter(), lambda image: [Detection(tuple(v / 2 for v in FACE), POINTS / 2, 0.9)])
+        report = restore_video(source, tmp_path / "out.mp4", photos, force=True)
+        assert (report.frames, report.faces) == (20, restored)
+    # a change that is clear is followed
+    alike = iter([0.52] * 10 + [0.2] * 5 + [0.9] * 5)
+    monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after: [next(alike)])
+    assert restore_video(source, tmp_path / "out.mp4", photos, force=True).faces == 15
+
+
+class Brighter(nn.Module):
+    """In a restorer's place: what it returns is brighter."""
+
+    resolution = 32
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, lq):
+        return lq + 0.3
 
 
 def test_the_input_is_never_overwritten(photo, tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.errors import InputError, need
+from lafr.photos.guard import OTHER, least_of
 from lafr.photos.restorer import PhotoRestorer, PhotoResult
 from lafr.photos.video.frames import as_stored, rgb, stream_like, to_encode, turn, upright
 from lafr.photos.video.tracking import Tracker
@@ -87,7 +88,13 @@ def restore_video(
         detections = tracker(photo_restorer.detect(photo), seconds)
         if not detections and upscale == 1:
             return photo, 0
-        result = cast(PhotoResult, photo_restorer(photo, detections=detections, **how))
+        known = [track.guarded for track in tracker.shown]
+        # a face near the guard's threshold would flicker between restored and left
+        least = {"least_likeness": list(map(least_of, known))} if any(was is not None for was in known) else {}
+        result = cast(PhotoResult, photo_restorer(photo, detections=detections, **how, **least))
+        for track, face in zip(tracker.shown, result.faces, strict=True):
+            if face.likeness is not None:
+                track.guarded = face.status == "left" and face.reason.startswith(OTHER)
         left.update(face.reason.partition(":")[0] for face in result.faces if face.status == "left")
         return result.image, sum(face.status == "restored" for face in result.faces)
 

@@ -52,6 +52,7 @@ class _Track:
     box: Sequence[float]
     filter: OneEuro
     seen: float = field(default=0.0)
+    guarded: bool | None = None  # whether the guard left it in the frame before
 
 
 class Tracker:
@@ -67,12 +68,14 @@ class Tracker:
         self.smoothing, self.overlap, self.memory = smoothing, overlap, memory
         self.tracks: list[_Track] = []
         self.started = 0
+        self.shown: list[_Track] = []  # of the last frame's detections, in their order
 
     def __call__(self, detections: Sequence, time: float) -> list:
         """Return the detections of the frame at `time` in seconds, in their order, with smoothed points."""
         self.tracks = [track for track in self.tracks if time - track.seen <= self.memory]
         known = self._match(detections)
         smoothed = []
+        self.shown = []
         for index, detection in enumerate(detections):
             track = known.get(index)
             if track is None:
@@ -80,6 +83,7 @@ class Tracker:
                 self.tracks.append(track)
                 self.started += 1
             track.box, track.seen = detection.box, time
+            self.shown.append(track)
             side = max(detection.box[2] - detection.box[0], detection.box[3] - detection.box[1], 1)
             smoothed.append(replace(detection, points=track.filter(np.asarray(detection.points), time, side)))
         return smoothed
