@@ -22,19 +22,12 @@ if TYPE_CHECKING:
 
     from lafr.training.preflight import Finding
 
-# what reads files or holds values -> what is as large and does not
-HOLLOW = {
-    "lafr.networks.load": "lafr.networks.hollow",
-    "lafr.losses.appearance.PerceptualLPIPS": "lafr.training.preflight.HollowLPIPS",
-    "lafr.models.base.model.Base.from_pretrained": "lafr.training.preflight.hollow_base",
-    "lafr.models.restorer.Restorer.from_base": "lafr.training.preflight.hollow_restorer",
-    "lafr.models.restorer.Restorer.from_pretrained": "lafr.training.preflight.hollow_saved",
-}
 # terms that build a network by its trunk -> the prefix of its name in `lafr.networks.NEEDS`, and the trunk by default
 TRUNKS = {"PerceptualLPIPS": ("lpips", "vgg"), "PerceptualSTLPIPS": ("st_lpips", "alex")}
 # a model of fewer values trains on any machine at hand; counting would take as long as its first steps
 WORTH_COUNTING = 100_000_000
-CLIP = "openai/clip-vit-base-patch32"
+# networks whose weights a transformers repository or folder holds -> the one by default
+HUB_MODELS = {"clip": "openai/clip-vit-base-patch32", "vision_transformer": ""}
 
 
 def require_everything(cfg: "DictConfig", show: bool) -> None:
@@ -73,7 +66,7 @@ def training_findings(cfg: "DictConfig", counting: bool | None = None) -> "list[
     if trainer["optimizer"] == "adamw8bit":
         findings.append(preflight.package("bitsandbytes", "optimizer"))
     findings += networks_of(settings)
-    findings += model_findings(build)
+    findings += model_findings(build, asks_for_text(settings))
     found, faces = data_finding(cfg)
     stages, objectives = stage_findings(settings)
     findings += [found, *stages]
@@ -89,8 +82,11 @@ def training_findings(cfg: "DictConfig", counting: bool | None = None) -> "list[
     return findings
 
 
-def model_findings(build: Mapping) -> "list[Finding]":
-    """Look for the model that the stages start from: a base model, or a saved restorer and its base."""
+def model_findings(build: Mapping, text: bool = False) -> "list[Finding]":
+    """Look for the model that the stages start from: a base model, or a saved restorer and its base.
+
+    `text`: a base model must give the empty prompt's embedding, as terms of the loss need it.
+    """
     from lafr.models.restorer import base_of, model_folder
     from lafr.models.saved import Saved
     from lafr.training import preflight
@@ -98,7 +94,7 @@ def model_findings(build: Mapping) -> "list[Finding]":
     kind = ".".join(build["_target_"].rsplit(".", 2)[-2:])
     how = {key: build[key] for key in ("remedy", "offline", "variant") if key in build}
     if kind == "Restorer.from_base":
-        return [preflight.base_model(build["folder"], text=build.get("text", "none") != "none", **how)[0]]
+        return [preflight.base_model(build["folder"], text=text or build.get("text", "none") != "none", **how)[0]]
     if kind == "Base.from_pretrained":
         return [preflight.base_model(build["sources"], text=build.get("text", False), **how)[0]]
     if kind != "Restorer.from_pretrained":
@@ -178,32 +174,49 @@ def networks_of(settings: Mapping) -> "list[Finding]":
     from lafr.training import preflight
 
     used: dict[str, list[str]] = {}
-    clips: dict[str, list[str]] = {}
+    hubs: dict[tuple[str, str], list[str]] = {}
     parts = {"model": settings["model"]} | {name: settings["stage"][name] for name in settings["stages"]}
     for part, node in parts.items():
         for name, own in named_networks(node):
             used.setdefault(name, []).append(part)
-            if name == "clip":
-                clips.setdefault(own.get("folder", CLIP), []).append(part)
-    clip = [preflight.clip_weights(folder, ", ".join(users)) for folder, users in clips.items()]
-    return preflight.networks(used) + clip
+            if name in HUB_MODELS:
+                hubs.setdefault((name, own.get("folder", HUB_MODELS[name])), []).append(part)
+    models = [preflight.hub_weights(name, folder, ", ".join(users)) for (name, folder), users in hubs.items()]
+    return preflight.networks(used) + models
+
+
+def asks_for_text(settings: Mapping) -> bool:
+    """Return whether a term of a stage's loss builds the base that is trained, with the empty prompt's embedding."""
+    own = settings["model"]["build"].get("folder")
+    return any(
+        node["_target_"].endswith("Base.from_pretrained") and node.get("text", False) and node["sources"] == own
+        for name in settings["stages"]
+        for node in definitions(settings["stage"][name])
+    )
+
+
+def definitions(node: Any) -> Iterator[Mapping]:
+    """Yield every part of a configuration that names a class or function to build it with."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from definitions(value)
 
 
 def named_networks(node: Any) -> Iterator[tuple[str, Mapping]]:
     """Yield the name of each network that a configuration builds, with its settings."""
-    if isinstance(node, Mapping):
-        target = str(node.get("_target_", ""))
-        kind = target.rpartition(".")[2]
-        if target == "lafr.networks.load":
-            yield node["name"], node
+    for own in definitions(node):
+        kind = str(own["_target_"]).rpartition(".")[2]
+        if own["_target_"] == "lafr.networks.load":
+            yield own["name"], own
+        elif kind == "FeatureDiscriminator":
+            yield "vision_transformer", own
         elif kind in TRUNKS:
             prefix, trunk = TRUNKS[kind]
-            yield f"{prefix}_{node.get('trunk', trunk)}", node
-        for value in node.values():
-            yield from named_networks(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from named_networks(value)
+            yield f"{prefix}_{own.get('trunk', trunk)}", own
 
 
 def data_finding(cfg: "DictConfig") -> "tuple[Finding, Any]":
@@ -248,17 +261,9 @@ def stage_findings(settings: Mapping) -> "tuple[list[Finding], dict[str, tuple[A
 
 def hollow_objective(objective: Mapping, model: Mapping) -> Any:
     """Return a stage's objective on a model, both of their definitions, without values."""
+    from lafr.training.hollow import hollowed
+
     return built(hollowed(objective))(built(hollowed(model)))
-
-
-def hollowed(node: Any) -> Any:
-    """Return a configuration whose networks and models are built without values."""
-    if isinstance(node, Mapping):
-        changed = {key: hollowed(value) for key, value in node.items()}
-        if changed.get("_target_") in HOLLOW:
-            changed["_target_"] = HOLLOW[changed["_target_"]]
-        return changed
-    return [hollowed(value) for value in node] if isinstance(node, list) else node
 
 
 def built(definition: Any) -> Any:

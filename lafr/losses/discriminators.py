@@ -135,7 +135,7 @@ class FeatureDiscriminator(Discriminator):
         self, folder: str, layers: Sequence[int] = (3, 6, 9, 12), size: int = 224, width: int = 128, seed: int = 0
     ):
         super().__init__()
-        self.features, statistics = vision_transformer(folder)
+        self.features, statistics = self.vision(folder)
         # saved with the model: metrics by this network are marked
         self.origins = frozenset({f"{self.features.config.model_type}:{folder}"})
         config = self.features.config
@@ -151,6 +151,28 @@ class FeatureDiscriminator(Discriminator):
                 for _ in layers
             )
 
+    @staticmethod
+    def vision(folder: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:
+        """Return a frozen DINOv2 or CLIP vision model and the mean and deviation of its pixels.
+
+        Raises InputError when it cannot be had, or is another kind of model.
+        """
+        from transformers import AutoConfig, CLIPVisionModel, Dinov2Model
+
+        try:
+            kind = AutoConfig.from_pretrained(folder).model_type
+            if kind == "dinov2":
+                model, statistics = Dinov2Model.from_pretrained(folder), (IMAGENET_MEAN, IMAGENET_STD)
+            elif kind.startswith("clip"):
+                model, statistics = CLIPVisionModel.from_pretrained(folder), (CLIP_MEAN, CLIP_STD)
+            else:
+                raise InputError("folder", folder, f"of a DINOv2 or CLIP model, not {kind}")
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError("folder", folder, "a folder or repository that holds a DINOv2 or CLIP model") from None
+        return model.requires_grad_(False).eval(), statistics
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the heads."""
         return list(self.heads.parameters())
@@ -165,25 +187,3 @@ class FeatureDiscriminator(Discriminator):
         # hidden_states[0] is the embedding; token 0 stands for the whole image
         tokens = [F.layer_norm(seen[layer][:, 1:], seen[layer].shape[-1:]) for layer in self.layers]
         return torch.cat([head(part).transpose(1, 2) for head, part in zip(self.heads, tokens, strict=True)], 1)
-
-
-def vision_transformer(folder: str) -> tuple[nn.Module, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Return a frozen DINOv2 or CLIP vision model and the mean and deviation of its pixels.
-
-    Raises InputError when it cannot be had, or is another kind of model.
-    """
-    from transformers import AutoConfig, CLIPVisionModel, Dinov2Model
-
-    try:
-        kind = AutoConfig.from_pretrained(folder).model_type
-        if kind == "dinov2":
-            model, statistics = Dinov2Model.from_pretrained(folder), (IMAGENET_MEAN, IMAGENET_STD)
-        elif kind.startswith("clip"):
-            model, statistics = CLIPVisionModel.from_pretrained(folder), (CLIP_MEAN, CLIP_STD)
-        else:
-            raise InputError("folder", folder, f"of a DINOv2 or CLIP model, not {kind}")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError("folder", folder, "a folder or repository that holds a DINOv2 or CLIP model") from None
-    return model.requires_grad_(False).eval(), statistics

@@ -54,7 +54,8 @@ NEEDS = {  # of the networks above, and of those that only a term of the loss or
     "arcface_irse50": Needs(("arcface_irse50",), ("facexlib",)),
     "arcface_resnet18": Needs(("arcface_resnet18",)),
     "faceplugin_feature": Needs(("faceplugin_feature",), ("onnx",)),
-    "clip": Needs(packages=("transformers",)),  # its weights come from a folder or the hub
+    # the weights of these two come from a folder or the hub
+    **dict.fromkeys(("clip", "vision_transformer"), Needs(packages=("transformers",))),
     "sface": Needs(("sface",), ("onnx", "onnxruntime")),
     "dlib": Needs(("dlib_resnet", "dlib_5_points"), ("dlib",)),
     "insightface": Needs(("insightface_w600k_r50",), ("onnxruntime",)),

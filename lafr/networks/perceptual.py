@@ -237,4 +237,5 @@ def _dists_network(trunk: dict[str, Tensor] | None) -> nn.Module:
         state = {name: value for name, value in trunk.items() if name.startswith("features.")}
         features.load_state_dict({name.removeprefix("features."): value for name, value in state.items()})
     with patch.object(dists, "vgg16", lambda weights: SimpleNamespace(features=features)):
-        return dists.DISTSNetwork()
+        # on the meta device (to be counted) there are no values to load
+        return dists.DISTSNetwork(load_weights=torch.get_default_device().type != "meta")

@@ -11,24 +11,14 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from lafr.errors import InputError, Spell, as_python, setting
-from lafr.losses.appearance import PerceptualLPIPS
-from lafr.models.adapter import Adapter, build_adapter
-from lafr.models.base.model import Base, read_scheduler
-from lafr.models.base.sources import CONFIGS, HUB, Found, NotThere, find, hub_answers
-from lafr.models.base.supported import KNOWN
-from lafr.models.codec import Codec
-from lafr.models.denoiser import DENOISER, Denoiser, hollow_unet
-from lafr.models.loading import planned, read_config, require_shapes
-from lafr.models.lora import WEIGHTS as LORA_WEIGHTS
-from lafr.models.restorer import ADAPTER_WEIGHTS, Restorer, base_of, model_folder
-from lafr.models.saved import Saved
+from lafr.models.base.model import NULL
+from lafr.models.base.sources import HUB, TEXT, Found, find, hub_answers
 from lafr.networks import NEEDS, Needs
-from lafr.networks.perceptual import untrained_lpips
 from lafr.training.counting import count_step, without_values
 from lafr.training.objectives import Objective
 from lafr.weights import EXTERNAL, FOLDER_VARIABLE, NO_DEPS, ExternalFile, locate
@@ -147,16 +137,16 @@ def networks(used: Mapping[str, Iterable[str]]) -> list[Finding]:
     return [package(name, by[name]) for name in packages] + [external_file(name, by[name]) for name in files]
 
 
-def clip_weights(folder: str, used_by: str = "") -> Finding:
-    """Look for CLIP's weights in a folder or in the hub's cache."""
+def hub_weights(name: str, folder: str, used_by: str = "") -> Finding:
+    """Look for a transformers model `folder`: a folder, or a repository in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     # a folder of this name is taken before the hub, as transformers does
     cached = None if Path(folder).is_dir() else try_to_load_from_cache(folder, "config.json")
     if Path(folder).is_dir() or isinstance(cached, str):
-        return Finding("clip", True, folder, used_by)
+        return Finding(name, True, folder, used_by)
     return Finding(
-        "clip", False, f"{folder} is neither a folder nor in the hub's cache", used_by, f"hf download {folder}"
+        name, False, f"{folder} is neither a folder nor in the hub's cache", used_by, f"hf download {folder}"
     )
 
 
@@ -171,6 +161,10 @@ def base_model(
     fetch = remedy.partition(", or ")[0]
     try:
         found = find(sources, remedy, True, variant, text)
+        lacks = found.path.is_file() or not all((found.path / part / file).is_file() for part, file in TEXT.items())
+        if text and lacks and not (found.path / NULL).is_file():
+            where = f"{found.path} has no text encoder and no {NULL}, and the empty prompt is needed"
+            return Finding("base model", False, where, "", fetch if fetch.startswith("hf ") else ""), found
         return Finding("base model", True, str(found.path)), found
     except InputError as error:
         hubs = [
@@ -181,101 +175,6 @@ def base_model(
             return Finding("base model", True, f"to be fetched from {hubs[0]}, about 4 GB"), None
         looked = error.args[0].partition("; hf download")[0].replace(" and offline is asked for", "")
         return Finding("base model", False, looked, "", fetch if fetch.startswith("hf ") else "", error), None
-
-
-def hollow_base(sources: str | Sequence[str], expect: str | None = None, variant: str | None = None, **_: Any) -> Base:
-    """Return a base model without values, on the meta device: the one that is there, else of the expected shapes.
-
-    The arguments are those of `Base.from_pretrained`.
-    """
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-
-    try:
-        found = find(sources, "", True, variant)
-        # a single file has no configurations: its shapes are those of the expected model
-        if found.path.is_file():
-            raise NotThere
-        parts = {part: found.path / part for part in CONFIGS}
-        settings = [read_config(parts["vae"]), read_config(parts["unet"])]
-        with torch.device("cpu"):  # t*'s alpha is a number, not a shape
-            scheduler = read_scheduler(parts["scheduler"])
-    except (InputError, NotThere):
-        if expect is None:
-            raise InputError("the shapes of the base model are unknown until it is there") from None
-        settings = [KNOWN[expect].vae, KNOWN[expect].unet]
-        with torch.device("cpu"):
-            scheduler = DDPMScheduler(**KNOWN[expect].scheduler)
-    # shapes only: no weights are read, so the check takes seconds and little memory
-    kinds = AutoencoderKL, UNet2DConditionModel
-    vae, unet = (planned(kind, config, "base") for kind, config in zip(kinds, settings, strict=True))
-    with torch.device("meta"):
-        return Base(vae, unet, scheduler, torch.empty(1, 77, unet.config.cross_attention_dim))
-
-
-def hollow_restorer(
-    folder: str | Sequence[str],
-    adapter: Adapter,
-    resolution: int,
-    timestep: int,
-    scale_input: bool = True,
-    lora: dict | None = None,
-    text: str = "none",
-    **base_settings: Any,
-) -> Restorer:
-    """Return a restorer without values, on the meta device; the arguments are those of `Restorer.from_base`."""
-    base = hollow_base(folder, **base_settings)
-    with torch.device("meta"):
-        null = None if text == "none" else base.null_embedding
-        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
-        if lora is not None:
-            denoiser.add_lora(**lora)
-        return Restorer(base.codec(), adapter, denoiser, resolution)
-
-
-def hollow_saved(folder: str | Path = "mini", base: str | Sequence[str] | None = None, **_: Any) -> Restorer:
-    """Return a saved restorer without values, on the meta device; the arguments are those of `from_pretrained`.
-
-    The headers of its own files are read, so that one that is missing or does not fit is found.
-    """
-    from diffusers import AutoencoderKL
-
-    place = model_folder(folder)
-    saved = Saved.read(place)
-    with torch.device("meta"):
-        adapter = build_adapter(saved.adapter["kind"], **saved.adapter["settings"])
-        if own := adapter.state_dict():
-            require_files([place / ADAPTER_WEIGHTS], own)
-        if saved.base is not None:
-            common = dict(scale_input=saved.scale_input, lora=saved.lora, text=saved.text, **saved.base_settings)
-            source = base or base_of(place, saved.base)
-            restorer = hollow_restorer(source, adapter, saved.resolution, saved.timestep, **common)
-        else:
-            vae = planned(AutoencoderKL, read_config(place / "codec"), str(place / "codec"))
-            unet, alpha_bar = hollow_unet(place / "denoiser", saved.text)
-            require_files([place / "denoiser" / DENOISER], unet.state_dict())
-            denoiser = Denoiser(unet, saved.timestep, alpha_bar, saved.scale_input, saved.text)
-            if saved.lora is not None:
-                denoiser.add_lora(**saved.lora)
-            restorer = Restorer(Codec(vae), adapter, denoiser, saved.resolution)
-    if saved.lora is not None and not (place / "denoiser" / LORA_WEIGHTS).is_file():
-        raise InputError(f"{str(place / 'denoiser' / LORA_WEIGHTS)!r} is missing; give a folder that LAFR saved")
-    return restorer.requires_grad_(False)
-
-
-def require_files(files: Sequence[Path], wanted: Mapping[str, torch.Tensor]) -> None:
-    """Raise InputError unless the files are there and their headers hold exactly the tensors of `wanted`."""
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
-    require_shapes(files, wanted)
-
-
-class HollowLPIPS(PerceptualLPIPS):
-    """The LPIPS term with a random network, which costs the same."""
-
-    def __init__(self, trunk: str = "vgg"):
-        torch.nn.Module.__init__(self)
-        self.network = untrained_lpips(trunk)
 
 
 def stage(
@@ -365,7 +264,9 @@ def checkpoint_bytes(objectives: Iterable[Objective], keep: int) -> int:
     # 4 bytes a value: training state is float32
     sizes = []
     for objective in objectives:
-        sizes.append(4 * sum(value.numel() for value in objective.trained_state().values()))
+        # what terms of the loss learn is saved with it
+        learned = [leaf for leaf in tree_leaves(objective.learned_state()) if torch.is_tensor(leaf)]
+        sizes.append(4 * sum(value.numel() for value in (*objective.trained_state().values(), *learned)))
     # x 3: weights and AdamW's two averages; + 1: the new checkpoint is complete before the oldest goes
     return (1 + 3) * sum(sizes) + 3 * keep * max(sizes, default=0)
 

@@ -1,21 +1,26 @@
 """The shipped losses, built from their configurations on stand-ins with random weights, and stepped once."""
 
 import json
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import BASE, SIZE
+from conftest import SIZE
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from lafr.commands.preflight import asks_for_text, built, definitions, hollow_objective, networks_of
 from lafr.data.packaged import ASTRONAUT, PackagedFaces
 from lafr.data.stream import PairStream
+from lafr.errors import InputError
 from lafr.losses.multilevel import MultiLevelLoss
-from lafr.models.base.model import new_base
 from lafr.networks.recognisers import CLIPImage
+from lafr.training import preflight
+from lafr.training.hollow import HOLLOW, hollowed
 from lafr.training.loop import train
 from lafr.training.objectives import RestorationObjective
+from lafr.weights import EXTERNAL
 from scripts.benchmarks import losses
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -95,23 +100,73 @@ def test_the_miniatures_recipes_train_a_step_on_shipped_networks(restorer):
         assert f"{key}/loss" in reported and all(value.isfinite() for value in reported.values())
 
 
-def test_what_each_recipe_trains_at_full_size():
-    """Counted without values: the LoRA alone is the stage's, terms have theirs."""
-    own = {"multilevel": 0, "multilevel_3d": 0, "multilevel_gan": 1_644_689, "osediff": 4_055_712}
-    for name, size in own.items():
+MULTILEVEL = {"torchvision_vgg16", "lpips", "lpips_vgg", "facexlib", "arcface_irse50", "awing_fan", "parsenet"}
+LACKING = {  # recipe -> the packages and files that it needs besides the base model and the faces
+    "latent": set(),
+    "appearance_lpips": {"torchvision_vgg16", "lpips", "lpips_vgg"},
+    "multilevel": MULTILEVEL,
+    "multilevel_clip": MULTILEVEL - {"arcface_irse50"} | {"clip", "transformers"},
+    "multilevel_insightface": MULTILEVEL - {"arcface_irse50"} | {"insightface_w600k_r50", "onnx"},
+    "multilevel_3d": MULTILEVEL | {"deep3d"},
+    "multilevel_dists": MULTILEVEL - {"lpips", "lpips_vgg"} | {"dists_comparison"},
+    "multilevel_edge_dists": MULTILEVEL - {"lpips", "lpips_vgg"} | {"dists_comparison"},
+    "multilevel_gan": MULTILEVEL,
+    "multilevel_gan_features": MULTILEVEL | {"vision_transformer", "transformers"},
+    "osediff": {"torchvision_vgg16", "lpips", "lpips_vgg"},
+}
+
+
+def test_every_recipe_composes_at_full_size_and_an_empty_machine_is_told_of_all_that_it_needs(monkeypatch, tmp_path):
+    """Each thing with the line that gets it; the loss itself is built all the same, so that mistakes come first."""
+    monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(preflight, "locate", nowhere)
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    recipes = sorted(path.stem for path in (CONFIGS / "loss").glob("*.yaml") if "_mini" not in path.stem)
+    assert LACKING.keys() == {*recipes} - {"appearance"}  # it is the miniature's
+    for name, preset in zip(LACKING, cycle(("gpu12", "gpu24", "gpu80"))):
+        settings = losses.composed("ffhq_0.9pct", name, f"trainer={preset}", "stages=[restoration]")
+        loss = settings["stage"]["restoration"]["objective"]["loss"]
+        assert loss == settings["loss"]
+        found = {finding.name.removeprefix("package "): finding for finding in networks_of(settings)}
+        assert found.keys() == LACKING[name], name
+        assert not any(finding.there for finding in found.values()) and all(f.fetch for f in found.values()), name
+
+        # a term that needs the base model reads the very one that is trained, by the same pins, with its text
+        base = [node for node in definitions(loss) if node["_target_"].endswith("Base.from_pretrained")]
+        assert len(base) == asks_for_text(settings) == (name in ("multilevel_gan", "osediff"))
+        for given in base:
+            build = settings["model"]["build"]
+            assert given["sources"] == build["folder"] and given["text"]
+            assert all(given[key] == build[key] for key in ("expect", "offline", "variant", "sha256"))
         with torch.device("meta"):
-            objective = losses.built(losses.composed("ffhq_0.9pct", name))
-        assert losses.trained_values(objective) == {"lora": 3_625_120, "own": size}
+            assert built(hollowed(loss)).terms.keys() == loss["weights"].keys()
+
+
+def nowhere(name):
+    raise InputError(f"{name} is missing; {EXTERNAL[name].remedy}")
+
+
+def test_what_each_recipe_trains_at_full_size_is_what_the_page_says():
+    """Counted without values: the LoRA alone is the stage's, terms have theirs."""
+    record = json.loads((CONFIGS.parent / "results" / "benchmarks" / "losses.json").read_text(encoding="utf-8"))
+    for name, size in {"multilevel": 0, "multilevel_gan": 1_644_689, "osediff": 4_055_712}.items():
+        values = losses.trained_values(losses.hollow(losses.composed("ffhq_0.9pct", name)))
+        assert values == {key: record["losses"][name][key] for key in values} == {"lora": 3_625_120, "own": size}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["multilevel", "multilevel_clip", "multilevel_3d", "multilevel_gan", "multilevel_gan_features", "osediff"]
-)
-def test_a_recipe_takes_a_step_at_512_px_on_stand_ins(name, accelerator, degradation, tmp_path):
+@pytest.mark.parametrize("name", LACKING)
+def test_a_recipe_takes_a_step_at_512_px_on_stand_ins(
+    name, accelerator, base_folder, degradation, monkeypatch, tmp_path
+):
     """Every network of its own size with random weights; the base model is a tiny one."""
-    config = losses.composed("ffhq_0.9pct", name, "model.build.timestep=399")
-    objective = losses.built(config, base=lambda: new_base(**BASE))
+    for part in ("lafr.models.base.model.Base.from_pretrained", "lafr.models.restorer.Restorer.from_base"):
+        monkeypatch.delitem(HOLLOW, part)
+    tiny = [f"model.build.folder={base_folder}", "model.build.expect=null"]
+    settings = losses.composed("ffhq_0.9pct", name, *tiny)
+    stage = settings["stage"]["restoration"]["objective"]
+    objective = hollow_objective(stage, settings["model"]["build"])
     pairs = PairStream(PackagedFaces(512, ASTRONAUT), degradation, 0)
     before = {key: value.clone() for key, value in objective.trained_state().items()}
     run = dict(max_steps=1, batch_size=1, gradient_checkpointing=True, log_every=1)
@@ -120,4 +175,4 @@ def test_a_recipe_takes_a_step_at_512_px_on_stand_ins(name, accelerator, degrada
     assert before and all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(value, after[key]) for key, value in before.items())
     lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert lines[0].keys() >= config.loss.terms.keys()
+    assert lines[0].keys() >= stage["loss"]["terms"].keys()

@@ -15,7 +15,7 @@ from lafr.commands.train import precision_here
 from lafr.errors import InputError
 from lafr.models.restorer import Restorer
 from lafr.networks import NEEDS, NETWORKS
-from lafr.training import preflight
+from lafr.training import hollow, preflight
 from lafr.training.preflight import Finding, disk, external_file, fetch_line, missing, networks, report
 from lafr.weights import EXTERNAL
 
@@ -129,7 +129,7 @@ def test_a_saved_model_is_built_without_values_and_what_is_missing_of_it_is_foun
         assert lacking and all("adapter.safetensors" in finding.where for finding in lacking)
         (folder / "lafr.json").unlink()
         assert any(finding.name == "model" for finding in missing(stages()))
-    built = preflight.hollow_saved("mini")
+    built = hollow.hollow_saved("mini")
     whole = Restorer.from_pretrained("mini").state_dict()
     assert all(value.is_meta for value in built.parameters())
     assert {name: value.shape for name, value in built.state_dict().items()} == {k: v.shape for k, v in whole.items()}
