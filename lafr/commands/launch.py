@@ -135,7 +135,8 @@ def swept_overrides(arguments: Sequence[str]) -> list[Override]:
 
 def name_job(cfg: DictConfig, swept: Sequence[Override]) -> None:
     """Print the header of a sweep's job, and give its `run_dir`, if it has one, a folder named by its overrides."""
-    keys = [override.key_or_group for override in swept]
+    # of a group in another place (stage@stage.restoration) the place too
+    keys = [override.get_key_element().lstrip("+~") for override in swept]
     here = [text for text in HydraConfig.get().overrides.task if text.partition("=")[0].lstrip("+~") in keys]
     total = prod(len(list(override.sweep_string_iterator())) for override in swept)
     print(f"job {HydraConfig.get().job.num + 1} of {total}: {' '.join(here)}", flush=True)

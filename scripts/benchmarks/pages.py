@@ -12,7 +12,7 @@ from lafr.evaluation import markdown
 from lafr.storage import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "data/mini/README.md", "results/benchmarks/README.md")
+PAGES = ("README.md", "data/mini/README.md", "results/benchmarks/README.md", "results/findings.md")
 PARTS = ("encoder", "UNet", "decoder")
 MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -138,6 +138,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "prior": of_topic("prior"),
     "recipes": of_topic("training"),
     "losses": of_topic("losses"),
+    "findings": of_topic("findings"),
     "inference": of_topic("inference"),
     "speed": speed_block,
     "precision": precision_block,

@@ -218,6 +218,12 @@ def test_a_sweep_runs_its_jobs_in_folders_named_by_their_overrides(tmp_path, mon
     headers = [line for line in capsys.readouterr().out.splitlines() if line.startswith("job ")]
     assert headers == [f"job 1 of 2: {name}=0.001", f"job 2 of 2: {name}=0.0001"]
 
+    # a group in another place
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "+experiment=smoke", "stage@stage.restoration=encoder,unet"])
+    seen.clear()
+    launch.run(lambda cfg: seen.append((cfg.run_dir, 0)), "train")
+    assert seen == [(f"runs/smoke/stage@stage.restoration={name}", 0) for name in ("encoder", "unet")]
+
 
 def test_the_users_own_configurations_are_found(tmp_path, monkeypatch):
     (tmp_path / "experiment").mkdir()

@@ -1,0 +1,104 @@
+"""The page of claims: from finished runs to differences with intervals, and blanks where nothing was run."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from scripts.benchmarks.findings import findings, findings_table, finished_runs, references
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+STEP = "stage@stage.restoration"
+
+
+def configuration(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return compose("benchmark_findings", list(overrides))
+
+
+@pytest.fixture
+def runs(trained, face_folder, tmp_path):
+    """Two methods of the claim about parts, two seeds each, as training leaves them; and faces to score them on."""
+    names = [f"{part},seed={seed}" for part in ("restoration", "unet") for seed in (0, 1)]
+    for number, name in enumerate(names):
+        folder = tmp_path / "runs" / "claim_parts" / f"{STEP}={name}"
+        with torch.no_grad():
+            for parameter in trained.denoiser.lora_parameters():
+                parameter.mul_(1 - 0.3 * number)  # no two restore alike
+        trained.save_pretrained(folder / "model", full=True)
+        stage = folder / "restoration"
+        (stage / "final").mkdir(parents=True)
+        summary = {"steps": 10, "seconds": 5.0 + number, "trained_parameters": 7}
+        (stage / "final" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        lines = [{"step": 4, "validation/psnr_rgb": 11.0}, {"step": 5, "pixel_mse": 1.0}]
+        (stage / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    faces = tmp_path / "faces"
+    shutil.copytree(face_folder, faces)
+    (faces / "val.txt").write_text("".join(f"{path.name}\n" for path in sorted(faces.glob("*.png"))[:4]))
+    return tmp_path
+
+
+def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_run(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    arguments = ["data.root=faces", "measured=[psnr_rgb]", "output=out"]
+    found = findings(configuration(*arguments))["claims"]
+    assert [found[name]["methods"] for name in ("adapters", "faces", "terms")] == [{}, {}, {}]
+    parts = found["parts"]
+    assert list(parts["methods"]) == ["LoRA", "whole UNet"] and parts["not_run"] == ["VAE encoder and LoRA"]
+    lora, unet = parts["methods"].values()
+    assert (lora["seeds"], lora["against"], unet["seeds"], unet["against"]) == ([0, 1], None, [0, 1], "LoRA")
+    assert (lora["seconds"], unet["seconds"], lora["curve"]) == (5.5, 7.5, [[2.0, 11.0]])
+    # image by image, and between seeds
+    difference = unet["difference"]["psnr_rgb"]
+    assert difference["low"] <= difference["mean"] <= difference["high"] and difference["mean"] != 0
+    assert difference["between_seeds"] > 0 and (runs / "out" / "findings" / "parts.svg").is_file()
+
+    text = findings_table({"claims": found})
+    assert text.count("**Not run:**") == 4 and text.count("| method |") == 1
+    assert f"{difference['mean']:+.2f}" in text and "| LoRA | 2 | 6 | 7 |" in text
+    # another claim's turn keeps what is recorded
+    (runs / "out" / "findings.json").write_text(json.dumps({"claims": found}), encoding="utf-8")
+    shutil.rmtree(runs / "runs")
+    assert findings(configuration(*arguments, "claims=[terms]"))["claims"] == found
+
+
+def test_each_term_is_compared_with_the_one_before_and_distribution_with_structure():
+    claim = OmegaConf.to_container(configuration().known.terms)
+    methods = list(claim["runs"])
+    before = references(claim, methods)
+    assert before == dict(zip(methods, [None, *methods[:-2], "and structure"], strict=True))
+    # the one before of those that were run
+    assert references(claim, methods[:1] + methods[2:])["and perceptual"] == "latents"
+
+
+def test_the_claims_runs_are_those_of_the_experiments_that_they_name(tmp_path):
+    for claim in configuration().known.values():
+        for name in claim.runs.values():
+            experiment, _, chosen = name.partition("/")
+            assert f"+experiment={experiment} " in claim.command
+            with initialize_config_dir(str(CONFIGS), version_base=None):
+                assert compose("train", [f"+experiment={experiment}", chosen]).run_dir == f"runs/{experiment}"
+            assert chosen.partition("=")[2] in claim.command.replace(",", " ").replace("=", " ").split()
+    assert finished_runs(tmp_path, dict(claim.runs)) == {}
+
+
+def test_each_step_of_the_claim_about_terms_adds_terms_and_keeps_the_weights():
+    steps = []
+    for name in configuration().known.terms.runs.values():
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            steps.append(compose("train", ["run_name=x", name.partition("/")[2]]).loss)
+    *chain, adversarial, distribution = steps
+    # the latent's own weight is a scale where it is alone
+    for before, after in [
+        *pairwise(chain[1:]),
+        (chain[-1], adversarial),
+        (chain[-1], distribution),
+    ]:
+        kept = {name: weight for name, weight in after.weights.items() if name in before.weights}
+        assert kept == before.weights and len(after.weights) > len(before.weights)
+        assert {name: after.terms[name] for name in before.terms} == before.terms
