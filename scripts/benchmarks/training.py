@@ -24,8 +24,8 @@ from lafr.networks.parsers import ParseNet
 from lafr.networks.recognisers import ArcFaceIRSE50
 from lafr.training.baselines import EncoderObjective, OSEDiffObjective, with_distillation
 from lafr.training.counting import count_stage, optimiser_step, without_values
-from lafr.training.objectives import Objective, RestorationObjective
 from lafr.training.hollow import HollowLPIPS
+from lafr.training.objectives import Objective, RestorationObjective
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
 
