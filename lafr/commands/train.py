@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lafr.data.degradation.operators import Degrade
     from lafr.data.faces.sources import FaceSet
+    from lafr.losses.kept import Kept
     from lafr.models.codec import Codec
     from lafr.models.restorer import Restorer
     from lafr.training.stopping import StopSignals
@@ -91,8 +92,9 @@ def train_stages(cfg: DictConfig, stop: "StopSignals") -> None:
     planned = [cfg.stage[name].max_steps for name in cfg.stages]  # not those trained: the same after every resumption
     before = {name: sum(planned[:place]) for place, name in enumerate(cfg.stages)}
     complete(accelerator, run_dir, before)
+    kept = memories(cfg, len(faces), degradation)
     for name in cfg.stages:
-        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, before[name], stop)
+        run_stage(name, cfg, model, accelerator, faces, held_out, degradation, before[name], stop, kept)
     if accelerator.is_main_process:
         saved = run_dir / "model"
 
@@ -179,8 +181,12 @@ def run_stage(
     degradation: "Degrade",
     steps_before: int = 0,
     stop: "StopSignals | None" = None,
+    kept: "tuple[Kept | None, Kept | None]" = (None, None),
 ) -> None:
-    """Train one stage of the model in `run_dir/NAME`, or load it where it is finished; `steps_before` are tracked."""
+    """Train one stage of the model in `run_dir/NAME`, or load it where it is finished.
+
+    `steps_before` are tracked; `kept` are the memories of faces and of LQ images.
+    """
     from hydra.utils import instantiate
 
     from lafr.data.stream import PairStream
@@ -196,6 +202,8 @@ def run_stage(
         return
     objective.require_ready()
     objective.to(accelerator.device)
+    objective.kept, objective.kept_lq = kept
+    pairs.identified = objective.kept is not None
     if trainer.cache_latents and hasattr(objective, "codec") and not (folder / "final").is_dir():
         pairs.latents = latents_of(faces, objective.codec, accelerator, trainer.latent_cache)
     share = settings["batch_size"] // (trainer.accumulation * accelerator.num_processes)  # faces at a time in a step
@@ -208,6 +216,23 @@ def run_stage(
     accelerator.print(
         f"{name}: {summary['steps']} steps, {summary['trained_parameters']:,} parameters, {summary['seconds']:.0f} s"
     )
+
+
+def memories(cfg: DictConfig, faces: int, degradation: "Degrade") -> "tuple[Kept | None, Kept | None]":
+    """Return the memories of what is computed of ground-truth faces and of LQ images: 9/10 and 1/10 of the budget.
+
+    None where nothing is to be kept: without a budget, where a recipe turns some HQ faces gray, and of LQ images where
+    no second stage sees the same pairs.
+    """
+    from lafr.losses.kept import Kept
+
+    budget = cfg.trainer.feature_cache_gb
+    if not budget or getattr(degradation, "gray_target", False):
+        return None, None
+    # every stage starts at pair 0: of two, the shorter one's pairs come twice; the codebook's has no LQ images
+    seen = sorted(cfg.stage[name].max_steps * cfg.stage[name].batch_size for name in cfg.stages if name != "codebook")
+    pairs = Kept(0.1 * budget, seen[-2]) if len(seen) > 1 else None
+    return Kept(0.9 * budget, 2 * faces), pairs
 
 
 def latents_of(faces: "FaceSet", codec: "Codec", accelerator: "Accelerator", folder: str) -> "Tensor":

@@ -36,9 +36,11 @@ class PairStream(Dataset):
     Attributes:
         latents: of each face, plain and mirrored, `[N, 2, C, h, w]` (`lafr.data.latents`); where they are set, a pair
             also holds `z_hq [C, h, w]`, the latent of its own `hq`.
+        identified: whether a pair also holds `face`, a number that two pairs share if they have the same `hq`.
     """
 
     latents: Tensor | None = None
+    identified = False
 
     def __init__(self, faces: FaceSet, degradation: Degrade, seed: int):
         self.faces, self.degradation, self.seed = faces, degradation, seed
@@ -58,6 +60,8 @@ class PairStream(Dataset):
         # a recipe may change hq too: a gray photo is restored gray
         hq, lq = degraded(hq, self.degradation, rng)
         pair = {"hq": hq, "lq": lq, "n": torch.tensor(n)}
+        if self.identified:
+            pair["face"] = torch.tensor(2 * index + mirrored)
         return pair if self.latents is None else pair | {"z_hq": self.latents[index, int(mirrored)]}
 
     def _drawn(self, n: int) -> tuple[int, bool, np.random.Generator]:

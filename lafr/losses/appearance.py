@@ -49,7 +49,8 @@ class PerceptualSTLPIPS(nn.Module):
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the batch mean."""
-        return self.network(r.restored, r.hq).mean()  # no gradient to `hq`; convolutions follow autocast
+        features, reference = r.through(self.network.features, autocast=True)  # five maps [B, C, h, w] each
+        return self.network.compare(features, reference).mean()
 
 
 class PerceptualLPIPS(nn.Module):

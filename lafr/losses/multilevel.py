@@ -1,7 +1,8 @@
 """The multi-level loss: named terms with weights, over latents and decoded images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from lafr.errors import InputError
 from lafr.losses.learned import Gather, LearnedTerm
 from lafr.networks import origins
 
+Network = Callable[[Tensor], Any]  # images [B, 3, H, W] -> what it says of them
+
 
 @dataclass(frozen=True)
 class Restoration:
     """Input of every term: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale.
 
-    `n [B]` are the numbers of the pairs, for terms that draw noise by them.
+    `n [B]` are the numbers of the pairs, for terms that draw noise by them. `recall(network, hq)` returns what a
+    network says of the ground truth, where it is kept from earlier steps.
     """
 
     restored: Tensor
@@ -24,28 +28,32 @@ class Restoration:
     z_restored: Tensor
     z_hq: Tensor
     n: Tensor | None = None
+    recall: Callable[[Network, Tensor], Any] | None = field(default=None, repr=False, compare=False)
     # (side, network) -> output: identity, landmarks and parsing are shared by several terms
     _seen: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def through(self, network: nn.Module) -> tuple[Any, Any]:
-        """Return `network(restored)` and, without gradient, `network(hq)`, in float32.
+    def through(self, network: Network, autocast: bool = False) -> tuple[Any, Any]:
+        """Return `network(restored)` and, without gradient, `network(hq)`, in float32 or as the step's autocast says.
 
         Each is computed once, however many terms ask.
         """
         # A term that is reported only (no gradient) takes the trained terms' output where there is one.
         trained = torch.is_grad_enabled() or ("trained", network) in self._seen
         side = "trained" if trained else "reported"
-        return self._see(side, network, self.restored, gradient=trained), self.hq_through(network)
+        return self._see(side, network, self.restored, trained, autocast), self.hq_through(network, autocast)
 
-    def hq_through(self, network: nn.Module) -> Any:
+    def hq_through(self, network: Network, autocast: bool = False) -> Any:
         """Return `network(hq)` alone."""
-        return self._see("hq", network, self.hq, gradient=False)
+        return self._see("hq", network, self.hq, False, autocast)
 
-    def _see(self, side: str, network: nn.Module, image: Tensor, gradient: bool) -> Any:
+    def _see(self, side: str, network: Network, image: Tensor, gradient: bool, autocast: bool) -> Any:
         if (side, network) not in self._seen:
-            # float32: these networks were trained in it, and heatmaps and cosines are small differences
-            with torch.autocast(image.device.type, enabled=False), torch.set_grad_enabled(gradient):
-                self._seen[side, network] = network(image.float())
+            compute = partial(self.recall, network) if side == "hq" and self.recall else network
+            # float32: most networks were trained in it, and heatmaps and cosines are small differences
+            device = image.device.type
+            enabled = autocast and torch.is_autocast_enabled(device)
+            with torch.autocast(device, enabled=enabled), torch.set_grad_enabled(gradient):
+                self._seen[side, network] = compute(image.float())
         return self._seen[side, network]
 
 

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from lafr.losses.distillation import NoisePrediction, ScoreDistillation
+from lafr.losses.distillation import NoisePrediction
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.models.base.model import Base
 from lafr.models.lora import LORA_TARGETS
@@ -41,6 +41,10 @@ class EncoderObjective(RestorationObjective):
     def codec(self) -> nn.Module:
         """The codec before training, which made z_hq."""
         return self.original
+
+    def restored_latents(self, batch: Batch) -> Tensor:
+        """Return z_restored `[B, C, h, w]`; z_lq is never kept, as its encoder learns."""
+        return self.restorer.latents(batch["lq"]).z_restored
 
 
 class FullUNetObjective(RestorationObjective):
@@ -118,9 +122,3 @@ class OSEDiffObjective(LossObjective):
     def restore(self, batch: Batch) -> Tensor:
         """Return the restored faces."""
         return self.codec.decode(self.latents(batch))
-
-
-def with_distillation(loss: MultiLevelLoss, base: Base, seed: int = 0) -> MultiLevelLoss:
-    """Return a loss with OSEDiff's regulariser added at weight 1; call it before the base gets LoRAs."""
-    terms = dict(loss.terms) | {"vsd": ScoreDistillation(base, seed=seed)}
-    return MultiLevelLoss(terms, loss.weights | {"vsd": 1.0})

@@ -11,21 +11,26 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from lafr.models.codec import Codec
 from lafr.training.objectives import Batch, CodebookObjective, Objective
 
 
 @dataclass(frozen=True)
 class Count:
-    """Floating-point operations of convolutions, products and attention, and the peak of tensors' bytes."""
+    """Floating-point operations of convolutions, products and attention, and the peak of tensors' bytes.
+
+    `float32_operations` are those of `operations` that autocast leaves in float32.
+    """
 
     operations: int
     peak_bytes: int
+    float32_operations: int = 0
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all live tensors; `peak` is their maximum.
+    """Counts the bytes of all live tensors, `peak` is their maximum; and the operations whose result is float32.
 
     An operator's workspace, the allocator's rounding and the runtime's own memory are not tensors and not counted: a
     device needs more than this.
@@ -33,7 +38,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live, self.peak = 0, 0
+        self.live, self.peak, self.float32 = 0, 0, 0
         self._known: set[int] = set()
 
     def hold(self, tensor: Tensor) -> None:
@@ -54,9 +59,12 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, operator: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         # every operator of forward, backward and optimiser passes here
         out = operator(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.hold(leaf)
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for leaf in made:
+            self.hold(leaf)
+        kind = operator._overloadpacket
+        if kind in flop_registry and made and made[0].dtype == torch.float32:
+            self.float32 += flop_registry[kind](*args, **(kwargs or {}), out_val=out)
         return out
 
 
@@ -83,7 +91,7 @@ def count(module: nn.Module, work: Callable[[], object], operations: bool = True
         counter = FlopCounterMode(display=False)
         with counter if operations else nullcontext(), memory:
             work()
-    return Count(counter.get_total_flops() if operations else 0, memory.peak)
+    return Count(counter.get_total_flops() if operations else 0, memory.peak, memory.float32)
 
 
 class Numbers(list):
@@ -122,22 +130,31 @@ def low_precision(batch: Batch, mixed_precision: str) -> torch.autocast:
     return torch.autocast(batch["lq"].device.type, kind, enabled=mixed_precision != "no")
 
 
-def empty_batch(faces: int, resolution: int) -> dict:
-    """Return a batch whose images hold no values."""
+def empty_batch(faces: int, resolution: int, codec: Codec | None = None) -> dict:
+    """Return a batch whose images hold no values; with z_hq, which the stream has cached, where a codec is given."""
     images = {key: torch.empty(faces, 3, resolution, resolution) for key in ("lq", "hq")}
+    if codec is not None:
+        side = resolution // codec.downscale
+        images["z_hq"] = torch.empty(faces, codec.latent_channels, side, side)
     return images | {"n": Numbers(range(faces))}
 
 
 def count_step(
-    objective: Objective, faces: int, resolution: int, mixed_precision: str = "no", operations: bool = True
+    objective: Objective,
+    faces: int,
+    resolution: int,
+    mixed_precision: str = "no",
+    operations: bool = True,
+    cached_latents: bool = False,
 ) -> Count:
     """Count an optimiser step of `faces` faces at a time; nothing is run.
 
     The objective lies on the meta device, its codes marked by `without_values`.
     """
+    codec = objective.codec if cached_latents else None
 
     def step() -> None:
-        optimiser_step(objective.train(), empty_batch(faces, resolution), mixed_precision)[0]()
+        optimiser_step(objective.train(), empty_batch(faces, resolution, codec), mixed_precision)[0]()
 
     return count(objective, step, operations)
 

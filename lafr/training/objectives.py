@@ -5,6 +5,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from lafr.data.faces.sources import FaceSet
 from lafr.errors import InputError
 from lafr.losses.identity import IdentityCosine
+from lafr.losses.kept import Kept
 from lafr.losses.learned import Gather
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
@@ -31,9 +33,13 @@ class Objective(nn.Module):
     Attributes:
         weights: name -> weight of each term that `forward` returns; others are reported only.
         codec: the frozen codec, in stages that need z_hq; a batch that holds "z_hq" need not be encoded.
+        kept: outputs of frozen networks on ground-truth faces; None computes them at each step.
+        kept_lq: latents of LQ images that a later stage sees again; None encodes them at each step.
     """
 
     weights: dict[str, float]
+    kept: Kept | None = None
+    kept_lq: Kept | None = None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the unweighted terms, each a scalar."""
@@ -108,9 +114,24 @@ def require_codes(adapter: Adapter) -> None:
         raise InputError("the codes of this adapter are not set", remedy=remedy)
 
 
-def hq_latents(batch: Batch, codec: nn.Module) -> Tensor:
-    """Return z_hq `[B, C, h, w]`: from the batch where the stream has cached it (lafr.data.latents), else encoded."""
-    return batch["z_hq"] if "z_hq" in batch else codec.encode(batch["hq"])
+def hq_latents(batch: Batch, codec: nn.Module, kept: Kept | None = None) -> Tensor:
+    """Return z_hq `[B, C, h, w]`: from the batch where the stream has cached it (lafr.data.latents), else encoded.
+
+    Encoded once a face where it is `kept` and the batch says which faces it holds.
+    """
+    if "z_hq" in batch:
+        return batch["z_hq"]
+    if kept and "face" in batch:
+        return kept(codec.encode, batch["hq"], batch["face"].tolist())
+    return codec.encode(batch["hq"])
+
+
+def lq_latents(batch: Batch, codec: nn.Module, kept: Kept | None = None) -> Tensor:
+    """Return z_lq `[B, C, h, w]`; encoded once a pair where it is `kept` and the batch is one of training."""
+    # validation numbers its own pairs from 0, and names no faces
+    if kept and "face" in batch:
+        return kept(codec.encode, batch["lq"], batch["n"].tolist())
+    return codec.encode(batch["lq"])
 
 
 def cropped(z: Tensor, image: Tensor, n: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +173,7 @@ class CodebookObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1 and commitment on HQ latents."""
         quantizer = self.adapter.quantizer
-        z_hq = hq_latents(batch, self.codec)  # [B, C, h, w]
+        z_hq = hq_latents(batch, self.codec, self.kept)  # [B, C, h, w]
         features = self.adapter.extract(z_hq)  # [B, d, h, w]
         quantized = quantizer.quantize(features)  # the nearest codes, [B, d, h, w]
         z_rebuilt = self.adapter.map(quantized.features)  # [B, C, h, w]
@@ -227,7 +248,8 @@ class AlignmentObjective(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return latent_l1, feature_mse, index_ce and latent_gap_before."""
         quantizer = self.adapter.quantizer
-        z_lq, z_hq = self.codec.encode(batch["lq"]), hq_latents(batch, self.codec)  # [B, C, h, w] each
+        z_hq = hq_latents(batch, self.codec, self.kept)  # [B, C, h, w]
+        z_lq = lq_latents(batch, self.codec, self.kept_lq)  # [B, C, h, w]
         features = self.adapter.extract(z_lq)  # [B, d, h, w]
         z_aligned = self.adapter.map(quantizer.assign(features).features)  # [B, C, h, w]
         terms = {"latent_l1": F.l1_loss(z_aligned, z_hq)}
@@ -313,16 +335,27 @@ class RestorationObjective(LossObjective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the loss."""
         with torch.no_grad():  # a target
-            z_hq = hq_latents(batch, self.codec)  # [B, C, h, w]
-        z_restored, hq = self.restorer.latents(batch["lq"]).z_restored, batch["hq"]  # [B, C, h, w], [B, 3, H, W]
+            z_hq = hq_latents(batch, self.codec, self.kept)  # [B, C, h, w]
+        z_restored, hq = self.restored_latents(batch), batch["hq"]  # [B, C, h, w], [B, 3, H, W]
         if self.loss.sees_latents_only:  # the decoder is three quarters of a step, and would go unused
             return self.loss(Restoration(hq, hq, z_restored, z_hq, batch["n"]))
+        recall = None
+        # of a crop nothing is kept: it is another one each time
+        if self.kept and "face" in batch and not self.crop:
+            recall = partial(self.kept, keys=batch["face"].tolist())
         z_decoded = z_restored
         if self.crop:
             z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop)
         restored = self.codec.decode(z_decoded)  # not clamped: a clamped value has no gradient
         # latent terms see all of z_restored, image terms the decoded crop
-        return self.loss(Restoration(restored, hq, z_restored, z_hq, batch["n"]))
+        return self.loss(Restoration(restored, hq, z_restored, z_hq, batch["n"], recall))
+
+    def restored_latents(self, batch: Batch) -> Tensor:
+        """Return z_restored `[B, C, h, w]`."""
+        if self.kept_lq is None:
+            return self.restorer.latents(batch["lq"]).z_restored
+        z_lq = lq_latents(batch, self.restorer.codec, self.kept_lq)
+        return self.restorer.denoiser(self.restorer.adapter(z_lq))
 
     def decode_crops(self, side: int, seed: int) -> None:
         """Decode only a crop of each face for the loss: an approximation, as the decoder then lacks its surroundings.

@@ -16,12 +16,11 @@ from lafr.data.stream import PairStream
 from lafr.evaluation import markdown
 from lafr.images import list_images, write_image
 from lafr.models.restorer import Restorer
+from lafr.storage import read_json
 from lafr.training.objectives import RestorationObjective
 from lafr.training.timing import measure
 
-STEP_FLOPS = 14e12  # of a pair in the restoration stage at 512 px: counted, see README; not measured
-PEAKS = {"H100": 989e12, "A100": 312e12, "RTX 4090": 165e12}  # bf16, dense
-USED = 0.4  # of the peak, assumed
+TRAINING = Path(__file__).resolve().parents[2] / "results" / "benchmarks" / "training.json"
 
 
 def loader(cfg: DictConfig) -> dict:
@@ -42,7 +41,6 @@ def loader(cfg: DictConfig) -> dict:
     return {
         "pairs_per_second": rows,
         "eaten": {"miniature, 128 px, here": eaten_by_miniature(cfg)},
-        "eaten_estimated": {f"512 px, {name}": USED * peak / STEP_FLOPS for name, peak in PEAKS.items()},
         "resolution": cfg.resolution,
         "images": len(paths),
         "batch_size": cfg.batch_size,
@@ -85,7 +83,7 @@ def loader_table(record: dict) -> str:
         lines.append([f"{workers} workers", *(f"{row[name] / unit:.2f}" for name in ("first visit", "later visits"))])
     for name, value in record["eaten"].items():
         lines.append([f"training needs: {name}", "", f"{value / unit:.3f}"])
-    for name, value in record["eaten_estimated"].items():
-        lines.append([f"training would need: {name}, estimated", "", f"{value / unit:.2f}"])
+    for name, card in read_json(TRAINING)["hours"].items():
+        lines.append([f"training would need: 512 px, {name}, estimated", "", f"{card['pairs_per_second'] / unit:.2f}"])
     table = markdown.table([f"loader at {side} px", "first visit", "later visits"], lines)
     return f"{table}\n\nPairs a second, in units of one process that has seen every face."

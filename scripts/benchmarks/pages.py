@@ -123,6 +123,11 @@ def of_topic(topic: str, **texts: Any) -> Callable[[dict], str]:
     return partial(benchmark_block, topic, **texts)
 
 
+def hours_block(record: dict) -> str:
+    """Return the sentence about the headline experiment's cost."""
+    return importlib.import_module("scripts.benchmarks.training").hours_sentence(record)
+
+
 BLOCKS: dict[str, Callable[[dict], str]] = {
     "table": result_block,
     "published": partial(result_block, others=True),
@@ -138,6 +143,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "prior": of_topic("prior"),
     "recipes": of_topic("training"),
     "losses": of_topic("losses"),
+    "hours": hours_block,
     "findings": of_topic("findings"),
     "inference": of_topic("inference"),
     "speed": speed_block,

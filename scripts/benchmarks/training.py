@@ -1,33 +1,31 @@
 """The cost of a training step in LAFR's stages and in two baselines, and what it makes of a whole recipe."""
 
+from functools import cache
 from statistics import median
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
+from lafr.commands.preflight import built as build
+from lafr.commands.preflight import hollow_objective
 from lafr.evaluation import markdown
-from lafr.losses.appearance import LatentL1, PixelMSE
-from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss
-from lafr.losses.structure import LandmarkDistance, ParsingSoftLabel, RegionL1
 from lafr.models.adapter import Adapter, build_adapter
 from lafr.models.base.model import Base
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
-from lafr.networks.landmarkers import AWingFAN
-from lafr.networks.parsers import ParseNet
-from lafr.networks.recognisers import ArcFaceIRSE50
-from lafr.training.baselines import EncoderObjective, OSEDiffObjective, with_distillation
-from lafr.training.counting import count_stage, optimiser_step, without_values
-from lafr.training.hollow import HollowLPIPS
+from lafr.training.baselines import EncoderObjective, OSEDiffObjective
+from lafr.training.counting import Count, count_step, optimiser_step, without_values
+from lafr.training.hollow import hollowed
 from lafr.training.objectives import Objective, RestorationObjective
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
+from scripts.benchmarks.losses import composed
 
 RECIPE = {
     "codebook": "LAFR",
@@ -42,20 +40,23 @@ def training(cfg: DictConfig) -> dict:
     """Return seconds, memory and trained values of a step in each stage, and operations and memory at full size."""
     device = choose_device(cfg.device)
     folder = mini_folder() / "base" if cfg.model.folder == "mini" else cfg.model.folder
-    loss = instantiate(cfg.loss, _convert_="all")
+    losses = {"osediff": cfg.osediff_loss}
+    losses = {stage: build(losses.get(stage, cfg.loss)) for stage in RECIPE}
     rounds: list[dict] = []
     for _ in tqdm(range(cfg.rounds), desc="training", unit="round"):
         rounds.append({})
         for stage in RECIPE:  # in turn, so that a busy machine slows all of them
             base, adapter = Base.from_pretrained(folder), instantiate(cfg.adapter)
-            objective = built(stage, cfg, base, adapter, loss, cfg.model.timestep, cfg.model.resolution).to(device)
+            objective = built(stage, cfg, base, adapter, losses[stage]).to(device)
             rounds[-1][stage] = measured(objective, cfg, device)
             del base, adapter, objective
     record = {
         "reference": "encoder",
         "stages": {stage: over_rounds([r[stage] for r in rounds], [r["encoder"] for r in rounds]) for stage in RECIPE},
-        "full_size": {stage: counted(stage, cfg) for stage in tqdm(RECIPE, desc="counting", unit="stage")},
-        "presets": {name: preset(name, cfg) for name in tqdm(cfg.presets, desc="counting", unit="preset")},
+        "full_size": {stage: full_size(stage, cfg.preset) for stage in tqdm(RECIPE, desc="counting", unit="stage")},
+        "preset": cfg.preset,
+        "hours": hours(cfg),
+        "used": cfg.used,
         "batch_size": cfg.batch_size,
         "resolution": cfg.model.resolution,
         "gradient_checkpointing": cfg.gradient_checkpointing,
@@ -68,23 +69,21 @@ def training(cfg: DictConfig) -> dict:
     return record
 
 
-def built(
-    stage: str, cfg: DictConfig, base: Base, adapter: Adapter, loss: MultiLevelLoss, timestep: int, resolution: int
-) -> Objective:
-    """Return the stage's untrained objective on a base model; the baselines train on the same `loss`."""
+def built(stage: str, cfg: DictConfig, base: Base, adapter: Adapter, loss: MultiLevelLoss) -> Objective:
+    """Return the stage's untrained objective on a base model."""
     if stage == "osediff":
-        return OSEDiffObjective(base, with_distillation(loss, base, cfg.seed), seed=cfg.seed).train()
-    denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep)
+        return OSEDiffObjective(base, loss, seed=cfg.seed).train()
+    denoiser = Denoiser.from_base(base.unet, base.scheduler, cfg.model.timestep)
     denoiser.add_lora(rank=4, alpha=8, seed=cfg.seed)
     codec = base.codec()
     if stage == "encoder":
-        return EncoderObjective(Restorer(codec, build_adapter("none"), denoiser, resolution), loss).train()
-    if adapter.quantizer.has_codes and next(adapter.parameters()).device.type != "meta":
+        return EncoderObjective(Restorer(codec, build_adapter("none"), denoiser, cfg.model.resolution), loss).train()
+    if adapter.quantizer.has_codes:
         generator = torch.Generator().manual_seed(cfg.seed)
         adapter.quantizer.initialise(
             torch.randn(1, adapter.settings["code_dim"], 64, 64, generator=generator), generator
         )
-    restorer = Restorer(codec, adapter, denoiser, resolution)
+    restorer = Restorer(codec, adapter, denoiser, cfg.model.resolution)
     if stage == "restoration":
         return RestorationObjective(restorer, loss).train()
     return instantiate(cfg.stage[stage].objective, _convert_="all")(restorer).train()
@@ -138,52 +137,61 @@ def over_rounds(own: list[dict], reference: list[dict]) -> dict:
     }
 
 
-def preset(name: str, cfg: DictConfig) -> dict:
-    """Count a restoration step at full size as the trainer's preset makes it, on the micro-batch of a batch of 16."""
-    trainer = cfg.presets[name]
-    faces = cfg.stage.restoration.batch_size // trainer.accumulation
-    found = counted("restoration", cfg, faces, trainer.gradient_checkpointing, trainer.mixed_precision)
-    return {"micro_batch": faces, "peak_gb": found["peak_gb"], "validation_gb": found["validation_gb"]}
-
-
-def counted(
-    stage: str, cfg: DictConfig, faces: int = 1, checkpointing: bool = True, mixed_precision: str = "no"
-) -> dict:
-    """Count a step at full size; nothing is run."""
-    full = cfg.full_size
-    with torch.device("meta"):
-        vae, unet = AutoencoderKL(**full.vae), UNet2DConditionModel(**full.unet)
-        adapter, loss = instantiate(full.adapter), full_size_loss()
-        null = torch.empty(1, 77, full.unet.cross_attention_dim)
-    base = Base(vae, unet, DDPMScheduler(**full.scheduler), null)
-    with torch.device("meta"):
-        objective = built(stage, cfg, base, adapter, loss, full.timestep, full.resolution)
-    if checkpointing:
-        objective.enable_gradient_checkpointing()
-    values = trained_values(objective)
-    found = count_stage(without_values(objective), faces, full.resolution, mixed_precision)
+def full_size(stage: str, preset: str) -> dict:
+    """Count a step of `ffhq_0.9pct`, or of a baseline in its place, under a trainer's preset; nothing is run."""
+    trained, faces, found = counted(stage, preset)
     return {
-        "tera_operations": found["step"].operations / 1e12,
-        "peak_gb": found["step"].peak_bytes / 1e9,
-        "validation_gb": found["validation"].peak_bytes / 1e9,
-        "trained_values": values,
+        "tera_operations": found.operations / faces / 1e12,
+        "float32_tera_operations": found.float32_operations / faces / 1e12,
+        "peak_gb": found.peak_bytes / 1e9,
+        "trained_values": trained,
     }
 
 
-def full_size_loss() -> MultiLevelLoss:
-    """Return the terms of `loss=multilevel` that train, with random networks, whose cost is the same."""
+@cache
+def counted(stage: str, preset: str) -> tuple[int, int, Count]:
+    """Return how many values a stage trains, its faces at a time, and the count of a step of them."""
+    experiment = "ffhq_0.9pct_encoder" if stage == "encoder" else "ffhq_0.9pct"
+    settings = composed(experiment, "osediff" if stage == "osediff" else "multilevel", f"trainer={preset}")
+    trainer, model = settings["trainer"], settings["model"]
+    own = settings["stage"]["restoration" if stage == "osediff" else stage]
+    with torch.device("meta"):
+        if stage == "osediff":
+            base = {"sources": model["build"]["folder"], "expect": model["build"]["expect"]}
+            base = build(hollowed({"_target_": "lafr.models.base.model.Base.from_pretrained", **base}))
+            objective: Objective = OSEDiffObjective(base, build(hollowed(settings["loss"])))
+        else:
+            objective = hollow_objective(own["objective"], model["build"])
+    trained = trained_values(objective)
+    if trainer["gradient_checkpointing"]:
+        objective.enable_gradient_checkpointing()
+    faces = own["batch_size"] // trainer["accumulation"]
+    cached = {"cached_latents": trainer["cache_latents"], "mixed_precision": trainer["mixed_precision"]}
+    return trained, faces, count_step(without_values(objective), faces, model["resolution"], **cached)
 
-    parser = ParseNet()
-    terms = {
-        "pixel_mse": PixelMSE(),
-        "perceptual": HollowLPIPS(),
-        "latent_l1": LatentL1(),
-        "identity": IdentityCosine(ArcFaceIRSE50()),
-        "landmark_distance": LandmarkDistance(AWingFAN()),
-        "parsing": ParsingSoftLabel(parser),
-        "region_l1": RegionL1(parser),
-    }
-    return MultiLevelLoss(terms, dict.fromkeys(terms, 1.0))
+
+def hours(cfg: DictConfig) -> dict:
+    """Return operations and hours of the whole of `ffhq_0.9pct` on each named card, at a share of its peak.
+
+    What autocast leaves in float32 is computed at TF32's rate, PyTorch's default for convolutions.
+    """
+    found: dict[str, Any] = {}
+    for preset in sorted({card.preset for card in cfg.cards.values()}):
+        settings = composed("ffhq_0.9pct", "multilevel", f"trainer={preset}")
+        totals = {"bf16": 0.0, "float32": 0.0}
+        for stage in settings["stages"]:
+            _, faces, count = counted(stage, preset)
+            pairs = settings["stage"][stage]["max_steps"] * settings["stage"][stage]["batch_size"]
+            totals["float32"] += pairs * count.float32_operations / faces
+            totals["bf16"] += pairs * (count.operations - count.float32_operations) / faces
+            last = {"pairs": pairs, "operations": count.operations / faces, "float32": count.float32_operations / faces}
+        for name, card in cfg.cards.items():
+            if card.preset == preset:
+                seconds = (totals["bf16"] / card.bf16 + totals["float32"] / card.tf32) / cfg.used / 1e12
+                step = (last["operations"] - last["float32"]) / card.bf16 + last["float32"] / card.tf32
+                own = {"pairs_per_second": cfg.used * 1e12 / step, "operations": sum(totals.values())}
+                found[name] = OmegaConf.to_container(card) | {"hours": seconds / 3600} | own
+    return {name: found[name] for name in cfg.cards}
 
 
 def whole(recipes: dict, record: dict) -> dict:
@@ -213,7 +221,6 @@ def steps_needed(record: dict, saved: float) -> dict:
 
 def training_table(record: dict) -> str:
     """Return steps and whole recipes as Markdown tables; time as a multiple of the reference's."""
-    presets = [[name, p["micro_batch"], f"{p['peak_gb']:.1f}"] for name, p in record["presets"].items()]
     needed = " and ".join(
         f"`{name}` took {n['by_time']:,.0f} steps by this time, {n['by_operations']:,.0f} by operations"
         for name, n in record["claim"]["steps_needed"].items()
@@ -221,12 +228,12 @@ def training_table(record: dict) -> str:
     return "\n\n".join(
         [
             steps_table(record),
-            f"Time as a multiple of the step `{record['reference']}`. Full size: Stable Diffusion 2.1, 512 px, one "
-            "face, float32, gradient checkpointing, counted and not run; operations include what is computed twice.",
+            f"Time as a multiple of the step `{record['reference']}`. Full size: Stable Diffusion 2.1, 512 px, "
+            f"`trainer={record['preset']}`, operations of one face, memory of a step; counted and not run. Operations "
+            "include what gradient checkpointing computes twice. OSEDiff's loss is its own (`loss=osediff`).",
             recipes_table(record),
             f"The paper claims {100 * record['claim']['saved']:.0f} % less time: that would hold here if {needed}.",
-            markdown.table(["preset", "faces at once", "memory of a restoration step, GB"], presets),
-            "Counted: the tensors alive at the peak. Not measured on a GPU, which needs more.",
+            hours_table(record),
         ]
     )
 
@@ -260,3 +267,30 @@ def recipes_table(record: dict) -> str:
         rows.append([name, steps, recipe["source"], *saved])
     columns = ["recipe", "steps", "where from", "LAFR saves, time here", "LAFR saves, operations at full size"]
     return markdown.table(columns, rows)
+
+
+def hours_table(record: dict) -> str:
+    """Return the hours of the headline experiment on each card."""
+    rows = []
+    for name, card in record["hours"].items():
+        peaks = [f"{card['bf16']:g}", f"{card['tf32']:g}"]
+        rows.append([name, f"`{card['preset']}`", *peaks, f"{card['operations']:.2e}", f"**{card['hours']:.1f}**"])
+    head = ["card", "preset", "bf16, 10¹²/s", "TF32, 10¹²/s", "operations", "hours of `ffhq_0.9pct`, estimated"]
+    note = (
+        f"At {100 * record['used']:.0f} % of the dense peak of NVIDIA's data sheets (half of the figures with "
+        "sparsity), which is assumed and not measured; the loss's networks in float32, at TF32's rate. Without "
+        "loading, validation and checkpoints."
+    )
+    return f"{markdown.table(head, rows)}\n\n{note}"
+
+
+def hours_sentence(record: dict) -> str:
+    """Return the README's sentence about the cost of the headline experiment."""
+    cards = [f"{card['hours']:.1f} h on an {name}" for name, card in record["hours"].items()]
+    least = min(card["operations"] for card in record["hours"].values())
+    most = max(card["operations"] for card in record["hours"].values())
+    return (
+        f"Estimated cost of `ffhq_0.9pct`, from counted operations and **not measured**: {least:.1e} to {most:.1e} "
+        f"floating-point operations (the latter with gradient checkpointing), so about {', '.join(cards)}, at "
+        f"{100 * record['used']:.0f} % of their peak."
+    )

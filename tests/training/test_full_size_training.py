@@ -9,7 +9,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from PIL import Image
 
 from lafr.data.packaged import ASTRONAUT, PackagedFaces
@@ -17,6 +16,7 @@ from lafr.data.stream import PairStream
 from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.multilevel import MultiLevelLoss
 from lafr.models.base.model import new_base
+from lafr.models.base.supported import KNOWN
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
 from lafr.training.loop import train
@@ -46,15 +46,16 @@ def peak_of(work):
     return seconds, 1.024e-6 * float(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
-def untrained(settings):
+def untrained(model):
     """The restorer of `model=sd21_base adapter=sd`, on random weights of Stable Diffusion 2.1's shapes."""
-    base = new_base(**{part: OmegaConf.to_container(settings[part]) for part in ("vae", "unet", "scheduler")})
+    shapes = KNOWN["sd21_base"]
+    base = new_base(vae=shapes.vae, unet=shapes.unet, scheduler=shapes.scheduler)
     assert millions(base.vae.parameters()) == pytest.approx(83.65, abs=0.01)
     assert millions(base.unet.parameters()) == pytest.approx(865.9, abs=0.05)
-    denoiser = Denoiser.from_base(base.unet, base.scheduler, settings.timestep)
+    denoiser = Denoiser.from_base(base.unet, base.scheduler, model.build.timestep)
     assert millions(denoiser.parameters()) == pytest.approx(787.6, abs=0.2)
     denoiser.add_lora(rank=4, alpha=8)
-    return Restorer(base.codec(), instantiate(settings.adapter), denoiser, settings.resolution)
+    return Restorer(base.codec(), instantiate(model.build.adapter), denoiser, model.resolution)
 
 
 @pytest.mark.slow
@@ -62,7 +63,7 @@ def test_a_step_of_each_stage_at_full_size_stays_under_20_gb_and_so_does_a_resto
     accelerator, tmp_path, all_cores
 ):
     with initialize_config_dir(str(CONFIGS), version_base=None):
-        restorer = untrained(compose("benchmark_training").full_size)
+        restorer = untrained(compose("train", ["+experiment=ffhq_0.9pct"]).model)
         degradation = instantiate(compose("train", ["run_name=x", "degradation=osediff_face"]).degradation)
     pairs = PairStream(PackagedFaces(512, ASTRONAUT), degradation, 0)
     loss = MultiLevelLoss({"pixel_mse": PixelMSE(), "latent_l1": LatentL1()}, {"pixel_mse": 1.0, "latent_l1": 0.3})

@@ -80,6 +80,7 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(train, base_folder
         "trainer.checkpoint_every=2",
         "trainer.validate_every=3",
         "trainer.validation_images=1",
+        "trainer.feature_cache_gb=0.01",  # in memory: a resumed run computes it again, to the same bits
         "+stage.alignment.ema_decay=0.9",
         "+stage.restoration.ema_decay=0.9",
         "stage.restoration.schedule=cosine",
