@@ -159,7 +159,9 @@ def count_step(
     return count(objective, step, operations)
 
 
-def count_stage(objective: Objective, faces: int, resolution: int, mixed_precision: str = "no") -> dict[str, Count]:
+def count_stage(
+    objective: Objective, faces: int, resolution: int, mixed_precision: str = "no", operations: bool = True
+) -> dict[str, Count]:
     """Count an optimiser step ("step") and a batch of validation ("validation"), as `count_step` does."""
 
     def validation() -> None:
@@ -169,8 +171,8 @@ def count_stage(objective: Objective, faces: int, resolution: int, mixed_precisi
             objective(images)
             objective.restore(images)
 
-    step = count_step(objective, faces, resolution, mixed_precision)
-    return {"step": step, "validation": count(objective, validation)}
+    step = count_step(objective, faces, resolution, mixed_precision, operations)
+    return {"step": step, "validation": count(objective, validation, operations=False)}
 
 
 def without_values(objective: Objective) -> Objective:
