@@ -1,5 +1,6 @@
-"""Where a command runs."""
+"""Where a command runs, and on how many cores."""
 
+import os
 from typing import TYPE_CHECKING
 
 from lafr.commands.doors import require_device_name
@@ -21,3 +22,17 @@ def choose_device(name: str = "auto") -> "torch.device":
         here = ", ".join(kind for kind, there in available.items() if there)
         raise InputError("device", name, f"available on this machine, which has {here}")
     return torch.device(name)
+
+
+def share_cores() -> None:
+    """Give each process of a launch its share of this machine's cores, in torch and in OpenCV, which would take all.
+
+    A lower number of torch's threads (OMP_NUM_THREADS) holds for OpenCV too.
+    """
+    import cv2
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(min(share, torch.get_num_threads()))
+    cv2.setNumThreads(torch.get_num_threads())

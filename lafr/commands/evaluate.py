@@ -154,9 +154,10 @@ def groups_next_to(root: str | None, benchmark: str) -> str | None:
 
 def start(device: str, work: Path) -> "tuple[Processes, Any]":
     """Return this process among those that `accelerate launch` started, and its device; all must share `work`."""
-    from lafr.commands.devices import choose_device
+    from lafr.commands.devices import choose_device, share_cores
     from lafr.evaluation.progress import Processes
 
+    share_cores()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Processes(), choose_device(device)
     from datetime import timedelta

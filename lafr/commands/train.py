@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lafr.commands.devices import share_cores
 from lafr.commands.launch import end_with_launcher, run
 from lafr.commands.preflight import require_everything
 from lafr.commands.processes import require_shared
@@ -73,6 +74,7 @@ def train_stages(cfg: DictConfig, stop: "StopSignals") -> None:
     degradation = instantiate(cfg.degradation, _convert_="all")
     if cfg.trainer.cache_latents and getattr(degradation, "gray_target", False):
         raise InputError("cache_latents", True, "false where a recipe turns some HQ faces gray", "or another recipe")
+    share_cores()
     accelerator = new_accelerator(cfg)
     caches = {"latent_cache": cfg.trainer.latent_cache} if cfg.trainer.cache_latents else {}
     require_shared(accelerator, run_dir=cfg.run_dir, **caches)

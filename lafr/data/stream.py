@@ -8,6 +8,7 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -114,9 +115,16 @@ class PairStream(Dataset):
             num_workers=num_workers,
             # workers keep their decoded faces for the whole stage
             persistent_workers=num_workers > 0,
-            worker_init_fn=partial(outlive_signals, leaving),
+            worker_init_fn=partial(start_worker, leaving),
             generator=torch.Generator(),  # by default DataLoader draws a seed from the global random state
         )
+
+
+def start_worker(leaving: Any, number: int = 0) -> None:
+    """Prepare a loader process."""
+    outlive_signals(leaving, number)
+    # torch gives a worker one thread; OpenCV would start one for each core, in every worker
+    cv2.setNumThreads(1)
 
 
 def outlive_signals(leaving: Any, _: int = 0) -> None:

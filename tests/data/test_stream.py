@@ -2,9 +2,11 @@
 
 import json
 
+import cv2
 import pytest
 import torch
 
+from lafr.commands.devices import share_cores
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.degradation.second_order import SecondOrderDegradation
 from lafr.data.faces import Faces
@@ -91,6 +93,27 @@ def test_worker_processes_change_nothing(stream):
     there = list(stream.loader(0, 2, batch_size=2, num_workers=1))
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a["lq"], b["lq"])
+
+
+class Threads(PairStream):
+    """Tells how many threads OpenCV and torch have where the pairs are made."""
+
+    def __getitem__(self, n):
+        return torch.tensor([cv2.getNumThreads(), torch.get_num_threads()])
+
+
+def test_a_worker_has_one_thread_and_a_process_its_share_of_the_cores(stream, monkeypatch):
+    threads = Threads(stream.faces, stream.degradation, seed=5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    for processes, share in ((1, 8), (2, 4), (16, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        torch.set_num_threads(8)
+        share_cores()
+        assert threads[0].tolist() == [share, share]
+        assert next(iter(threads.loader(0, 1, batch_size=1, num_workers=1))).tolist() == [[1, 1]]
+    torch.set_num_threads(1)
+    share_cores()  # a lower number of torch's, as OMP_NUM_THREADS gives, is OpenCV's too
+    assert threads[0].tolist() == [1, 1]
 
 
 def test_a_set_larger_than_memory_gives_the_same_pairs(stream):
