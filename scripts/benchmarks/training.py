@@ -154,7 +154,8 @@ def counted(stage: str, preset: str) -> tuple[int, int, Count]:
     experiment = "ffhq_0.9pct_encoder" if stage == "encoder" else "ffhq_0.9pct"
     settings = composed(experiment, "osediff" if stage == "osediff" else "multilevel", f"trainer={preset}")
     trainer, model = settings["trainer"], settings["model"]
-    own = settings["stage"]["restoration" if stage == "osediff" else stage]
+    # the baselines take the place of restoration
+    own = settings["stage"][stage if stage in ("codebook", "alignment") else "restoration"]
     with torch.device("meta"):
         if stage == "osediff":
             base = {"sources": model["build"]["folder"], "expect": model["build"]["expect"]}

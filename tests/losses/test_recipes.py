@@ -1,5 +1,6 @@
 """The shipped losses, built from their configurations on stand-ins with random weights, and stepped once."""
 
+import copy
 import json
 from itertools import cycle
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from conftest import SIZE
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from torch.utils._pytree import tree_leaves
 
 from lafr.commands.preflight import asks_for_text, built, definitions, hollow_objective, networks_of
 from lafr.data.packaged import ASTRONAUT, PackagedFaces
@@ -153,6 +155,28 @@ def test_what_each_recipe_trains_at_full_size_is_what_the_page_says():
     for name, size in {"multilevel": 0, "multilevel_gan": 1_644_689, "osediff": 4_055_712}.items():
         values = losses.trained_values(losses.hollow(losses.composed("ffhq_0.9pct", name)))
         assert values == {key: record["losses"][name][key] for key in values} == {"lora": 3_625_120, "own": size}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multilevel_mini_gan", "multilevel_mini_vsd", "osediff_mini"])
+def test_a_recipe_of_the_miniature_trains_and_resumes_to_the_same_bits(
+    name, restorer, accelerator, faces, degradation, tmp_path
+):
+    start, found = copy.deepcopy(restorer), []
+    for folder, steps in ((tmp_path / "whole", (3,)), (tmp_path / "resumed", (1, 3))):
+        for last in steps:
+            # with more steps a finished stage resumes at its checkpoint, in objects that know nothing of before
+            objective = RestorationObjective(copy.deepcopy(start), build(name))
+            run = dict(max_steps=last, batch_size=2, learning_rate=1e-3, checkpoint_every=1, log_every=1)
+            train(objective, PairStream(faces, degradation, 0), accelerator(), folder, **run)
+        learned = torch.load(folder / "step_00000003" / "state.pt", weights_only=True)["learned"]
+        found.append((objective.trained_state(), learned))
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    (term,) = objective.loss.learned()
+    assert [line["step"] for line in lines if f"{term}/loss" in line] == [1, 2, 3]
+    whole, resumed = (tree_leaves(state) for state in found)
+    assert len(whole) == len(resumed) > 20
+    assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(whole, resumed, strict=True))
 
 
 @pytest.mark.slow
