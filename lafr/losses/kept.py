@@ -47,7 +47,7 @@ class Kept:
             self.misses += 1
             found.append(compute(image))
             if first:
-                self._bytes[compute] = _bytes_of(found[-1])
+                self._bytes[compute] = bytes_of(found[-1])
             elif len(outputs) < self._room(compute):
                 outputs[key] = _mapped(Tensor.cpu, found[-1])
         return _mapped(_joined, *found)
@@ -83,7 +83,7 @@ def _joined(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _bytes_of(output: Any) -> int:
+def bytes_of(output: Any) -> int:
     """Return the bytes of an output's tensors."""
     sizes: list[int] = []
     _mapped(lambda tensor: sizes.append(tensor.nbytes), output)

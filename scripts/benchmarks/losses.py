@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import lpips
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from lafr.commands.preflight import hollow_objective
 from lafr.evaluation import markdown
+from lafr.losses.kept import bytes_of
 from lafr.training.counting import count_stage, without_values
 from lafr.training.objectives import RestorationObjective
 from lafr.training.preflight import TIGHT
@@ -31,7 +34,25 @@ def losses(cfg: DictConfig) -> dict:
         measured = ("peak_gb", "validation_gb", "micro_batch")
         found[name] = whole | {key: {preset: values[key] for preset, values in presets.items()} for key in measured}
     cards = {preset: cfg.cards[preset] for preset in cfg.presets}
-    return {"experiment": cfg.experiment, "losses": found, "cards_gb": cards}
+    kept = of_ground_truth(cfg.experiment, cfg.losses[0])
+    return {"experiment": cfg.experiment, "losses": found, "cards_gb": cards, "kept": kept, "kept_of": cfg.losses[0]}
+
+
+def of_ground_truth(experiment: str, loss: str) -> dict[str, dict[str, float]]:
+    """Return what each network costs on one ground-truth face, and how large its output is that can be kept."""
+    settings = composed(experiment, loss)
+    objective, side = hollow(settings), settings["model"]["resolution"]
+    face = torch.empty(1, 3, side, side, device="meta")
+    terms = objective.loss.terms.values()
+    networks = {type(term.network).__name__: term.network for term in terms if hasattr(term, "network")}
+    found = {}
+    for name, network in networks.items():
+        # LPIPS, a package's, takes two images and says one number: half of its work is the ground truth's
+        pair = isinstance(network, lpips.LPIPS)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            output = network.net(face) if pair else network(face)
+        found[name] = {"tera_operations": counter.get_total_flops() / 1e12, "mb": bytes_of(output) / 1e6}
+    return found
 
 
 def counted(experiment: str, loss: str, preset: str, operations: bool = True) -> dict:
@@ -88,7 +109,12 @@ def losses_table(record: dict) -> str:
         f"GB of a step / of a batch of validation. **No**: one of them exceeds {share}, as allocator, workspaces and "
         "runtime need memory that is not counted; the margin is our choice."
     )
-    return f"{markdown.table(head, rows)}\n\n{margin}"
+    kept = [f"{name} {own['tera_operations']:.3f} ({own['mb']:.1f} MB)" for name, own in record["kept"].items()]
+    faces = (
+        f"The networks of `{record['kept_of']}` take on a ground-truth face, in 10¹² operations, and give to be kept "
+        f"(`trainer.feature_cache_gb`): {', '.join(kept)}. All of it but LPIPS's can be kept."
+    )
+    return f"{markdown.table(head, rows)}\n\n{margin}\n\n{faces}"
 
 
 def cell(record: dict, found: dict, preset: str) -> str:

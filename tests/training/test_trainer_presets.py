@@ -1,6 +1,7 @@
 """Presets of the trainer, launch files for several processes, the SLURM launcher: each is read by what reads it."""
 
 import importlib.util
+import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from lafr.commands.processes import join_tasks
 from lafr.data.stream import PairStream
 from lafr.errors import InputError
 from lafr.training.loop import train
+from lafr.training.preflight import TIGHT
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PRESETS = ("gpu12", "gpu24", "gpu80")
@@ -71,6 +73,16 @@ def test_a_preset_shares_a_stages_batch_without_rest_and_holds_more_faces_on_a_l
         for stage in preset["stages"]:
             loader = PairStream([None], None, 0).loader(0, 1, preset["stage"][stage]["batch_size"], parts)
             assert len(loader) == parts
+
+
+def test_a_presets_comment_says_the_counted_memory_of_the_papers_loss_and_it_fits_the_card():
+    record = json.loads((CONFIGS.parent / "results" / "benchmarks" / "losses.json").read_text(encoding="utf-8"))
+    found = record["losses"]["multilevel"]
+    for name in PRESETS:
+        text = " ".join((CONFIGS / "trainer" / f"{name}.yaml").read_text(encoding="utf-8").replace("#", " ").split())
+        step, validation = found["peak_gb"][name], found["validation_gb"][name]
+        assert f"Counted: {step:.1f} GB (validation {validation:.1f}" in text, name
+        assert max(step, validation) < TIGHT * record["cards_gb"][name] and name == f"gpu{record['cards_gb'][name]}"
 
 
 def test_a_launch_file_is_read_by_accelerates_own_launcher():
