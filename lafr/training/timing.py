@@ -30,10 +30,10 @@ def measure(work: Callable[[], object], device: torch.device, repeats: int = 5, 
         work()
     times = []
     for _ in range(repeats):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         work()
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - started)
     # a run of its own: resetting the peak and collecting garbage take time
     peak_mb = first_call(work, device)[1]
@@ -46,11 +46,11 @@ def first_call(work: Callable[[], object], device: torch.device) -> tuple[float,
     rest = _reset_peak(device)
     started = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started, max(0.0, (_peak(device) - rest) / 1e6)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """CUDA runs asynchronously: without this only the launch of the kernels would be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,5 +1,6 @@
 """What each term of the loss costs, compared with the rest of the restoration step."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -15,7 +16,7 @@ from lafr.losses.kept import Kept
 from lafr.losses.multilevel import Restoration
 from lafr.models.restorer import Restorer
 from lafr.training.objectives import RestorationObjective, hq_latents, lq_latents
-from lafr.training.timing import measure
+from lafr.training.timing import measure, wait
 
 
 def loss(cfg: DictConfig) -> dict:
@@ -29,19 +30,23 @@ def loss(cfg: DictConfig) -> dict:
     shape = (cfg.batch_size, 3, side, side)
     batch = {key: torch.rand(shape, generator=generator).mul(2).sub(1).to(device) for key in ("lq", "hq")}
     batch |= {key: torch.arange(cfg.batch_size) for key in ("n", "face")}
-    # in turn, so that a busy machine slows both; the second call fills the memories
     ways = {"before": (None, None), "kept": (memories[0], None), "kept, LQ too": memories}
     rounds: list[dict[str, float]] = []
-    for _ in tqdm(range(cfg.rounds), desc="step", unit="round"):
-        rounds.append({})
-        for way, kept in ways.items():
+    for number in tqdm(range(-2, cfg.rounds), desc="step", unit="round"):
+        taken = {}
+        for way, kept in ways.items():  # in turn, so that a busy machine slows all of them
             objective.kept, objective.kept_lq = kept
-            rounds[-1][way] = measure(partial(step, objective, batch), device, 1, warm_up=2).seconds
+            started = time.perf_counter()
+            step(objective, batch)
+            wait(device)
+            taken[way] = time.perf_counter() - started
+        if number >= 0:  # the first two fill the memories
+            rounds.append(taken)
     parts: dict[str, dict] = {}
     for way in ("before", "kept, LQ too"):
         objective.kept, objective.kept_lq = ways[way]
         work = works(objective, batch)
-        cost = {name: measure(do, device, cfg.repeats, 2) for name, do in tqdm(work.items(), desc=way, unit="part")}
+        cost = {name: measure(do, device, cfg.repeats) for name, do in tqdm(work.items(), desc=way, unit="part")}
         parts[way] = {name: vars(c) for name, c in cost.items()}
     faster = {way: ratios(rounds, way) for way in ways if way != "before"}
     held = {"faces_mb": memories[0].held / cfg.batch_size / 1e6, "lq_mb": memories[1].held / cfg.batch_size / 1e6}
@@ -94,14 +99,21 @@ def works(objective: RestorationObjective, batch: dict) -> dict[str, Callable[[]
 
 def loss_table(record: dict) -> str:
     """Return the cost of each part as a Markdown table, in shares of the whole step before, and what keeping gains."""
+    if "faster" not in record:  # of before anything was kept
+        record = record | {"parts": {"before": record["parts"], "kept, LQ too": {}}}
     before, after = record["parts"]["before"], record["parts"]["kept, LQ too"]
     whole = before["whole step"]["seconds"]
     rows = []
     for name, c in before.items():
         spread = f"{100 * c['fastest'] / whole:.0f}–{100 * c['slowest'] / whole:.0f} %"
-        share, kept = (f"{100 * part[name]['seconds'] / whole:.0f} %" for part in (before, after))
+        share, kept = (
+            f"{100 * part[name]['seconds'] / whole:.0f} %" if part else "not run" for part in (before, after)
+        )
         rows.append([name, share, spread, kept, f"{c['peak_mb']:.0f}"])
     head = ["part", "share of the step", "fastest–slowest", "of the same step, kept", "peak memory, MB"]
+    table = markdown.table(head, rows)
+    if "faster" not in record:
+        return table
     gains = []
     for way, gain in record["faster"].items():
         gains.append(f"**{gain['ratio']:.2f}x** ({gain['lowest']:.2f}–{gain['highest']:.2f}) {way}")
@@ -110,4 +122,4 @@ def loss_table(record: dict) -> str:
         f"Images a second once every face has come: {'; '.join(gains)}. A face takes {held['faces_mb']:.2f} MB, "
         f"mirrored as much again; an LQ image {held['lq_mb']:.3f} MB."
     )
-    return f"{markdown.table(head, rows)}\n\n{note}"
+    return f"{table}\n\n{note}"

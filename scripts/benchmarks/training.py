@@ -231,7 +231,8 @@ def training_table(record: dict) -> str:
             steps_table(record),
             f"Time as a multiple of the step `{record['reference']}`. Full size: Stable Diffusion 2.1, 512 px, "
             f"`trainer={record['preset']}`, operations of one face, memory of a step; counted and not run. Operations "
-            "include what gradient checkpointing computes twice. OSEDiff's loss is its own (`loss=osediff`).",
+            "include what gradient checkpointing computes twice. OSEDiff's loss is its own (`loss=osediff`)"
+            f"{of_another_day(record)}.",
             recipes_table(record),
             f"The paper claims {100 * record['claim']['saved']:.0f} % less time: that would hold here if {needed}.",
             hours_table(record),
@@ -268,6 +269,14 @@ def recipes_table(record: dict) -> str:
         rows.append([name, steps, recipe["source"], *saved])
     columns = ["recipe", "steps", "where from", "LAFR saves, time here", "LAFR saves, operations at full size"]
     return markdown.table(columns, rows)
+
+
+def of_another_day(record: dict) -> str:
+    """Return a remark where counts were renewed and times were not."""
+    if "counted_on" not in record:
+        return ""
+    own = record["counted_on"]
+    return f" in the counts, of {own['date']}; the times are older and took LAFR's loss with distillation for OSEDiff"
 
 
 def hours_table(record: dict) -> str:
