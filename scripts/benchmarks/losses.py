@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lafr.commands.preflight import hollow_objective
 from lafr.evaluation import markdown
 from lafr.losses.kept import bytes_of
-from lafr.training.counting import count_stage, without_values
+from lafr.training.counting import count_stage, count_step, without_values
 from lafr.training.objectives import RestorationObjective
 from lafr.training.preflight import TIGHT
 
@@ -64,13 +64,14 @@ def counted(experiment: str, loss: str, preset: str, operations: bool = True) ->
     values = trained_values(objective)
     if trainer["gradient_checkpointing"]:
         objective.enable_gradient_checkpointing()
-    resolution, precision = settings["model"]["resolution"], trainer["mixed_precision"]
-    found = count_stage(without_values(objective), faces, resolution, precision, operations)
+    size, precision = settings["model"]["resolution"], trainer["mixed_precision"]
+    memory = count_stage(without_values(objective), faces, size, precision, operations=False)
+    work = count_step(objective, faces, size, precision).operations if operations else 0
     return {
         **values,
-        "tera_operations": found["step"].operations / faces / 1e12,
-        "peak_gb": found["step"].peak_bytes / 1e9,
-        "validation_gb": found["validation"].peak_bytes / 1e9,
+        "tera_operations": work / faces / 1e12,
+        "peak_gb": memory["step"].peak_bytes / 1e9,
+        "validation_gb": memory["validation"].peak_bytes / 1e9,
         "micro_batch": faces,
     }
 

@@ -1,6 +1,7 @@
 """The cost of a training step in LAFR's stages and in two baselines, and what it makes of a whole recipe."""
 
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -168,7 +169,9 @@ def counted(stage: str, preset: str) -> tuple[int, int, Count]:
         objective.enable_gradient_checkpointing()
     faces = own["batch_size"] // trainer["accumulation"]
     cached = {"cached_latents": trainer["cache_latents"], "mixed_precision": trainer["mixed_precision"]}
-    return trained, faces, count_step(without_values(objective), faces, model["resolution"], **cached)
+    step = partial(count_step, without_values(objective), faces, model["resolution"], **cached)
+    memory = step(operations=False)
+    return trained, faces, replace(step(), peak_bytes=memory.peak_bytes)
 
 
 def hours(cfg: DictConfig) -> dict:
