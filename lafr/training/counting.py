@@ -22,7 +22,6 @@ from torch.utils.flop_counter import (
 from lafr.models.codec import Codec
 from lafr.training.objectives import Batch, CodebookObjective, Objective
 
-
 aten = torch.ops.aten
 
 
