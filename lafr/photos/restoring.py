@@ -107,7 +107,7 @@ def restore_files(
     """Restore `sources` (files, folders or patterns) into `output` under the same relative names.
 
     Whatever goes wrong with a file, it is skipped with its reason and the others are restored; when it is the only
-    one, its InputError is raised. A line of `output/restored.jsonl` records what was found in each file, and why an
+    one, its InputError is raised too. A line of `output/restored.jsonl` records what was found in each file, and why an
     entry of a folder was ignored; a file that an earlier run finished under the same settings is not restored again.
 
     >>> import tempfile
@@ -235,9 +235,9 @@ class _Run:
         if not isinstance(error, InputError):
             said = (str(error).splitlines() or [""])[0]
             error = InputError(f"{str(job.path)!r} cannot be restored ({type(error).__name__}: {said})")
+        self.journal.write(job.name, job.path, "skipped", reason=str(error))
         if self.alone:
             raise error
-        self.journal.write(job.name, job.path, "skipped", reason=str(error))
         self.outcome.errors.append(error)
 
     def _aligned(self, one: _Waiting, after: torch.Tensor, seconds: float = 0.0) -> None:

@@ -146,7 +146,8 @@ def test_a_single_input_that_cannot_be_read_is_an_error(tmp_path, restorer):
     for name in "bad.png", "nowhere":
         with pytest.raises(InputError, match=name):
             restore_files(restorer, tmp_path / name, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    (line,) = (tmp_path / "out" / "restored.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["status"] == "skipped" and "bad.png" in json.loads(line)["reason"]
 
 
 @pytest.mark.parametrize(
