@@ -86,13 +86,16 @@ def chained(
     cases, trouble = [], ""
     for _ in range(kills):
         number = signal.Signals(rng.choice(numbers)) if signals else signal.SIGKILL
-        last, victim = int(rng.integers(1, events + 1)), int(rng.integers(2))
+        # a run that resumes has fewer events than a whole one: most draws still fall within it
+        last, victim = int(rng.integers(1, events // 2 if kills > 1 else events)), int(rng.integers(2))
         ended = attempt(name, cfg, folder, Events(last, number), victim)
         wanted = (Stopped.CODE, 0) if signals else (-signal.SIGKILL, 0)
         if ended.code not in wanted:
             trouble = f"ended with {ended.code}: {last_line(ended.said)}"
+        if ended.code == 0:  # fewer events were left: it has ended, and nothing killed it
+            break
         cases.append(f"{number.name} at event {last} of {events}")
-        if ended.code == 0 or trouble:  # fewer events were left, and it has ended
+        if trouble:
             break
     if not trouble:
         ended = attempt(name, cfg, folder)
