@@ -76,7 +76,7 @@ class LiveBytes(TorchDispatchMode):
         self._known.discard(key)
         self.live -= size
 
-    def __torch_dispatch__(self, operator: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         # every operator of forward, backward and optimiser passes here
         out = operator(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]

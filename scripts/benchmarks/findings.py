@@ -122,7 +122,7 @@ def scored(name: str, runs: dict[str, dict[int, Path]], cfg: DictConfig) -> tupl
     result = evaluate(plan, choose_device(), notify=lambda text: tqdm.write(str(text)))
     if result is None:
         raise InputError("findings are made by one process")
-    found = {
+    found: dict[str, dict[int, Scores]] = {
         method: {seed: result.scores.scores[f"{method}, seed {seed}"] for seed in seeds}
         for method, seeds in runs.items()
     }

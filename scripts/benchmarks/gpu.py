@@ -229,16 +229,15 @@ def training_step(scale: Scale, preset: str, stage: str) -> dict:
     from lafr.training.timing import measure
     from scripts.benchmarks import training
 
-    device, cfg = torch.device(scale.device), composed("benchmark_training")
-    trainer = cfg.presets[preset]
+    size = ["adapter=sd", "model.timestep=399", f"model.resolution={scale.resolution}"] if scale is FULL else []
+    device, cfg = torch.device(scale.device), composed("benchmark_training", *size)
+    trainer = composed("train", "run_name=gpu", f"trainer={preset}").trainer
     faces = cfg.stage[stage if stage in cfg.stage else "restoration"].batch_size // trainer.accumulation
     generator = torch.Generator().manual_seed(0)
-    adapter = instantiate(cfg.full_size.adapter if scale is FULL else cfg.adapter)
     with device:  # a thousand times as fast as random weights made on the CPU
         base = random_base(scale)
-        loss = training.full_size_loss() if scale is FULL else pixel_loss()
-    timestep = cfg.full_size.timestep if scale is FULL else cfg.model.timestep
-    objective = training.built(stage, cfg, base, adapter, loss, timestep, scale.resolution).to(device)
+        loss = training_loss(scale, stage, base)
+    objective = training.built(stage, cfg, base, instantiate(cfg.adapter), loss).to(device)
     if trainer.gradient_checkpointing:
         objective.enable_gradient_checkpointing()
     shape = (faces, 3, scale.resolution, scale.resolution)
@@ -253,10 +252,30 @@ def training_step(scale: Scale, preset: str, stage: str) -> dict:
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
             "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
         }
-        del objective, base, adapter, loss, batch, step
+        del objective, base, loss, batch, step
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     return found
+
+
+def training_loss(scale: Scale, stage: str, base: Any) -> Any:
+    """Return the loss of a stage at full size, networks with random weights; without any in the rehearsal."""
+    from lafr.commands.preflight import built
+    from lafr.losses.distillation import ScoreDistillation
+    from lafr.losses.multilevel import MultiLevelLoss
+    from lafr.training.hollow import hollowed
+    from scripts.benchmarks.losses import composed as settings_of
+
+    own = stage == "osediff"
+    if scale is not FULL:
+        loss = pixel_loss()
+    else:
+        definition = settings_of("ffhq_0.9pct", "appearance_lpips" if own else "multilevel")["loss"]
+        loss = built(hollowed(definition))
+    if not own:
+        return loss
+    # on this base: a stand-in would have no values
+    return MultiLevelLoss(dict(loss.terms) | {"vsd": ScoreDistillation(base)}, loss.weights | {"vsd": 1.0})
 
 
 def random_base(scale: Scale) -> Any:
