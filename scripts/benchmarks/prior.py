@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
-from lafr.errors import need
+from lafr.errors import InputError, need
 from lafr.evaluation import markdown
 from lafr.images import write_image
 from lafr.miniature.objectives import PriorObjective
@@ -52,6 +52,8 @@ def curve(runs: Sequence[Path]) -> list[dict]:
 @torch.no_grad()
 def sampled(base: Base, count: int, steps: int, seed: int, device: torch.device) -> Tensor:
     """Return `count` faces `[N, 3, H, W]` drawn from noise by DDIM (Song et al., ICLR 2021; eta = 0)."""
+    if base.null_embedding is None:
+        raise InputError("base", base.source, "a miniature's, whose prior is conditioned on a null embedding")
     codec, unet = base.codec().to(device), base.unet.to(device).eval()
     null_embedding = base.null_embedding.to(device).expand(count, -1, -1)
     # alpha_bar of the last step is the schedule's first, not 1, as in Stable Diffusion

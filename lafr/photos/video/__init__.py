@@ -90,7 +90,9 @@ def restore_video(
             return photo, 0
         known = [track.guarded for track in tracker.shown]
         # a face near the guard's threshold would flicker between restored and left
-        least = {"least_likeness": list(map(least_of, known))} if any(was is not None for was in known) else {}
+        least: dict[str, Any] = (
+            {"least_likeness": list(map(least_of, known))} if any(was is not None for was in known) else {}
+        )
         result = cast(PhotoResult, photo_restorer(photo, detections=detections, **how, **least))
         for track, face in zip(tracker.shown, result.faces, strict=True):
             if face.likeness is not None:

@@ -120,7 +120,7 @@ def other_path(path: str, visitor: Visitor, number: int) -> str:
 def foreign(field: str, value: str) -> list[Ask]:
     """Return a reading and a writing request with a header of another site's."""
     headers = {field: value}
-    join = dict(json=dict(data=[None, 0, False], fn_index=0, session_hash="foreign"))
+    join: dict[str, Any] = dict(json=dict(data=[None, 0, False], fn_index=0, session_hash="foreign"))
     return [
         partial(status, {403, 421}, "GET", "/", headers=headers),
         partial(status, {403, 421}, "POST", f"{API}queue/join", headers=headers, **join),
