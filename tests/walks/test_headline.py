@@ -1,6 +1,7 @@
 """The two headline commands, walked as a user walks them: from an empty folder, by commands alone, on stand-ins.
 
-Beyond sizes, counts, name lists, steps, `expect` and hashes vouched for, no command needs a further setting.
+Beyond sizes, counts, name lists, steps (the warm-up's too), `expect` and hashes vouched for, no command needs a
+further setting.
 """
 
 import json
