@@ -26,7 +26,7 @@ def whole_files() -> list[tuple[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     exif.get_ifd(0x8769)[40961] = 1
-    kinds = [
+    kinds: list[tuple[str, Image.Image, str, dict]] = [
         ("png", face, "PNG", {"exif": exif, "dpi": (300, 300)}),
         ("png", face.convert("P"), "PNG", {"transparency": 3}),
         ("png", Image.fromarray(np.asarray(face.convert("L")).astype(np.uint16) * 257), "PNG", {}),
