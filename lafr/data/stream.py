@@ -107,6 +107,8 @@ class PairStream(Dataset):
         """
         # more workers than processors only wait for each other
         num_workers = min(num_workers, os.cpu_count() or 1)
+        if num_workers:
+            cv2.setNumThreads(1)  # here, as long as its threads are there to be ended; see `start_worker`
         leaving = multiprocessing.RawValue("b", 0)
         Finalize(None, leave, (leaving,), exitpriority=1)  # before the loader processes that are left are ended
         return DataLoader(
@@ -123,8 +125,10 @@ class PairStream(Dataset):
 def start_worker(leaving: Any, number: int = 0) -> None:
     """Prepare a loader process."""
     outlive_signals(leaving, number)
-    # torch gives a worker one thread; OpenCV would start one for each core, in every worker
-    cv2.setNumThreads(1)
+    # torch gives a worker one thread; OpenCV would start one for each core. A forked one has its parent's setting, and
+    # must not change it: OpenCV would wait for the parent's threads, which it has not got
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)
 
 
 def outlive_signals(leaving: Any, _: int = 0) -> None:
