@@ -16,6 +16,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and `one_line_er
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -143,6 +144,13 @@ def name_job(cfg: DictConfig, swept: Sequence[Override]) -> None:
     if "run_dir" in cfg and here:
         folder = ",".join(text.lstrip("+").replace("/", "_").replace(os.sep, "_") for text in here)
         cfg.run_dir = os.path.join(cfg.run_dir, folder)
+
+
+def composed(config_name: str, *overrides: str) -> DictConfig:
+    """Return a command's configuration, as the command itself would compose it; overrides as they are typed."""
+    GlobalHydra.instance().clear()  # of a command that runs: it has been composed
+    with hydra.initialize_config_dir(str(shipped("configs").resolve()), version_base=None):
+        return hydra.compose(config_name, quote_paths(overrides))
 
 
 def quote_paths(arguments: Sequence[str], keys: Sequence[str] = PATHS) -> list[str]:

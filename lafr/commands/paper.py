@@ -41,21 +41,17 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
     if table.numbers:
         draw_sizes(table, path)
         return
-    from hydra import compose, initialize_config_dir
-
     from lafr.commands.devices import choose_device
     from lafr.commands.evaluate import plan_from_config
-    from lafr.commands.launch import quote_paths
+    from lafr.commands.launch import composed
     from lafr.evaluation.run import open_model_and_set
     from lafr.evaluation.tsne import draw_latents, latents_of_set, require_packages
-    from lafr.storage import shipped
 
     require_packages()  # before minutes of encoding
     usual = [f"benchmark={table.benchmarks[0]}", f"model.folder=runs/{table.rows[0].experiment}/model"]
     given = {argument.partition("=")[0] for argument in evaluation}
     overrides = [*(each for each in usual if each.partition("=")[0] not in given), *evaluation]
-    with initialize_config_dir(str(shipped("configs")), version_base=None):
-        plan = plan_from_config(compose("eval", quote_paths(overrides)))
+    plan = plan_from_config(composed("eval", *overrides))
     device = choose_device(plan.device)
     restorer, benchmark, _ = open_model_and_set(plan, device)
     latents = latents_of_set(restorer, benchmark, device=device)

@@ -10,9 +10,9 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lafr.commands.doors import Parser, as_hydra, as_option, as_started, one_line_errors
 from lafr.commands.running import Further, run_command, run_missing, say
@@ -70,6 +70,7 @@ def unprepared(
     Prints the table of `lafr check`. Raises InputError when something is missing that is not to be prepared; metrics
     that cannot be measured are only listed.
     """
+    from lafr.commands.launch import composed
     from lafr.commands.preflight import benchmark_findings, training_findings
     from lafr.training.preflight import report
 
@@ -79,13 +80,13 @@ def unprepared(
     optional: list[Finding] = []
     datasets = {"images": given.benchmark}
     if "model" in missing:
-        cfg = composed("train", [f"+experiment={given.experiment}", *further.train])
+        cfg = composed("train", f"+experiment={given.experiment}", *further.train)
         found += training_findings(cfg, counting=False)
         # the experiment says how its faces are made
         datasets["faces"] = dataset_of(str(cfg.data.get("remedy", "")))
     if "result" in missing:
         model = f"model.folder=runs/{given.experiment}/model"
-        cfg = composed("eval", [f"benchmark={given.benchmark}", "protocol=lafr", model, *further.eval])
+        cfg = composed("eval", f"benchmark={given.benchmark}", "protocol=lafr", model, *further.eval)
         of_benchmark, _ = benchmark_findings(cfg)
         found += [finding for finding in of_benchmark if finding.name == "images"]
         optional = [finding for finding in of_benchmark if finding.name not in ("images", "model")]
@@ -108,17 +109,6 @@ def dataset_of(remedy: str) -> str:
     """Return the dataset that a remedy prepares, empty where it prepares none."""
     named = re.search(r"dataset=(\w+)", remedy)
     return named[1] if named else ""
-
-
-def composed(config_name: str, overrides: Sequence[str]) -> Any:
-    """Return a command's configuration, as the command itself would compose it."""
-    from hydra import compose, initialize_config_dir
-
-    from lafr.commands.launch import quote_paths
-    from lafr.storage import shipped
-
-    with initialize_config_dir(str(shipped("configs")), version_base=None):
-        return compose(config_name, quote_paths(list(overrides)))
 
 
 def command() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 import torchvision
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
+from lafr.commands.launch import composed
 from lafr.commands.preflight import networks_of
 from lafr.evaluation import markdown
 from lafr.evaluation.protocols import metrics_of
@@ -53,8 +53,7 @@ def megabytes(build: Callable[[], nn.Module]) -> int:
 
 def files() -> dict:
     """Return one record for each thing that training and the evaluation need, what no `pip install` brings."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("train", [f"+experiment={EXPERIMENT}"])
+    config = composed("train", f"+experiment={EXPERIMENT}")
     settings = OmegaConf.to_container(config, resolve=True)
     sd21 = KNOWN[settings["model"]["build"]["expect"]]
     base = sum(map(megabytes, (lambda: AutoencoderKL(**sd21.vae), lambda: UNet2DConditionModel(**sd21.unet))))

@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
 from lafr.commands.evaluate import plan_from_config
-from lafr.commands.launch import command_line
+from lafr.commands.launch import command_line, composed
 from lafr.errors import InputError, need
 from lafr.evaluation import intervals, markdown
 from lafr.evaluation.plan import LQ
 from lafr.evaluation.run import evaluate
 from lafr.evaluation.summary import mean_and_interval
 from lafr.metrics.registry import describe
+from lafr.miniature.build import summaries
 from lafr.models.saved import INDEX
 from lafr.provenance import provenance
-from lafr.storage import JsonLines, atomic_write, read_json, shipped
+from lafr.storage import JsonLines, atomic_write, read_json
 
 Scores = Mapping[str, np.ndarray]  # metric -> a number an image
 
@@ -108,10 +107,8 @@ def compared(
 def scored(name: str, runs: dict[str, dict[int, Path]], cfg: DictConfig) -> tuple[dict[str, dict[int, Scores]], int]:
     """Return method -> seed -> scores, those of the input under its own name, and the number of images."""
     models = {f"{method}, seed {seed}": path / "model" for method, own in runs.items() for seed, path in own.items()}
-    GlobalHydra.instance().clear()  # this command's own configuration was composed from the same folder
-    with initialize_config_dir(str(shipped("configs")), version_base=None):
-        arguments = [f"benchmark={cfg.benchmark}", f"run_name=findings_{name}", f"seed={cfg.seed}", "report=false"]
-        evaluation = compose("eval", arguments)
+    arguments = [f"benchmark={cfg.benchmark}", f"run_name=findings_{name}", f"seed={cfg.seed}", "report=false"]
+    evaluation = composed("eval", *arguments)
     evaluation.data.root, evaluation.limit = cfg.data.root, cfg.limit
     evaluation.controls = {label: str(path) for label, path in models.items()}
     evaluation.methods = [LQ, *models]
@@ -139,9 +136,9 @@ def training(seeds: Mapping[int, Path]) -> dict:
 
     The curve is of the lowest seed: seconds of training, stages before included, and the validation's psnr_rgb.
     """
-    summaries = [stages_of(path) for path in seeds.values()]
-    seconds = [sum(stage["seconds"] for stage in stages.values()) for stages in summaries]
-    first = summaries[0]
+    by_seed = [summaries(path) for path in seeds.values()]
+    seconds = [sum(stage["seconds"] for stage in stages.values()) for stages in by_seed]
+    first = by_seed[0]
     last = list(first)[-1]
     before = sum(stage["seconds"] for name, stage in first.items() if name != last)
     lines = JsonLines(next(iter(seeds.values())) / last / "log.jsonl").read()
@@ -150,12 +147,6 @@ def training(seeds: Mapping[int, Path]) -> dict:
     curve = [[round(before + line["step"] * step_seconds, 1), line[key]] for line in lines if key in line]
     trained = sum(stage["trained_parameters"] for stage in first.values())
     return {"seconds": float(np.mean(seconds)), "trained_parameters": trained, "curve": curve}
-
-
-def stages_of(run: Path) -> dict[str, dict]:
-    """Return the summaries of a run's finished stages, in their order."""
-    files = sorted(run.glob("*/final/summary.json"), key=lambda path: path.stat().st_mtime)
-    return {path.parent.parent.name: read_json(path) for path in files}
 
 
 def draw(claim: dict, path: Path) -> None:

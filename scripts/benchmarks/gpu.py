@@ -132,20 +132,11 @@ def machine(scale: Scale) -> dict:
     return facts
 
 
-def composed(name: str, *overrides: str) -> Any:
-    """Return a configuration, composed."""
-    from hydra import compose, initialize_config_dir
-
-    from lafr.storage import shipped
-
-    with initialize_config_dir(str(shipped("configs").resolve()), version_base=None):
-        return compose(name, list(overrides))
-
-
 def inference_row(scale: Scale, dtype: str, batch_size: int, compiled: bool = False) -> dict:
     """Return the reference and LAFR's methods at a batch size: eager and as CUDA graphs, or compiled."""
     import torch
 
+    from lafr.commands.launch import composed
     from scripts.benchmarks import inference
 
     device = torch.device(scale.device)
@@ -225,6 +216,7 @@ def training_step(scale: Scale, preset: str, stage: str) -> dict:
     import torch
     from hydra.utils import instantiate
 
+    from lafr.commands.launch import composed
     from lafr.training.counting import optimiser_step
     from lafr.training.timing import measure
     from scripts.benchmarks import training
@@ -236,7 +228,7 @@ def training_step(scale: Scale, preset: str, stage: str) -> dict:
     generator = torch.Generator().manual_seed(0)
     with device:  # a thousand times as fast as random weights made on the CPU
         base = random_base(scale)
-        loss = training_loss(scale, stage, base)
+        loss = training_loss(scale)
     objective = training.built(stage, cfg, base, instantiate(cfg.adapter), loss).to(device)
     if trainer.gradient_checkpointing:
         objective.enable_gradient_checkpointing()
@@ -258,30 +250,22 @@ def training_step(scale: Scale, preset: str, stage: str) -> dict:
     return found
 
 
-def training_loss(scale: Scale, stage: str, base: Any) -> Any:
+def training_loss(scale: Scale) -> Any:
     """Return the loss of a stage at full size, networks with random weights; without any in the rehearsal."""
+    if scale is not FULL:
+        return pixel_loss()
     from lafr.commands.preflight import built
-    from lafr.losses.distillation import ScoreDistillation
-    from lafr.losses.multilevel import MultiLevelLoss
     from lafr.training.hollow import hollowed
     from scripts.benchmarks.losses import composed as settings_of
 
-    own = stage == "osediff"
-    if scale is not FULL:
-        loss = pixel_loss()
-    else:
-        definition = settings_of("ffhq_0.9pct", "appearance_lpips" if own else "multilevel")["loss"]
-        loss = built(hollowed(definition))
-    if not own:
-        return loss
-    # on this base: a stand-in would have no values
-    return MultiLevelLoss(dict(loss.terms) | {"vsd": ScoreDistillation(base)}, loss.weights | {"vsd": 1.0})
+    return built(hollowed(settings_of("ffhq_0.9pct", "multilevel")["loss"]))
 
 
 def random_base(scale: Scale) -> Any:
     """Return Stable Diffusion 2.1-base, or the miniature's base, with random weights on the default device."""
     from hydra.utils import instantiate
 
+    from lafr.commands.launch import composed
     from lafr.models.base.model import Base
 
     base: Base = instantiate(composed("benchmark_inference")[scale.name].build, _convert_="all")
@@ -294,6 +278,7 @@ def degradation(scale: Scale) -> dict:
     import torch
     from hydra.utils import instantiate
 
+    from lafr.commands.launch import composed
     from lafr.data.degradation.batched import apply_batch
     from lafr.data.degradation.operators import apply
     from lafr.training.timing import measure

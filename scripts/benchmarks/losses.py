@@ -1,24 +1,20 @@
 """What each shipped loss trains and holds in memory: a restoration step at full size, counted on fake tensors."""
 
-from pathlib import Path
 from typing import Any
 
 import lpips
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from lafr.commands import launch
 from lafr.commands.preflight import hollow_objective
 from lafr.evaluation import markdown
 from lafr.losses.kept import bytes_of
 from lafr.training.counting import count_stage, count_step, without_values
 from lafr.training.objectives import RestorationObjective
 from lafr.training.preflight import TIGHT
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def losses(cfg: DictConfig) -> dict:
@@ -78,9 +74,7 @@ def counted(experiment: str, loss: str, preset: str, operations: bool = True) ->
 
 def composed(experiment: str, loss: str, *overrides: str) -> dict[str, Any]:
     """Return the settings of an experiment with another loss and other overrides."""
-    GlobalHydra.instance().clear()  # the command's own configuration was composed from the same folder
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("train", [f"+experiment={experiment}", f"loss={loss}", *overrides])
+    config = launch.composed("train", f"+experiment={experiment}", f"loss={loss}", *overrides)
     return OmegaConf.to_container(config, resolve=True)
 
 

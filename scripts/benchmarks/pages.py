@@ -158,16 +158,15 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
 def astronaut_figure() -> None:
     """Write `results/astronaut.png`: the astronaut (NASA, public domain), four degradations, LQ | LAFR | HQ."""
     import torch
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
+    from lafr.commands.launch import composed
     from lafr.data.packaged import ASTRONAUT, packaged_benchmark
     from lafr.images import write_image
     from lafr.models.restorer import Restorer
 
     restorer = Restorer.from_pretrained("mini")
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        degradation = instantiate(compose("prepare_data", ["output=."]).degradation, _convert_="all")
+    degradation = instantiate(composed("prepare_data", "output=.").degradation, _convert_="all")
     pairs = packaged_benchmark("mini", restorer.resolution, degradation, draws=4, names=ASTRONAUT)
     lq = torch.stack([pairs[i].lq for i in range(4)])
     with torch.no_grad():
@@ -179,10 +178,10 @@ def astronaut_figure() -> None:
 def recipes_figure(samples: int = 6, side: int = 128) -> None:
     """Write `results/recipes.jpg`: the astronaut at 512 px, first samples of each recipe, shown at `side` px."""
     import numpy as np
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
     from PIL import Image, ImageDraw, ImageFont
 
+    from lafr.commands.launch import composed
     from lafr.data.packaged import ASTRONAUT, PackagedFaces
     from lafr.images import to_pil
 
@@ -191,8 +190,7 @@ def recipes_figure(samples: int = 6, side: int = 128) -> None:
     left = 110
     sheet = Image.new("RGB", (left + samples * side, len(recipes) * side), "white")
     for row, name in enumerate(recipes):
-        with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-            chosen = compose("prepare_data", ["output=.", f"degradation={name}"]).degradation
+        chosen = composed("prepare_data", "output=.", f"degradation={name}").degradation
         degradation = instantiate(chosen, _convert_="all")
         ImageDraw.Draw(sheet).text((6, row * side + side // 2 - 8), name, "black", ImageFont.load_default(14))
         for k in range(samples):

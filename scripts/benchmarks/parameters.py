@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
+from lafr.commands.launch import composed
 from lafr.evaluation import markdown
 from lafr.models.base.supported import KNOWN
 from lafr.models.denoiser import Denoiser
@@ -42,8 +42,7 @@ def sd21_denoiser(text: str, **settings: Any) -> Denoiser:
 
 def counted(experiment: str = EXPERIMENT) -> dict:
     """Return an experiment's counts: of the UNet, what pruning leaves of it, LoRA, adapter, and trained in all."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("train", [f"+experiment={experiment}"])
+    config = composed("train", f"+experiment={experiment}")
     build, adapter = config.model.build, instantiate(config.adapter, _convert_="all")
     lora = instantiate(build.lora, _convert_="all")
     with torch.device("meta"):

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -27,8 +25,8 @@ import lafr.storage
 import lafr.training.loop
 import lafr.training.validation
 from lafr.commands.doors import as_hydra, one_line_errors
+from lafr.commands.launch import composed
 from lafr.models.base.model import new_base
-from lafr.storage import shipped
 from scripts.benchmarks.faults.folders import ADAPTER, SIZE, TINY
 
 STAGES = ("codebook", "alignment", "restoration")
@@ -74,13 +72,6 @@ class Workshop:
             "adapter.dead_below=8",
             *more,
         )
-
-
-def composed(name: str, *overrides: str) -> DictConfig:
-    """Return a command's configuration."""
-    GlobalHydra.instance().clear()  # this command's own composition, which is done
-    with initialize_config_dir(str(shipped("configs")), version_base=None):
-        return compose(name, list(overrides))
 
 
 @dataclass(frozen=True)
