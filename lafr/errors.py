@@ -27,6 +27,11 @@ def as_python(parameter: str, value: str | None = None) -> str:
     return name if value is None else f"{name}={value}"
 
 
+def reason_of(error: BaseException, longest: int = 200) -> str:
+    """Return another library's error in one line, its kind where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 class InputError(ValueError):
     """Wrong input, a missing file or an impossible setting; its one-line message says what and how to mend it.
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError
+from lafr.errors import InputError, reason_of
 from lafr.models.folding import PromptAttention, fold_time, remove_time, replace_text, require_foldable
 from lafr.models.loading import load_exactly, planned
 from lafr.models.lora import (
@@ -133,8 +133,7 @@ class Denoiser(nn.Module):
         try:
             self.add_lora(**settings)
         except ValueError as error:  # peft, of targets that no layer has
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"the LoRA of {str(folder)!r} does not fit the UNet: {reason}") from None
+            raise InputError(f"the LoRA of {str(folder)!r} does not fit the UNet: {reason_of(error)}") from None
         set_peft_model_state_dict(self.unet, read_lora(folder, lora_state(self.unet)), adapter_name="default")
 
     def save_pretrained(self, folder: str | Path, merge: bool = False) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError
+from lafr.errors import InputError, reason_of
 from lafr.models.schema import read_object
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
@@ -102,8 +102,7 @@ def planned(kind: type[nn.Module], config: Mapping[str, Any], where: str, own: b
         with torch.device("meta"):
             model = kind.from_config(dict(config))
     except Exception as error:  # a configuration of anything can fail in any way, a division by zero among them
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{where!r} holds a configuration of another kind of model: {reason}") from None
+        raise InputError(f"{where!r} holds a configuration of another kind of model: {reason_of(error)}") from None
     if sum(value.numel() for value in model.state_dict().values()) > MOST_VALUES:
         raise InputError(f"{where!r} asks for more than {MOST_VALUES} weights; it is no model that LAFR can use")
     return model

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,13 +93,16 @@ class Restorer(nn.Module):
     def latents(self, lq: Tensor, fidelity: float = 0.0) -> Latents:
         """Return every latent on the way from `lq [B, 3, H, W]`; `z_aligned` as the adapter made it."""
         require_fidelity(fidelity)
-        z_lq = self.codec.encode(lq)  # [B, C, H/f, W/f]
+        found = self.latents_of(self.codec.encode(lq))
+        if not fidelity:
+            return found
+        # two estimates of one face with different errors: their mean is nearer to it than either
+        return replace(found, z_restored=torch.lerp(found.z_restored, found.z_lq, fidelity))
+
+    def latents_of(self, z_lq: Tensor) -> Latents:
+        """Return every latent on the way from `z_lq [B, C, H/f, W/f]`, at fidelity 0."""
         z_aligned = self.adapter(z_lq)  # [B, C, H/f, W/f]
-        z_restored = self.denoiser(z_aligned)  # [B, C, H/f, W/f]
-        if fidelity:
-            # two estimates of one face with different errors: their mean is nearer to it than either
-            z_restored = torch.lerp(z_restored, z_lq, fidelity)
-        return Latents(z_lq, z_aligned, z_restored)
+        return Latents(z_lq, z_aligned, self.denoiser(z_aligned))
 
     @torch.no_grad()
     def restore_images(self, given: ImageLike | Sequence[ImageLike], fidelity: float = 0.0) -> Any:
@@ -143,12 +146,27 @@ class Restorer(nn.Module):
             text: "none", or "empty_prompt" to keep cross-attention; see `Denoiser.from_base`.
         """
         base = Base.from_pretrained(folder, remedy, offline, sha256, expect, variant, text=text != "none")
+        settings = dict(expect=expect, variant=variant)
+        return cls.on_base(base, adapter, resolution, timestep, scale_input, lora, text, settings)
+
+    @classmethod
+    def on_base(
+        cls,
+        base: Base,
+        adapter: Adapter,
+        resolution: int,
+        timestep: int,
+        scale_input: bool = True,
+        lora: dict | None = None,
+        text: str = "none",
+        base_settings: dict | None = None,
+    ) -> "Restorer":
+        """Build an untrained restorer on a loaded base, whose UNet is pruned in place; arguments as of `from_base`."""
         null = None if text == "none" else base.null_embedding
-        # from_base works on the UNet in place: `base` must not be used for another restorer
         denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
         if lora is not None:
             denoiser.add_lora(**lora)
-        return cls(base.codec(), adapter, denoiser, resolution, base.source, dict(expect=expect, variant=variant))
+        return cls(base.codec(), adapter, denoiser, resolution, base.source, base_settings)
 
     def save_pretrained(self, folder: str | Path, full: bool = False) -> None:
         """Write what was trained and a reference to the base; with `full`, everything."""

@@ -20,7 +20,7 @@ from lafr.models.base.sources import CONFIGS, NotThere, find
 from lafr.models.base.supported import KNOWN
 from lafr.models.codec import Codec
 from lafr.models.denoiser import DENOISER, Denoiser, hollow_unet
-from lafr.models.loading import planned, read_config, require_shapes
+from lafr.models.loading import planned, read_config, require_file, require_shapes
 from lafr.models.lora import WEIGHTS as LORA_WEIGHTS
 from lafr.models.restorer import ADAPTER_WEIGHTS, Restorer, base_of, model_folder
 from lafr.models.saved import Saved
@@ -121,11 +121,7 @@ def hollow_restorer(
     """Return a restorer without values, on the meta device; the arguments are those of `Restorer.from_base`."""
     base = hollow_base(folder, **base_settings)
     with torch.device("meta"):
-        null = None if text == "none" else base.null_embedding
-        denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
-        if lora is not None:
-            denoiser.add_lora(**lora)
-        return Restorer(base.codec(), adapter, denoiser, resolution)
+        return Restorer.on_base(base, adapter, resolution, timestep, scale_input, lora, text)
 
 
 def hollow_saved(folder: str | Path = "mini", base: str | Sequence[str] | None = None, **_: Any) -> Restorer:
@@ -140,7 +136,7 @@ def hollow_saved(folder: str | Path = "mini", base: str | Sequence[str] | None =
     with torch.device("meta"):
         adapter = build_adapter(saved.adapter["kind"], **saved.adapter["settings"])
         if own := adapter.state_dict():
-            require_files([place / ADAPTER_WEIGHTS], own)
+            require_fits(place / ADAPTER_WEIGHTS, own)
         if saved.base is not None:
             common = dict(scale_input=saved.scale_input, lora=saved.lora, text=saved.text, **saved.base_settings)
             source = base or base_of(place, saved.base)
@@ -148,19 +144,17 @@ def hollow_saved(folder: str | Path = "mini", base: str | Sequence[str] | None =
         else:
             vae = planned(AutoencoderKL, read_config(place / "codec"), str(place / "codec"))
             unet, alpha_bar = hollow_unet(place / "denoiser", saved.text)
-            require_files([place / "denoiser" / DENOISER], unet.state_dict())
+            require_fits(place / "denoiser" / DENOISER, unet.state_dict())
             denoiser = Denoiser(unet, saved.timestep, alpha_bar, saved.scale_input, saved.text)
             if saved.lora is not None:
                 denoiser.add_lora(**saved.lora)
             restorer = Restorer(Codec(vae), adapter, denoiser, saved.resolution)
-    if saved.lora is not None and not (place / "denoiser" / LORA_WEIGHTS).is_file():
-        raise InputError(f"{str(place / 'denoiser' / LORA_WEIGHTS)!r} is missing; give a folder that LAFR saved")
+    if saved.lora is not None:
+        require_file(place / "denoiser" / LORA_WEIGHTS)
     return restorer.requires_grad_(False)
 
 
-def require_files(files: Sequence[Path], wanted: Mapping[str, torch.Tensor]) -> None:
-    """Raise InputError unless the files are there and their headers hold exactly the tensors of `wanted`."""
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{str(path)!r} is missing; give a folder that LAFR saved")
-    require_shapes(files, wanted)
+def require_fits(path: Path, wanted: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError unless a file is there and its header holds exactly the tensors of `wanted`."""
+    require_file(path)
+    require_shapes([path], wanted)

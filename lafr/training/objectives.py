@@ -352,10 +352,7 @@ class RestorationObjective(LossObjective):
 
     def restored_latents(self, batch: Batch) -> Tensor:
         """Return z_restored `[B, C, h, w]`."""
-        if self.kept_lq is None:
-            return self.restorer.latents(batch["lq"]).z_restored
-        z_lq = lq_latents(batch, self.restorer.codec, self.kept_lq)
-        return self.restorer.denoiser(self.restorer.adapter(z_lq))
+        return self.restorer.latents_of(lq_latents(batch, self.restorer.codec, self.kept_lq)).z_restored
 
     def decode_crops(self, side: int, seed: int) -> None:
         """Decode only a crop of each face for the loss: an approximation, as the decoder then lacks its surroundings.

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, reason_of, setting
 from lafr.models.base.single_file import load_single_file
 from lafr.models.base.sources import CONFIGS, TEXT, Found, find, require_pinned, weights
 from lafr.models.base.supported import known, require_known
@@ -144,8 +144,7 @@ def read_scheduler(folder: Path) -> DDPMScheduler:
     try:
         scheduler = DDPMScheduler.from_config(config)
     except Exception as error:  # as in `planned`
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{str(path)!r} holds a configuration of another kind of model: {reason}") from None
+        raise InputError(f"{str(path)!r} holds a configuration of another kind of model: {reason_of(error)}") from None
     alphas = scheduler.alphas_cumprod
     if not bool(((alphas >= 0) & (alphas <= 1)).all()):
         raise InputError(f"{str(path)!r} is no noise schedule: its betas are not all from 0 to 1")
@@ -191,8 +190,7 @@ def empty_prompt(folder: Path) -> Tensor:
         settings = dict(variant=variant, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
         encoder, loaded = CLIPTextModel.from_pretrained(where, local_files_only=True, **settings)
     except Exception as error:  # as in `planned`
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{str(where)!r} or tokenizer/ next to it cannot be read: {reason}") from None
+        raise InputError(f"{str(where)!r} or tokenizer/ next to it cannot be read: {reason_of(error)}") from None
     if loaded["missing_keys"]:  # transformers gives them a random start and only warns
         raise InputError(f"weights in {str(where)!r} do not fit: {min(loaded['missing_keys'])} is missing")
     require_finite(encoder.state_dict(), where)

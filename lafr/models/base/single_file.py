@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, reason_of, setting
 from lafr.models.base.supported import KNOWN, differences, known, require_known
 from lafr.models.loading import MOST_VALUES, require_finite
 from lafr.storage import write_json
@@ -93,8 +93,7 @@ def _read(path: Path, meta: bool = False) -> dict[str, Tensor]:
             f"{str(path)!r} holds more than weights, or is damaged, and isn't unpickled; give it as .safetensors"
         ) from None
     except Exception as error:  # SafetensorError, OSError of a torn zip, and whatever a damaged pickle raises
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputError(f"{str(path)!r} can't be read ({reason}); fetch it again") from None
+        raise InputError(f"{str(path)!r} can't be read ({reason_of(error, 100)}); fetch it again") from None
     # PyTorch Lightning nests the weights, some tools twice
     for _ in range(2):
         state = state.get("state_dict", state) if isinstance(state, dict) else {}
