@@ -62,13 +62,13 @@ def run(faces, degradation, accelerator, tmp_path):
 def test_a_signal_saves_the_running_step_and_the_resumed_run_is_the_unbroken_one(run, tmp_path):
     whole = run(Toy(), "whole")
     for number in SIGNALS:
-        name = signal.Signals(number).name
+        name, before = signal.Signals(number).name, signal.getsignal(number)
         with pytest.raises(Stopped, match=f"{name}.* step 3"):
             run(Toy({8: number}), name)  # the first micro-batch of the third step
         assert (tmp_path / name / "step_00000003" / "sha256.json").is_file()
         colour, log = run(Toy(), name)
         assert torch.equal(colour, whole[0]) and log == whole[1], name
-        assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+        assert signal.getsignal(number) == before, name  # SIGINT is ignored where a shell has put the tests aside
     with pytest.raises(Stopped, match="step 6"):
         run(Toy({23: signal.SIGTERM}), "last")  # in the last step: the rest of the stage is left to the next start
     assert torch.equal(run(Toy(), "last")[0], whole[0])
