@@ -122,25 +122,30 @@ def may_be_short(stages: Iterable[tuple[Any, int]]) -> bool:
 
 def memory_finding(settings: Mapping, objectives: "dict[str, tuple[Any, int]]") -> "Finding":
     """Count the memory of every stage; where the device has less, find settings that fit."""
-    from lafr.commands.train import precision_here
     from lafr.training import preflight
 
-    trainer, resolution, available = settings["trainer"], settings["model"]["resolution"], free_memory()
-    precision = precision_here(trainer["mixed_precision"], quiet=True)
-    peaks = {}
-    for name, (objective, faces) in objectives.items():
-        peaks[name] = preflight.peak_bytes(objective, faces, resolution, precision, trainer["gradient_checkpointing"])
-    return preflight.memory(peaks, available, lambda stage: lighter(settings, stage, available or 0.0))
+    available = free_memory()
+    return preflight.memory(
+        peaks(settings, objectives), available, lambda stage: lighter(settings, stage, available or 0.0)
+    )
+
+
+def peaks(settings: Mapping, objectives: "Mapping[str, tuple[Any, int]]") -> dict[str, int]:
+    """Return the bytes that a step of each stage holds at its peak."""
+    from lafr.commands.train import precision_here
+    from lafr.training.preflight import peak_bytes
+
+    trainer, resolution = settings["trainer"], settings["model"]["resolution"]
+    how = precision_here(trainer["mixed_precision"], quiet=True), trainer["gradient_checkpointing"]
+    return {name: peak_bytes(objective, faces, resolution, *how) for name, (objective, faces) in objectives.items()}
 
 
 def lighter(settings: Mapping, stage: str, available: float) -> str:
     """Return, in words, the preset under which a stage fits the device, or one face at a time; else that none does."""
-    from lafr.commands.train import precision_here
     from lafr.errors import setting
-    from lafr.training.preflight import gigabytes, missing, peak_bytes
+    from lafr.training.preflight import gigabytes, missing
 
-    own, resolution = settings["stage"][stage], settings["model"]["resolution"]
-    alone = {"accumulation": own["batch_size"] // processes(), "gradient_checkpointing": True}
+    alone = {"accumulation": settings["stage"][stage]["batch_size"] // processes(), "gradient_checkpointing": True}
     # the lightest last; in words, and what it changes
     ways = [(setting("trainer", name), preset) for name, preset in presets().items()]
     ways.append((" ".join(setting(key, value) for key, value in alone.items()), alone))
@@ -148,10 +153,9 @@ def lighter(settings: Mapping, stage: str, available: float) -> str:
     for words, changes in ways:
         changed = {**settings, "stages": [stage], "trainer": {**settings["trainer"], **changes}}
         findings, objectives = stage_findings(changed)
-        for objective, faces in () if missing(findings) else objectives.values():
-            precision = precision_here(changed["trainer"]["mixed_precision"], quiet=True)
-            checkpointing = changed["trainer"]["gradient_checkpointing"]
-            peak = peak_bytes(objective, faces, resolution, precision, checkpointing)
+        if missing(findings):
+            continue
+        for peak in peaks(changed, objectives).values():
             if peak < available:
                 return f"{words} needs {gigabytes(peak)}"
             least = f"even {words} needs {gigabytes(peak)}"

@@ -204,10 +204,20 @@ def pair_benchmark(name: str, lq: str | None, hq: str | None, resolution: int) -
     return PairedBenchmark(name, str(folder.parent), resolution, folder.name, hq and str(Path(hq).absolute()))
 
 
+INDEX = "index.json"  # of a set that `lafr prepare` made: its settings, and a record of each file
+
+
+def prepared_index(root: Path) -> dict | None:
+    """Return the index of a set that `lafr prepare` made, None for other folders; DamagedError where it has changed."""
+    path = root / INDEX
+    # sets that were prepared by an earlier version carry no seal
+    return read_sealed(path, required=False) if path.is_file() else None
+
+
 def prepared_side(root: Path) -> int | None:
     """Return the side in pixels of a set that `lafr prepare` made, None for other folders."""
-    index = root / "index.json"
-    return read_sealed(index, required=False)["settings"]["resolution"] if index.is_file() else None
+    index = prepared_index(root)
+    return index["settings"]["resolution"] if index is not None else None
 
 
 def match_by_stem(images: Sequence[Path], references: Sequence[Path]) -> list[Path]:

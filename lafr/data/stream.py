@@ -109,29 +109,29 @@ class PairStream(Dataset):
         num_workers = min(num_workers, os.cpu_count() or 1)
         if num_workers:
             cv2.setNumThreads(1)  # here, as long as its threads are there to be ended; see `start_worker`
-        leaving = multiprocessing.RawValue("b", 0)
-        Finalize(None, leave, (leaving,), exitpriority=1)  # before the loader processes that are left are ended
+            leaving = multiprocessing.RawValue("b", 0)
+            Finalize(None, leave, (leaving,), exitpriority=1)  # before the loader processes that are left are ended
         return DataLoader(
             self,
             batch_sampler=_Steps(first_step, max_steps, batch_size, accumulation, rank, world),
             num_workers=num_workers,
             # workers keep their decoded faces for the whole stage
             persistent_workers=num_workers > 0,
-            worker_init_fn=partial(start_worker, leaving),
+            worker_init_fn=partial(start_worker, leaving) if num_workers else None,
             generator=torch.Generator(),  # by default DataLoader draws a seed from the global random state
         )
 
 
-def start_worker(leaving: Any, number: int = 0) -> None:
+def start_worker(leaving: Any, _: int) -> None:
     """Prepare a loader process."""
-    outlive_signals(leaving, number)
+    outlive_signals(leaving)
     # torch gives a worker one thread; OpenCV would start one for each core. A forked one has its parent's setting, and
     # must not change it: OpenCV would wait for the parent's threads, which it has not got
     if cv2.getNumThreads() != 1:
         cv2.setNumThreads(1)
 
 
-def outlive_signals(leaving: Any, _: int = 0) -> None:
+def outlive_signals(leaving: Any) -> None:
     """Let a loader process outlive the signals that its whole group gets: the main process still saves its step.
 
     SIGTERM ends it once `leaving` is set, as the main process ends its loaders by that when it exits.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lafr.data.benchmarks import Benchmark, PairedBenchmark
+from lafr.data.benchmarks import Benchmark, PairedBenchmark, prepared_index
 from lafr.data.severity import BOUNDARY, MARGIN, SETS, is_clear, psnr, severity_of, sharpness
 from lafr.errors import InputError, setting
 from lafr.images import to_uint8
-from lafr.storage import read_sealed, sha256_of_file
+from lafr.storage import sha256_of_file
 
 SAMPLE = 32  # files that are hashed, evenly spaced
 
@@ -38,10 +38,9 @@ def check_set(
 
 def index_check(benchmark: PairedBenchmark, severity: str | None) -> list[str]:
     """Compare the names of all files, and the sha256 of some, with the index that prepare_data.py wrote."""
-    path = benchmark.root / "index.json"
-    if not path.is_file():
+    index = prepared_index(benchmark.root)
+    if index is None:
         return [f"{len(benchmark):,} images in {benchmark.root}: no index.json, so no file was checked by its hash"]
-    index = read_sealed(path, required=False)
     made = index.get("dataset")
     if severity and made in SETS.values() and made != SETS[severity]:
         raise InputError(
@@ -111,8 +110,8 @@ def measured_pairs(benchmark: PairedBenchmark) -> list[tuple[float, bool]]:
 
     Taken from the index of a set that was prepared; else measured.
     """
-    path = benchmark.root / "index.json"
-    noted = {entry["file"]: entry for entry in read_sealed(path, required=False)["files"]} if path.is_file() else {}
+    index = prepared_index(benchmark.root) or {"files": []}
+    noted = {entry["file"]: entry for entry in index["files"]}
     own = [noted.get(Path(os.path.relpath(file, benchmark.root)).as_posix(), {}) for file in benchmark.lq]
     if all("psnr_rgb" in entry and "sharper" in entry for entry in own):
         return [(entry["psnr_rgb"], entry["sharper"]) for entry in own]
@@ -130,8 +129,8 @@ def measured_pairs(benchmark: PairedBenchmark) -> list[tuple[float, bool]]:
 
 def prepared_filter(benchmark: Benchmark) -> str | None:
     """Return the filter with which `lafr prepare` brought a set to its size; None where no index says so."""
-    path = benchmark.root / "index.json" if isinstance(benchmark, PairedBenchmark) else None
-    return read_sealed(path, required=False)["settings"].get("filter") if path is not None and path.is_file() else None
+    index = prepared_index(benchmark.root) if isinstance(benchmark, PairedBenchmark) else None
+    return None if index is None else index["settings"].get("filter")
 
 
 def spread(items: Iterable[Any]) -> list:

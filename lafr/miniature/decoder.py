@@ -1,13 +1,11 @@
 """The miniature's tiny decoder: latents and what the exact decoder makes of them, and what learns to do the same."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,7 +16,7 @@ from lafr.models.base.model import Base
 from lafr.models.codec import Codec
 from lafr.models.restorer import Restorer
 from lafr.models.tiny import save_tiny
-from lafr.storage import atomic_write, sha256_of_tensors, sha256_of_values
+from lafr.storage import read_tensors, sha256_of_tensors, sha256_of_values, write_tensors
 from lafr.training.objectives import Batch, Objective
 
 CHUNK = 64  # items of a cached file
@@ -114,15 +112,17 @@ def decoded_latents(
     parts = []
     for start in tqdm(range(0, count, CHUNK), desc="latents", unit="file", leave=False):
         path = folder / f"{start:06d}-{min(start + CHUNK, count):06d}.safetensors"
-        if not path.is_file():
+        facts = {"set": folder.name, "items": path.stem}
+        found = read_tensors(path, facts)
+        if found is None:
             made = [pairs(n) for n in range(start, min(start + CHUNK, count))]
             clean = restorer.codec.encode(torch.stack([pair["hq"] for pair in made[::2]]))
             z = clean.repeat_interleave(2, 0)[: len(made)]
             if made[1::2]:
                 z[1::2] = restorer.latents(torch.stack([pair["lq"] for pair in made[1::2]])).z_restored
             found = {"z": z.half(), "decoded": restorer.codec.decode(z).half()}
-            atomic_write(path, partial(save_file, found))
-        parts.append(load_file(path))
+            write_tensors(path, found, facts)
+        parts.append(found)
     return {name: torch.cat([part[name] for part in parts]) for name in ("z", "decoded")}
 
 

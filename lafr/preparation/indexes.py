@@ -8,18 +8,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from lafr.data.benchmarks import INDEX, prepared_index
 from lafr.errors import InputError, setting
 from lafr.provenance import differences
-from lafr.storage import read_sealed, sha256_of_file
-
-INDEX = "index.json"
+from lafr.storage import sha256_of_file
 
 
 def read_index(folder: Path) -> dict | None:
     """Return the index of a prepared dataset, None for an absent or empty folder; InputError for any other folder."""
-    path = folder / INDEX
-    if path.is_file():
-        return read_sealed(path, required=False)
+    index = prepared_index(folder)
+    if index is not None:
+        return index
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{str(folder)!r} holds other files and no {INDEX}; choose another {setting('output')}")
     return None

@@ -48,7 +48,7 @@ class Painter:
         box = tuple(value * scale for value in FACE)
         return [Detection(box, POINTS * scale, 0.9)] * self.faces
 
-    def __call__(self, photo, fidelity, aligned, detections):
+    def __call__(self, photo, fidelity, aligned, detections, least_likeness):
         painted = photo.copy()
         for detection in detections:
             ImageDraw.Draw(painted).rectangle(detection.box, fill=(200, 30, 30))
@@ -290,7 +290,7 @@ def test_force_and_upscale_reach_the_frames_and_the_faces_that_are_left_are_coun
     asked = []
 
     class Left(Painter):
-        def __call__(self, photo, fidelity, aligned, detections, **how):
+        def __call__(self, photo, fidelity, aligned, detections, least_likeness, **how):
             asked.append(how)
             reports = [FaceReport(d.box, d.points, d.score, 60, "left", "too small: 9 px") for d in detections]
             return PhotoResult(photo.resize((2 * photo.width, 2 * photo.height)), reports, False, 0.0)

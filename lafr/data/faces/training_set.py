@@ -3,8 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+from lafr.data.benchmarks import INDEX, prepared_index
 from lafr.data.faces.sources import FaceSet, File
-from lafr.storage import read_json
 
 
 def training_set(faces: FaceSet, held_out: FaceSet) -> dict:
@@ -27,14 +27,14 @@ def training_set(faces: FaceSet, held_out: FaceSet) -> dict:
 def set_of(folder: Path) -> Path:
     """Return the prepared set that holds a folder of images; the folder itself where none does."""
     # FFHQ's images may lie in folders of a thousand
-    return next((place for place in (folder, folder.parent) if (place / "index.json").is_file()), folder)
+    return next((place for place in (folder, folder.parent) if (place / INDEX).is_file()), folder)
 
 
 def described(place: Path | None) -> dict:
     """Return name, filter and side of a set, as far as they are known; None stands for shards and datasets."""
     if place is None:
         return {"name": "shards or a dataset"}
-    index = read_json(place / "index.json") if (place / "index.json").is_file() else {}
+    index = prepared_index(place) or {}
     settings = index.get("settings", {})
     name = {"name": index.get("dataset", place.absolute().name)}
     return name | {key: settings[key] for key in ("filter", "resolution") if key in settings}

@@ -88,12 +88,9 @@ def restore_video(
         detections = tracker(photo_restorer.detect(photo), seconds)
         if not detections and upscale == 1:
             return photo, 0
-        known = [track.guarded for track in tracker.shown]
         # a face near the guard's threshold would flicker between restored and left
-        least: dict[str, Any] = (
-            {"least_likeness": list(map(least_of, known))} if any(was is not None for was in known) else {}
-        )
-        result = cast(PhotoResult, photo_restorer(photo, detections=detections, **how, **least))
+        least = [least_of(track.guarded) for track in tracker.shown]
+        result = cast(PhotoResult, photo_restorer(photo, detections=detections, least_likeness=least, **how))
         for track, face in zip(tracker.shown, result.faces, strict=True):
             if face.likeness is not None:
                 track.guarded = face.status == "left" and face.reason.startswith(OTHER)
