@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lafr.errors import InputError, need
+from lafr.evaluation.figures import save_svg
 from lafr.metrics.registry import HIGHER, LOWER, describe, first_of
 from lafr.storage import atomic_write
 
@@ -55,7 +56,7 @@ def write_curve(
         folder: to write `name`.png and .svg into.
         name: of the files.
     """
-    matplotlib = need("matplotlib", "'lafr[samples]'")
+    need("matplotlib", "'lafr[samples]'")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -80,9 +81,8 @@ def write_curve(
     axes.grid(color="#e5e5e5", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     files = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with matplotlib.rc_context({"svg.hashsalt": "lafr"}):  # neither random ids nor a date: equal numbers, equal bytes
-        atomic_write(files[0], lambda temporary: figure.savefig(temporary, dpi=160))
-        atomic_write(files[1], lambda temporary: figure.savefig(temporary, metadata={"Date": None}))
+    atomic_write(files[0], lambda temporary: figure.savefig(temporary, dpi=160))
+    save_svg(figure, files[1])
     return files
 
 

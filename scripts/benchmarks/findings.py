@@ -14,6 +14,7 @@ from lafr.commands.evaluate import plan_from_config
 from lafr.commands.launch import command_line, composed
 from lafr.errors import InputError, need
 from lafr.evaluation import intervals, markdown
+from lafr.evaluation.figures import save_svg
 from lafr.evaluation.plan import LQ
 from lafr.evaluation.run import evaluate
 from lafr.evaluation.summary import mean_and_interval
@@ -21,7 +22,7 @@ from lafr.metrics.registry import describe
 from lafr.miniature.build import summaries
 from lafr.models.saved import INDEX
 from lafr.provenance import provenance
-from lafr.storage import JsonLines, atomic_write, read_json
+from lafr.storage import JsonLines, read_json
 
 Scores = Mapping[str, np.ndarray]  # metric -> a number an image
 
@@ -152,7 +153,6 @@ def training(seeds: Mapping[int, Path]) -> dict:
 def draw(claim: dict, path: Path) -> None:
     """Draw a claim: each metric of each method with its interval, or validation's PSNR over seconds."""
     need("matplotlib", "'lafr[figures]'")
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -175,9 +175,7 @@ def draw(claim: dict, path: Path) -> None:
             axes.set_yticks(places, list(claim["methods"]) if place == 1 else [""] * len(values), fontsize=8)
             axes.set_title(f"{describe(metric).label} {describe(metric).direction}", fontsize=9)
             axes.tick_params(axis="x", labelsize=7)
-    # without a date and with fixed identifiers: the same numbers give the same file
-    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
-        atomic_write(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
+    save_svg(figure, path)
 
 
 def findings_table(record: dict) -> str:

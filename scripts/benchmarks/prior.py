@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -15,10 +14,11 @@ from tqdm import tqdm
 from lafr.commands.devices import choose_device
 from lafr.errors import InputError, need
 from lafr.evaluation import markdown
+from lafr.evaluation.figures import save_svg
 from lafr.images import write_image
 from lafr.miniature.objectives import PriorObjective
 from lafr.models.base.model import Base
-from lafr.storage import atomic_write, read_json
+from lafr.storage import read_json
 
 ERRORS = ("eps_mse", *(f"eps_mse_t{time}" for time in PriorObjective.PROBED))
 
@@ -76,7 +76,7 @@ def tiled(images: Tensor) -> Tensor:
 
 def figure(points: Sequence[dict], path: Path) -> None:
     """Draw the errors, each over its first value: they differ thirtyfold between times."""
-    matplotlib: Any = need("matplotlib", "'lafr[figures]'")
+    need("matplotlib", "'lafr[figures]'")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -92,8 +92,7 @@ def figure(points: Sequence[dict], path: Path) -> None:
     axes.legend(frameon=False)
     axes.grid(color="#e5e5e5", lw=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    with matplotlib.rc_context({"svg.hashsalt": "lafr"}):  # equal numbers, equal bytes
-        atomic_write(path, lambda temporary: drawn.savefig(temporary, format="svg", metadata={"Date": None}))
+    save_svg(drawn, path)
 
 
 def prior_table(record: dict) -> str:
