@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test walk test-slow lint tables clean
+.PHONY: quickstart test walk test-slow lint release tables clean
 
 $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -46,6 +46,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+release: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 tables: $(READY)
 	$(BIN)/python -m scripts.benchmarks pages
