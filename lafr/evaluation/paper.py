@@ -302,7 +302,7 @@ def print_in_terminal(table: PaperTable) -> None:
     print(f"{heading(table)}\n")
     for record in records(table):
         print_table(record)
-        print("".join(f"Blank: {reason}.\n" for reason in record.get("blanks", ())))
+        print()
 
 
 def plain(head: str, headings: Sequence[str], cells: Sequence[Sequence[str]], latex: bool) -> str:

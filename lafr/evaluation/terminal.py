@@ -32,6 +32,8 @@ def print_table(record: dict, width: int | None = None) -> None:
             console.print(part)
     for note in notes(record, brief=True):  # why something wasn't measured is said before the run, and in its files
         console.print(note, markup=False)
+    for reason in record.get("blanks", ()):
+        console.print(f"Blank: {reason}.", markup=False)
     if record.get("latents"):
         console.print(", ".join(f"{name} {value:.4g}" for name, value in record["latents"].items()))
 

@@ -14,6 +14,7 @@ import lafr.commands.reproduce
 from lafr.errors import InputError
 from lafr.evaluation.paper import ALIGNMENT, OURS, TABLES, costs, curve_of, needs, records, shown, table_of
 from lafr.evaluation.tables import shown as cell_of
+from lafr.evaluation.terminal import print_table
 from lafr.storage import shipped, write_json
 from lafr.training.preflight import Finding
 
@@ -82,6 +83,9 @@ def test_every_cell_of_an_assembled_table_is_its_json_and_every_blank_is_named(m
     assert "musiq was not measured" in text and "Scored at 512 px; protocol lafr" in text
     latex = shown(TABLE_4, "latex")
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 1
+    print_table(record, 80)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("Blank: ") for line in lines) == 3 and max(map(len, lines)) <= 80
     out, _ = command(monkeypatch, capsys, "4", "--format", "terminal")
     assert "24.00" in out and "Blank: residual codes" in out and "| method" not in out
     assert r"\textbf{24.00}" in latex and "Not measured: MUSIQ." in latex
