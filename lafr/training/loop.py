@@ -66,7 +66,8 @@ def train(
         optimizer: "adamw", or "adamw8bit", whose two averages take one byte per value (needs bitsandbytes).
         learning_rate: AdamW's.
         weight_decay: AdamW's.
-        warmup_steps: steps over which the learning rate rises from 0.
+        warmup_steps: steps over which the learning rate rises from 0, which is that of the first step, as in diffusers:
+            with a warm-up, a run of one step moves no weight.
         schedule: any of diffusers' schedules, such as "cosine".
         clip_norm: largest norm of the gradient.
         ema_decay: decay of the averaged weights that become the result; None for none.
@@ -142,6 +143,7 @@ def train(
                 adamw.step()  # a no-op until gradients are synchronised
                 adamw.zero_grad()
                 all_terms.append({key: value.detach() for key, value in terms.items()})
+        rate = scheduler.get_last_lr()[0]  # of this step
         scheduler.step()
         learned = objective.after_step(state.step, accelerator.gather) or {}
         if ema:
@@ -154,7 +156,7 @@ def train(
         logged = step % log_every == 0 or step % checkpoint_every == 0 or step == max_steps
         if logged or asked:
             numbers = mean_terms(all_terms, accelerator) | {name: float(value) for name, value in learned.items()}
-            log.terms(step, numbers, scheduler.get_last_lr()[0], norm, written=logged)
+            log.terms(step, numbers, rate, norm, written=logged)
         log.advance()
         if log_pairs:
             log.pairs(pairs.record(n) for n in range((step - 1) * batch_size, step * batch_size))

@@ -145,9 +145,11 @@ def test_the_result_with_ema_is_the_average_kept_by_hand(run, monkeypatch):
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine(run, tmp_path):
     run(Toy(), schedule="cosine", warmup_steps=4, max_steps=12, learning_rate=0.5)
-    logged = [line["learning_rate"] for line in log(tmp_path / "run")]  # of the step to come
-    warm = [0.5 * s / 4 for s in range(1, 4)]
-    assert logged == pytest.approx(warm + [0.25 * (1 + math.cos(math.pi * (s - 4) / 8)) for s in range(4, 13)])
+    logged = [line["learning_rate"] for line in log(tmp_path / "run")]
+    warm = [0.5 * s / 4 for s in range(4)]
+    assert logged == pytest.approx(warm + [0.25 * (1 + math.cos(math.pi * (s - 4) / 8)) for s in range(4, 12)])
+    # the first step has a rate of 0, as in diffusers: alone, it moves nothing
+    assert torch.equal(run(Toy(), "one", warmup_steps=4, max_steps=1)["colour"], Toy().colour)
 
 
 def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(run, tmp_path):
