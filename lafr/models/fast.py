@@ -68,8 +68,8 @@ def optimised(
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype called `name`; "auto" chooses the fastest that the device supports in hardware.
 
-    That is bfloat16 where a processor has instructions for it (AVX512-BF16, AMX; GPUs by torch's report), float16 on
-    an older GPU, float32 elsewhere.
+    That is bfloat16 where a processor has instructions for it (AVX512-BF16, AMX; GPUs by torch's report) and
+    ATEN_CPU_CAPABILITY does not keep PyTorch from them, float16 on an older GPU, float32 elsewhere.
     """
     if name not in DTYPES:
         raise InputError("dtype", name, f"one of {', '.join(DTYPES)}")
@@ -77,8 +77,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    # what the processor has, whatever of it PyTorch may use
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else torch.float32
+    used = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.bfloat16 if used and (found.get("avx512_bf16") or found.get("amx_bf16")) else torch.float32
 
 
 def fold_upsampling(model: nn.Module) -> None:

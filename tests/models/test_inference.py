@@ -91,13 +91,15 @@ def test_a_compiled_restorer_restores_as_the_eager_one_does(model_folder):
 
 def test_auto_takes_bfloat16_only_where_the_processor_multiplies_it(monkeypatch):
     cpu = torch.device("cpu")
-    for found, wanted in (
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
-        ({}, torch.float32),
+    for found, used, wanted in (
+        ({"avx512_bf16": True}, "AVX512", torch.bfloat16),
+        ({"amx_bf16": True}, "AVX512", torch.bfloat16),
+        ({"avx512_bf16": True}, "AVX2", torch.float32),  # ATEN_CPU_CAPABILITY=avx2
+        ({"avx512_f": True, "avx512_bf16": False}, "AVX512", torch.float32),
+        ({}, "AVX2", torch.float32),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda used=used: used)
         assert choose_dtype("auto", cpu) == wanted
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert choose_dtype("auto", torch.device("cuda")) == torch.float16

@@ -179,6 +179,7 @@ def test_a_hub_that_answers_will_give_the_base_model_and_one_that_does_not_will_
 
 def test_bf16_falls_back_where_the_processor_lacks_it_and_says_so(monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for found, precision in (({"avx512_bf16": False}, "no"), ({"avx512_bf16": True}, "bf16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
         assert precision_here("bf16") == precision
