@@ -10,6 +10,7 @@ from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.evaluation.tables import markdown_table
 from lafr.models.restorer import Restorer
+from lafr.provenance import training_set_in_words
 
 CARD = "README.md"
 ROW = "LAFR"  # in a result: the model itself; other rows are inputs, controls and ceilings
@@ -80,7 +81,8 @@ def model_card(
         full: is everything in the folder, or a reference to the base?
         results: records of `scripts/eval.py` for this model; their row "LAFR" also goes into the metadata.
         licence: of the weights, by its name on the hub; the miniature's is known.
-        training_data: what the model learned from; the miniature's is known.
+        training_data: what the model learned from; by the record in its folder where there is one, the miniature's is
+            known.
         usage: Markdown on how to call it.
     """
     mini = restorer.base == "mini"
@@ -97,6 +99,8 @@ def model_card(
     )
     kind, codes = restorer.adapter.kind, [len(layer.codebook) for layer in restorer.adapter.quantizer.layers]
     networks = ", ".join(sorted(restorer.trained_with))
+    learned = restorer.training_set
+    faces = f"{training_set_in_words(learned)}." if learned else "Not stated at the export."
     adapter = f"{kind} of {' + '.join(f'{n:,}' for n in codes)} codes" if codes else kind
     text = "deleted" if restorer.denoiser.text == "none" else restorer.denoiser.text
     partial = "what was trained, and a reference to the base model"
@@ -114,7 +118,7 @@ def model_card(
         usage=usage,
         facts=markdown.table(["what", "value"], facts.items()),
         resolution=restorer.resolution,
-        training_data=training_data or (MINI_DATA if mini else "Not stated at the export."),
+        training_data=training_data or (MINI_DATA if mini and not learned else faces),
         evaluation="\n\n".join(map(section, results)) or "Not evaluated: no result was given at the export.",
         trained_with=f"\n\nIts losses used {networks}: a score by one of these is biased." if networks else "",
         licence=f"Weights: {licence}."

@@ -296,7 +296,7 @@ def fused(restorer: Restorer) -> Restorer:
     denoiser = copy.deepcopy(restorer.denoiser)
     denoiser.merge_lora()
     merged = Restorer(restorer.codec, restorer.adapter, denoiser, restorer.resolution)
-    merged.trained_with = restorer.trained_with
+    merged.trained_with, merged.training_set = restorer.trained_with, restorer.training_set
     return merged.requires_grad_(False).eval()
 
 

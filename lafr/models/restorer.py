@@ -22,6 +22,7 @@ from lafr.models.lora import lora_settings
 from lafr.models.saved import BASE_SETTINGS, INDEX, Saved
 from lafr.models.schema import require_fit
 from lafr.models.tiny import FOLDER, find_tiny, load_tiny, save_tiny
+from lafr.provenance import TRAINING_SET, read_training_set, write_training_set
 from lafr.storage import atomic_write
 from lafr.weights import mini_folder
 
@@ -79,6 +80,7 @@ class Restorer(nn.Module):
         self.resolution, self.base = resolution, base
         self.base_settings = dict.fromkeys(BASE_SETTINGS) | (base_settings or {})
         self.trained_with: frozenset[str] = frozenset()  # origins of the pretrained networks used by its losses
+        self.training_set: dict | None = None  # the record of its training faces, see `lafr.provenance`
 
     def forward(self, lq: ImageLike | Sequence[ImageLike], fidelity: float = 0.0) -> Any:
         """Restore images given in any form, see `as_images`; raises InputError when `fidelity` is not in 0..1."""
@@ -201,6 +203,8 @@ class Restorer(nn.Module):
             self.denoiser.save_pretrained(folder / "denoiser")
         elif lora:
             self.denoiser.save_lora(folder / "denoiser")
+        if self.training_set is not None:
+            write_training_set(self.training_set, folder)
         # last: a folder that was not written completely has no index, and is no model
         index.write(folder)
 
@@ -224,7 +228,7 @@ class Restorer(nn.Module):
         Raises InputError, on one line, unless the folder is exactly what `save_pretrained` writes.
         """
         folder = model_folder(folder)
-        require_own(folder, (INDEX, ADAPTER_WEIGHTS, "codec", "denoiser", FOLDER))
+        require_own(folder, (INDEX, ADAPTER_WEIGHTS, "codec", "denoiser", FOLDER, TRAINING_SET))
         saved = Saved.read(folder)
         adapter = load_adapter(folder, **saved.adapter)
         if saved.base is None:
@@ -251,6 +255,7 @@ class Restorer(nn.Module):
                 restorer.denoiser.load_lora(folder / "denoiser", **saved.lora)
         require_parts_fit(restorer, str(folder / INDEX))
         restorer.trained_with = frozenset(saved.trained_with)
+        restorer.training_set = read_training_set(folder)
         decoder = decoder or saved.decoder
         if decoder != "base":
             found = find_tiny(decoder, restorer.codec, folder, restorer.base, offline)

@@ -22,6 +22,7 @@ from lafr.export.pipeline import LAFRPipeline
 from lafr.images import to_pil
 from lafr.models.adapter import build_adapter
 from lafr.models.restorer import Restorer
+from lafr.provenance import read_training_set
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -209,10 +210,15 @@ def test_what_was_compiled_is_saved_as_what_it_was(pipe, tmp_path):
 
 def test_a_full_export_holds_the_fused_lora_and_needs_no_base(pipe, tmp_path):
     before = pipe(unit(), output_type="pt").images
+    learned = {"sets": [{"name": "ffhq_600", "filter": "lanczos", "resolution": 512}], "faces": 600, "resolution": 512}
+    pipe.restorer.training_set = learned
     pipe.save_pretrained(tmp_path / "full", full=True)
     assert json.loads((tmp_path / "full" / "lafr.json").read_text(encoding="utf-8"))["base"] is None
     assert not [name for name in files(tmp_path / "full") if "lora" in name]
     loaded = LAFRPipeline.from_pretrained(tmp_path / "full")
+    # the notes of tables name it; the card too
+    assert loaded.restorer.training_set == read_training_set(tmp_path / "full") == learned
+    assert "600 faces of ffhq_600" in (tmp_path / "full" / "README.md").read_text(encoding="utf-8")
     assert not [name for name, _ in loaded.unet.named_parameters() if "lora" in name]
     torch.testing.assert_close(loaded(unit(), output_type="pt").images, before, rtol=1e-5, atol=1e-5)
     assert torch.equal(pipe(unit(), output_type="pt").images, before)  # the exported one keeps its LoRA
