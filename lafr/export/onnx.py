@@ -53,15 +53,8 @@ class Fused(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """Map `lq [B, 3, R, R]` in [-1, 1] to `restored`, same shape, not clamped."""
         z_lq = self.codec.encode(lq)  # [B, C, R/f, R/f]
-        z_aligned = self.align(z_lq)  # [B, C, R/f, R/f]
+        z_aligned = self.adapter(z_lq)  # [B, C, R/f, R/f]
         return self.codec.decode(self.denoiser(z_aligned))  # [B, 3, R, R]
-
-    def align(self, z_lq: Tensor) -> Tensor:
-        """Return the adapter's `z_aligned [B, C, h, w]`."""
-        if not self.adapter.quantizer.has_codes:
-            return self.adapter(z_lq)
-        features = self.adapter.extract(z_lq)  # [B, d, h, w]
-        return self.adapter.map(self.adapter.quantizer.assign_in_graph(features))
 
 
 def save_onnx(

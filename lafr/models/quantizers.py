@@ -53,10 +53,6 @@ class Quantizer(nn.Module):
         """Return the codes for the `features [B, d, h, w]` of an LQ latent; the same as `quantize` unless predicted."""
         return self.quantize(features)
 
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the features of `assign` by operations that an exported graph can hold."""
-        return features
-
     def aligned_parts(self) -> list[nn.Module]:
         """Return what the alignment phase trains in here and the codebook phase does not."""
         return []
@@ -80,13 +76,15 @@ class Identity(Quantizer):
 
 
 class Codebook(Quantizer):
-    """One or more hard codebooks: nearest neighbour (`vector-quantize-pytorch`), straight-through gradient.
+    """One or more hard codebooks: nearest neighbour, straight-through gradient.
 
     Several codebooks form a chain: each codes what the ones before left over (residual quantisation).
 
-    The library's codebook is always called frozen. K-means start, moving average and reset of dead codes happen in
+    Codes, k-means start, moving average and reset of dead codes are those of `vector-quantize-pytorch`. They move in
     `initialise` and `update`, once per optimiser step, on features gathered from all processes, with a passed-in
-    generator: accumulation, checkpointing and the number of processes cannot change what is learned.
+    generator: accumulation, checkpointing and the number of processes cannot change what is learned. Matching is one
+    matrix product and one look-up here; the library's looks codes up by a product with one-hot vectors, and branches
+    on its buffers, which an exported graph cannot.
 
     Args:
         dims: channels of each codebook.
@@ -121,23 +119,14 @@ class Codebook(Quantizer):
         residual, total, indices, commitment = flat, 0.0, [], 0.0
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
             for layer in self.layers:
-                # [B, h * w, d], [B, h * w], mean squared distance
-                codes, chosen, distance = layer(residual, freeze_codebook=True)
-                # what the next codebook codes; detached, so that the gradient passes once
-                residual, total = residual - codes.detach(), total + codes
+                codes, chosen = match(residual, layer.codebook)  # [B, h * w, d], [B, h * w]
+                commitment = commitment + F.mse_loss(residual, codes)
+                # what the next codebook codes: codes have no gradient, so that it passes once
+                residual, total = residual - codes, total + codes
                 indices.append(chosen)
-                commitment = commitment + distance
-        if self.training:  # once: each codebook of a chain passes the gradient, which would count it Q times
+        if self.training:  # straight-through
             total = flat + (total - flat).detach()
         return Quantized(unflatten(total, features), spatial(indices, features), commitment)
-
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the sum of the matched codes; the library branches on its buffers, which a graph cannot."""
-        residual, total = flatten(features), 0.0  # [B, h * w, d]
-        for layer in self.layers:
-            codes = layer.codebook[nearest(residual, layer.codebook)]
-            residual, total = residual - codes, total + codes
-        return unflatten(total, features)
 
     def inputs(self, features: Tensor, indices: Tensor) -> Iterator[tuple[VectorQuantize, Tensor, Tensor]]:
         """Yield each codebook, its input `[B, h * w, d]` and its own indices `[B, h * w]`."""
@@ -152,8 +141,7 @@ class Codebook(Quantizer):
         """Return the cross-entropy of `indices [B, h, w, Q]` under softmax(-distance to every code), summed over Q."""
         with torch.autocast(features.device.type, enabled=False):
             return sum(
-                # given indices, the library returns this cross-entropy in place of its own loss
-                layer(given, indices=chosen, freeze_codebook=True)[1]
+                F.cross_entropy(-distances(given, layer.codebook).flatten(0, 1), chosen.flatten())
                 for layer, given, chosen in self.inputs(features, indices)
             )
 
@@ -169,7 +157,7 @@ class Codebook(Quantizer):
         for layer in self.layers:
             # in order, as each codebook's input depends on the codes before it
             start_by_kmeans(layer, residual, generator)
-            residual = residual - layer.get_codes_from_indices(layer(residual, freeze_codebook=True)[1])
+            residual = residual - match(residual, layer.codebook)[0]
 
     @torch.no_grad()
     def update(self, features: Tensor, indices: Tensor, generator: torch.Generator) -> None:
@@ -225,10 +213,6 @@ class SoftCodebook(HardCodebook):
         """Return -distance / temperature, `[B, n, N]`."""
         return -distances(vectors, self.layers[0].codebook) / self.temperature
 
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the features of `quantize`, which asks nothing of the library."""
-        return self.quantize(features).features
-
 
 class TopKCodebook(SoftCodebook):
     """`SoftCodebook` over the `top_k` nearest codes of each position; with 1 it equals `HardCodebook`."""
@@ -251,10 +235,6 @@ class TopKCodebook(SoftCodebook):
         last = logits.topk(self.top_k).values[..., -1:]
         return logits.masked_fill(logits < last, -torch.inf).softmax(-1)  # exp(-inf) = 0
 
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the features of `quantize`."""
-        return Codebook.assign_in_graph(self, features) if self.top_k == 1 else super().assign_in_graph(features)
-
 
 class HeadsCodebook(Codebook):
     """Product quantisation (Jegou et al., TPAMI 2011): `heads` codebooks, each for d / heads of the channels.
@@ -275,16 +255,12 @@ class HeadsCodebook(Codebook):
         """Match each part of each position with its head's nearest code; the gradient passes straight through."""
         with torch.autocast(features.device.type, enabled=False):  # distances to close codes need float32
             # each head sees d / heads channels of every position: [B, h * w, d / heads]
-            found = [head(part, freeze_codebook=True) for head, part in self.parts(features)]
-        # the library's mean is over a head's channels; the mean over heads is that over all channels
-        codes, indices, commitments = zip(*found, strict=True)
-        commitment = sum(commitments) / len(found)
-        return Quantized(unflatten(torch.cat(codes, -1), features), spatial(indices, features), commitment)
-
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the matched codes, concatenated."""
-        codes = [head.codebook[nearest(part, head.codebook)] for head, part in self.parts(features)]
-        return unflatten(torch.cat(codes, -1), features)
+            found = [match(part, head.codebook) for head, part in self.parts(features)]
+            codes, flat = torch.cat([codes for codes, _ in found], -1), flatten(features)
+            commitment = F.mse_loss(flat, codes)
+        if self.training:  # straight-through
+            codes = flat + (codes - flat).detach()
+        return Quantized(unflatten(codes, features), spatial([chosen for _, chosen in found], features), commitment)
 
     def inputs(self, features: Tensor, indices: Tensor) -> Iterator[tuple[VectorQuantize, Tensor, Tensor]]:
         """Yield each head, its part and its own indices `[B, h * w]`."""
@@ -360,10 +336,6 @@ class PredictedCodebook(HardCodebook):
         codes = self.layers[0].codebook[indices].permute(0, 3, 1, 2)  # [B, d, h, w]
         return Quantized(codes, indices[..., None], features.new_zeros(()))
 
-    def assign_in_graph(self, features: Tensor) -> Tensor:
-        """Return the features of `assign`."""
-        return self.assign(features).features
-
     def index_cross_entropy(self, features: Tensor, indices: Tensor) -> Tensor:
         """Return the cross-entropy of the codes `indices [B, h, w, 1]` under the predictor's softmax."""
         return F.cross_entropy(self.predictor(features).flatten(0, 2), indices.flatten())
@@ -396,9 +368,12 @@ def distances(vectors: Tensor, codebook: Tensor) -> Tensor:
     return squared.clamp(min=1e-8).sqrt()  # rounding can make a square negative
 
 
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the index `[B, n]` of the code in `[N, d]` that is nearest to each of `vectors [B, n, d]`."""
-    return distances(vectors, codebook).argmin(-1)
+def match(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes `[B, n, d]` of `[N, d]` that are nearest to `vectors [B, n, d]`, and their indices `[B, n]`."""
+    # |v|^2 and the root do not change which code is nearest: the least |c|^2 - 2 v.c
+    compared = torch.addmm((codebook**2).sum(-1), vectors.detach().flatten(0, 1), codebook.T, alpha=-2)  # [B * n, N]
+    indices = compared.argmin(-1).unflatten(0, vectors.shape[:2])
+    return codebook[indices], indices
 
 
 def start_by_kmeans(layer: VectorQuantize, vectors: Tensor, generator: torch.Generator) -> None:

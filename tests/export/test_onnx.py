@@ -17,7 +17,7 @@ from lafr.export.pipeline import fused
 from lafr.images import from_pil, to_pil
 from lafr.models.adapter import build_adapter
 from lafr.models.base.model import new_base
-from lafr.models.quantizers import flatten, nearest
+from lafr.models.quantizers import flatten
 from lafr.models.restorer import Restorer
 
 SIDE = 16
@@ -101,12 +101,6 @@ def test_another_resolution_is_refused_by_the_graph(exported):
 def test_what_is_traced_equals_the_restorer_with_every_adapter(base, adapter):
     restorer = fused(small(base, adapter()))
     torch.testing.assert_close(Fused(restorer)(images(4)), restorer(images(4)), rtol=0, atol=1e-5)
-
-
-def test_nearest_is_the_code_of_least_distance():
-    generator = torch.Generator().manual_seed(0)
-    vectors, codebook = (torch.randn(*shape, 8, generator=generator) for shape in ((2, 50), (16,)))
-    assert torch.equal(nearest(vectors, codebook), torch.cdist(vectors.double(), codebook.double()).argmin(-1))
 
 
 def test_a_missing_package_is_one_line_with_its_command_and_nothing_is_written(base, tmp_path, monkeypatch):

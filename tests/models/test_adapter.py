@@ -72,7 +72,6 @@ def test_an_adapter_maps_what_its_quantizer_assigns_to_what_it_extracts():
         adapter, z = made(kind).eval(), draw(2, 4, 8, 8)
         codes = adapter.quantizer.assign(adapter.extractor(z)).features
         assert torch.equal(adapter(z), adapter.mapper(codes))
-        torch.testing.assert_close(adapter.map(adapter.quantizer.assign_in_graph(adapter.extract(z))), adapter(z))
 
 
 def test_the_output_is_float32_under_autocast():

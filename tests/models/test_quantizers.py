@@ -180,13 +180,6 @@ def test_codes_are_matched_in_float32_under_autocast(kind):
     assert kind == "predicted" or torch.equal(again, cross_entropy)  # the predictor's layers follow autocast
 
 
-@torch.no_grad()
-def test_what_an_exported_graph_would_hold_is_what_is_assigned():
-    for kind in KINDS:
-        quantizer, features = made(kind).eval(), random_features(2)
-        torch.testing.assert_close(quantizer.assign_in_graph(features), quantizer.assign(features).features)
-
-
 class InGraph(nn.Module):
     """A quantizer as a graph would hold it."""
 
@@ -195,7 +188,7 @@ class InGraph(nn.Module):
         self.quantizer = quantizer
 
     def forward(self, features):
-        return self.quantizer.assign_in_graph(features)
+        return self.quantizer.assign(features).features
 
 
 @pytest.mark.slow
@@ -455,7 +448,6 @@ def test_the_size_counts_every_weight_and_every_code_once():
 def test_the_identity_assigns_what_it_is_given_and_has_no_codes():
     quantizer, features = Identity(), random_features()
     assert torch.equal(quantizer.assign(features).features, features)
-    assert torch.equal(quantizer.assign_in_graph(features), features)
     assert not quantizer.has_codes and quantizer.size() == 0 and quantizer.state_dict() == {}
 
 
