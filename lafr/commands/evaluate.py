@@ -4,6 +4,7 @@
 work among processes.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # imported late: the configuration is composed before torch i
     from lafr.evaluation.progress import Processes
 
 MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv"}
-PAIRED = ("PairedBenchmark", "pair_benchmark")  # these take no degradation: their LQ images exist
 
 
 def plan_from_config(cfg: Any, command: str = "") -> "Plan":
@@ -92,7 +92,9 @@ def built(definition: Mapping) -> Any:
 
 def takes_no_degradation(build: Mapping) -> bool:
     """Return whether a benchmark's definition needs no recipe: it has its own, or its LQ images are files."""
-    return "degradation" in build or build["_target_"].endswith(PAIRED)
+    from hydra.utils import get_object
+
+    return "degradation" in build or "degradation" not in inspect.signature(get_object(build["_target_"])).parameters
 
 
 def benchmark_builder(build: Mapping, degradation: Mapping | None) -> Callable[[int], Any]:

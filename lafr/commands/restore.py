@@ -2,10 +2,9 @@
 
 import argparse
 import glob
-import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -61,7 +60,12 @@ def parser() -> Parser:
     add("--only-center-face", action="store_true", help="restore only the face nearest to a photo's centre")
     add("--no-guard", dest="guard", action="store_false", help="restore also where the result looks like someone else")
     add("--max-megapixels", type=float, default=64, metavar="N", help="skip photos with more (default 64)")
-    add("--detector", default="yunet", choices=("yunet", "dlib", "retinaface", "scrfd"), help="default yunet")
+    add(
+        "--detector",
+        default="yunet",
+        metavar="NAME",
+        help="yunet (default), dlib, retinaface, scrfd, or your own as MODULE:CLASS: CLASS() finds an image's faces",
+    )
     add("--mask", default="ellipse", choices=("ellipse", "parsing"), help="what of a face goes back into the photo")
     add(
         "--upscaler",
@@ -127,17 +131,6 @@ def require_inputs(paths: list[str]) -> None:
         raise InputError(f"input {missing} does not exist; give an image, a video or a folder")
 
 
-def upscaler_named(name: str | None) -> Callable | None:
-    """Return the upscaler that MODULE:CLASS names, built without arguments."""
-    if name is None:
-        return None
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError("upscaler", name, "MODULE:CLASS that can be imported and built", str(error)) from None
-
-
 @contextmanager
 def hidden(package: str) -> Iterator[None]:
     """Let an installed package seem absent to what is imported meanwhile.
@@ -168,7 +161,7 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
         from lafr.commands.devices import choose_device
         from lafr.models.fast import memory_kept, optimised
         from lafr.models.restorer import Restorer
-        from lafr.photos.detectors import detector_named
+        from lafr.photos.detectors import built, detector_named
         from lafr.photos.journal import folder_state
         from lafr.photos.pasting import mask_named
         from lafr.photos.restorer import PhotoRestorer
@@ -176,7 +169,7 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
 
     # before the model, which takes longer: what is missing is said at once
     place, detector = choose_device(given.device), detector_named(given.detector)
-    mask, upscaler = mask_named(given.mask), upscaler_named(given.upscaler)
+    mask, upscaler = mask_named(given.mask), built("upscaler", given.upscaler) if given.upscaler else None
     restorer = Restorer.from_pretrained(given.model, decoder=given.decoder).to(place)
     if given.fast:
         optimised(restorer, place, given.dtype, given.compile)

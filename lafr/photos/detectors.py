@@ -55,6 +55,9 @@ class Detection:
         return np.array([self.box[0] + self.box[2], self.box[1] + self.box[3]]) / 2
 
 
+Detector = Callable[[Image.Image], list[Detection]]
+
+
 class YuNet:
     """OpenCV's YuNet at several sizes of the image, as it detects faces of about 10 to 300 px. Offline.
 
@@ -138,11 +141,22 @@ def merged(found: list[Detection], overlap: float = 0.4) -> list[Detection]:
     return sorted(kept, key=lambda one: one.centre[0])
 
 
-def detector_named(name: str) -> Callable[[Image.Image], list[Detection]]:
-    """Return the detector called `name` in `DETECTORS`, with its defaults, for faces at any roll."""
+def detector_named(name: str) -> Detector:
+    """Return the detector called `name` in `DETECTORS`, for faces at any roll; or one's own, given as MODULE:CLASS."""
     from lafr.photos.turning import AnyRoll  # which builds on this file
 
+    if ":" in name:
+        return built("detector", name)
     if name not in DETECTORS:
-        raise InputError("detector", name, f"one of {', '.join(DETECTORS)}")
+        raise InputError("detector", name, f"one of {', '.join(DETECTORS)}, or MODULE:CLASS of your own")
     module, _, kind = DETECTORS[name].rpartition(".")
     return AnyRoll(getattr(importlib.import_module(module), kind)(), least=LEAST.get(name, 0.0))
+
+
+def built(parameter: str, name: str) -> Any:
+    """Return what MODULE:CLASS names, built without arguments; an InputError of `parameter` where that fails."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise InputError(parameter, name, "MODULE:CLASS that can be imported and built", str(error)) from None

@@ -44,6 +44,8 @@ from lafr.photos.pasting import Place, ellipse, match_colours, share_of
 if TYPE_CHECKING:
     from lafr.models.restorer import Restorer
 
+Progress = Callable[[int, int], None]  # (faces done, faces to do)
+
 
 @dataclass(frozen=True)
 class FaceCrops:
@@ -124,6 +126,7 @@ class PhotoRestorer:
         detections: Sequence[Detection] | None = None,
         only_center_face: bool = False,
         least_likeness: Sequence[float] | None = None,
+        progress: Progress | None = None,
     ) -> PhotoResult | list[PhotoResult]:
         """Restore a photo, or each of a list; a list (or a batch) returns a list.
 
@@ -138,11 +141,14 @@ class PhotoRestorer:
             detections: the faces, when they are known already (`detect`).
             only_center_face: restore only the face nearest to the photo's middle.
             least_likeness: of each of `detections`, below which the guard leaves it; its threshold when None.
+            progress: called with the number of a photo's faces that are restored and of those to restore, first with 0
+                and then after each batch.
 
         Raises InputError for a photo that cannot be read and for a wrong argument.
         """
         how: dict[str, Any] = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only=only)
         how |= dict(detections=detections, only_center_face=only_center_face, least_likeness=least_likeness)
+        how |= dict(progress=progress)
         if isinstance(photo, list | tuple):
             return [self._restore_one(one, **how) for one in photo]
         if isinstance(photo, np.ndarray | Tensor) and photo.ndim == 4:
@@ -168,6 +174,7 @@ class PhotoRestorer:
         detections: Sequence[Detection] | None = None,
         only_center_face: bool = False,
         least_likeness: Sequence[float] | None = None,
+        progress: Progress | None = None,
     ) -> PhotoResult:
         """Restore one PIL image; arguments as in a call."""
         if upscale not in (1, 2, 4):
@@ -180,12 +187,13 @@ class PhotoRestorer:
         if is_aligned:
             report = report_of_aligned(photo, found, self.resolution, force)
             before = self.crop_of(photo)  # [3, S, S]
-            after = self.restore_crops(before[None], fidelity)[0] if report.status == "restored" else before
+            after = self.restore_crops(before[None], fidelity, progress)[0] if report.status == "restored" else before
             image, report, crops = self.aligned_result(photo, report, before, after)
             faces = [report]
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
-            image, faces, crops = self.restore_faces(photo, found, fidelity, upscale, force, chosen, least_likeness)
+            how = (fidelity, upscale, force, chosen, least_likeness, progress)
+            image, faces, crops = self.restore_faces(photo, found, *how)
         return PhotoResult(image, faces, is_aligned, time.perf_counter() - started, warnings, crops)
 
     def detect(self, photo: Image.Image) -> list[Detection]:
@@ -257,14 +265,17 @@ class PhotoRestorer:
         return aligned_input(photo, self.resolution, "the image")
 
     @torch.no_grad()
-    def restore_crops(self, crops: Tensor, fidelity: float = 0.0) -> Tensor:
+    def restore_crops(self, crops: Tensor, fidelity: float = 0.0, progress: Progress | None = None) -> Tensor:
         """Restore crops `[N, 3, S, S]` in batches; returns the same shape, not clamped, on the CPU."""
+        report = progress or (lambda done, total: None)
+        report(0, len(crops))
         device = next(self.restorer.parameters()).device
         options = {"fidelity": fidelity} if fidelity else {}
-        restored = []
+        restored: list[Tensor] = []
         for batch in crops.split(self.batch_size):
             full = batch[torch.arange(self.batch_size) % len(batch)] if self.equal_batches else batch
             restored.append(self.restorer(full.to(device), **options)[: len(batch)].float().cpu())
+            report(sum(map(len, restored)), len(crops))
         return torch.cat(restored) if restored else crops
 
     def restore_faces(
@@ -276,6 +287,7 @@ class PhotoRestorer:
         force: bool = False,
         only: Sequence[int] | None = None,
         least_likeness: Sequence[float] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Image.Image, list[FaceReport], tuple[FaceCrops, ...]]:
         """Restore these faces of an upright photo; returns the photo, what became of each face, and the crops.
 
@@ -289,7 +301,7 @@ class PhotoRestorer:
         whole = Image.fromarray(canvas.rgb)
         befores = [crop(whole, reports[index].points, self.resolution)[0] for index in chosen]
         inputs = torch.stack([from_pil(before) for before in befores])  # [N, 3, S, S]
-        afters = self.restore_crops(inputs, fidelity)  # [N, 3, S, S]
+        afters = self.restore_crops(inputs, fidelity, progress)  # [N, 3, S, S]
         least = None if least_likeness is None else [least_likeness[index] for index in chosen]
         checked = self._checked([reports[index] for index in chosen], inputs, afters, least)
         for index, report in zip(chosen, checked, strict=True):

@@ -1,6 +1,6 @@
 """Faces at any roll: lying, or standing on their heads. Detectors know upright ones, and take others for upright."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 
 from lafr.alignment import FFHQ_512, similarity
-from lafr.photos.detectors import Detection, merged, resized, seen_in
+from lafr.photos.detectors import Detection, Detector, merged, resized, seen_in
 
-Detector = Callable[[Image.Image], list[Detection]]
 ROTATIONS = {  # quarters counterclockwise -> Pillow's name
     1: Image.Transpose.ROTATE_90,
     2: Image.Transpose.ROTATE_180,

@@ -26,7 +26,7 @@ from lafr.errors import InputError, setting
 from lafr.photos.demo.examples import FILES, GROUP, installed_examples
 from lafr.photos.demo.guard import Guard
 from lafr.photos.demo.limits import Limits, read_upload, time_limit
-from lafr.photos.demo.shown import face_list, slider_pair, summary
+from lafr.photos.demo.shown import comparison, face_list, slider_pair, summary
 from lafr.photos.demo.visits import kept_for, remove_older
 from lafr.photos.restorer import FaceReport, PhotoResult
 from scripts.benchmarks.faults.page import ASKED, trials
@@ -41,7 +41,7 @@ class Mirror:
 
     restorer: object
 
-    def __call__(self, photo, fidelity=0.0, force=False):
+    def __call__(self, photo, fidelity=0.0, force=False, progress=None):
         faces = [
             FaceReport((10, 10, 30, 30), np.zeros((5, 2)), 0.9, 40, "restored", "", ("<b>blurred</b>",)),
             FaceReport((40, 10, 60, 30), np.zeros((5, 2)), 0.9, 20, "left", "too small: 20 px & <i>less</i>"),
@@ -52,7 +52,7 @@ class Mirror:
 class Unchanged(Mirror):
     """In a photo restorer's place: finds no face."""
 
-    def __call__(self, photo, fidelity=0.0, force=False):
+    def __call__(self, photo, fidelity=0.0, force=False, progress=None):
         return PhotoResult(photo, [], False, 0.5)
 
 
@@ -139,6 +139,14 @@ def test_before_and_after_have_one_size_also_when_the_result_is_larger():
     before, after = slider_pair(Image.new("L", (1000, 500)), Image.new("RGBA", (4000, 2000)))
     assert before.size == after.size == (1600, 800)
     assert before.mode == after.mode == "RGB"
+
+
+def test_a_photo_without_a_restored_face_is_shown_without_a_slider(mirror):
+    photo = Image.new("RGB", (80, 60), "navy")
+    assert comparison(photo, mirror(photo)).count("<img") == 2
+    assert "--ratio: 1.3333" in comparison(photo, mirror(photo))
+    unchanged = comparison(photo, Unchanged(None)(photo))
+    assert unchanged.count("<img") == 1 and "<input" not in unchanged
 
 
 def test_the_examples_are_degraded_public_domain_photos_the_same_every_time():
@@ -252,13 +260,13 @@ def test_a_name_of_a_file_is_no_markup_and_a_failure_tells_nothing_of_the_server
 
     name = "![x](http:__example.com)<script>.png"
     (tmp_path / name).write_text("no photo", encoding="utf-8")
-    said, slider, faces, _ = restore(mirror, tmp_path, Limits(), str(tmp_path / name), 0.0, False)
-    assert said.startswith("**Not restored:** '\\!\\[x\\]\\(") and "\\<script\\>" in said
-    assert slider is None and faces == ""
+    said, view, faces, _ = restore(mirror, tmp_path, Limits(), str(tmp_path / name), 0.0, False)
+    assert said.startswith("<b>Not restored:</b> &#x27;![x](http:") and "&lt;script&gt;" in said
+    assert "value" not in view and faces == ""  # the photo stays in view
     mirror.restorer = None  # the time limit cannot be set: an error of ours
     Image.new("RGB", (80, 60)).save(tmp_path / "good.png")
     said, *_ = restore(mirror, tmp_path, Limits(), str(tmp_path / "good.png"), 0.0, False)
-    assert said == "**Not restored:** something went wrong here."
+    assert said == "<b>Not restored:</b> something went wrong here."
 
 
 def test_an_error_names_a_parameter_by_its_label(mirror, tmp_path):

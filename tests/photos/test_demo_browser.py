@@ -1,8 +1,11 @@
 """The web page in a real browser, as a visitor uses it, at desktop and phone width."""
 
+import os
 import shutil
+import subprocess
 import threading
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,10 +102,10 @@ def said(page, words):
 
 def restored(page):
     """Press the button and wait for pictures other than those that were there."""
-    old = page.locator("#slider img").last.get_attribute("src") if page.locator("#slider img").count() else ""
+    old = page.locator("#view img").last.get_attribute("src") if page.locator("#view img").count() else ""
     page.click("#restore")
     page.wait_for_function(
-        """old => { const images = [...document.querySelectorAll('#slider img')];
+        """old => { const images = [...document.querySelectorAll('#view .compare img')];
         return images.length == 2 && images[1].src != old && images.every(image => image.naturalWidth); }""",
         arg=old,
     )
@@ -112,10 +115,10 @@ def drag(page, touch):
     """Move the slider a quarter to the left, by mouse or finger; return where "after" began and begins, in percent."""
 
     def begins():
-        clip = page.locator("#slider img").last.evaluate("image => getComputedStyle(image).clipPath")
+        clip = page.locator("#view img").last.evaluate("image => getComputedStyle(image).clipPath")
         return float(clip.rstrip(")%").rpartition(" ")[2])
 
-    wrap = page.locator("#slider .slider-wrap")
+    wrap = page.locator("#view .compare")
     wrap.scroll_into_view_if_needed()
     page.wait_for_timeout(700)  # the page scrolls smoothly
     before, box = begins(), wrap.bounding_box()
@@ -145,11 +148,13 @@ def test_a_visitor_uploads_restores_compares_and_downloads(visit, photo, size):
     page = visit(size)
     send(page, str(photo))
     page.wait_for_selector("#upload .file-preview")
+    preview = page.locator("#view .photo img")  # at once
+    assert preview.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [512, 512]
     restored(page)
     assert said(page, "1 of 1 face restored")
     assert page.locator("#faces li.restored img").count() == 2
     if size == PHONE:  # the result stands below the controls there, and is brought up
-        page.wait_for_function("document.querySelector('#slider').getBoundingClientRect().bottom < innerHeight")
+        page.wait_for_function("document.querySelector('#view').getBoundingClientRect().bottom < innerHeight")
     assert drag(page, touch=size == PHONE) == (pytest.approx(50, abs=1), pytest.approx(25, abs=2))
     picture = downloaded(page)
     given, got = np.asarray(Image.open(photo), int), np.asarray(picture, int)
@@ -170,7 +175,7 @@ def test_bad_files_read_what_is_wrong_and_the_next_good_one_is_restored(visit, p
     page.wait_for_selector("#upload .file-preview")
     page.click("#restore")
     assert "Not restored: 'holiday_[1].png' is not an image" in said(page, "is not an image")
-    assert page.locator("#download").count() == 0 and page.locator("#slider img").count() == 0
+    assert page.locator("#download").count() == 0 and page.locator("#view img").count() == 0
     page.click("#upload [aria-label='Clear']")
     send(page, str(photo))
     page.wait_for_selector("#upload .file-preview")
@@ -189,6 +194,7 @@ def test_more_fidelity_changes_less_of_the_photo(visit, photo):
     page = visit()
     send(page, str(photo))
     page.wait_for_selector("#upload .file-preview")
+    page.click("#settings button")
     changes = []
     for fidelity in "0", "1":
         page.fill("#fidelity input[type=number]", fidelity)
@@ -213,6 +219,7 @@ def test_two_visitors_at_once_each_get_their_own_photo(browser, address, example
             page.wait_for_selector("#restore")
             send(page, str(tmp_path / f"{label}.png"))
             page.wait_for_selector("#upload .file-preview")
+            page.click("#settings button")
             page.check("#force input")
             start.wait()
             page.click("#restore")
@@ -229,3 +236,90 @@ def test_two_visitors_at_once_each_get_their_own_photo(browser, address, example
     assert set(got) == {"Astronaut", "Grace Hopper"}
     assert got["Astronaut"][0] != got["Grace Hopper"][0]
     assert all(sent == received for sent, received in got.values())
+
+
+def test_the_keyboard_moves_the_edge_enlarges_the_result_and_opens_a_face(visit, photo):
+    page = visit()
+    send(page, str(photo))
+    page.wait_for_selector("#upload .file-preview")
+    page.focus("#restore")
+    page.keyboard.press("Enter")
+    said(page, "1 of 1 face restored")
+    assert page.get_attribute("#status [role]", "role") == "status"  # spoken when it changes
+    slider, figure = page.locator("#view input"), page.locator("#view .compare")
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    assert slider.get_attribute("aria-valuetext") == "30 % before, 70 % after"
+    assert page.locator("#view img").last.evaluate("i => getComputedStyle(i).clipPath") == "inset(0px 0px 0px 30%)"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert figure.bounding_box()["height"] == pytest.approx(DESKTOP[1], abs=1)
+    page.keyboard.press("Escape")
+    assert figure.bounding_box()["height"] < 0.8 * DESKTOP[1]
+    face = page.locator(".faces img").first
+    small = face.bounding_box()["width"]
+    page.focus(".faces summary")
+    page.keyboard.press("Enter")
+    assert face.bounding_box()["width"] > 3 * small
+    page.click("#settings button")
+    page.fill("#fidelity input[type=number]", "1")
+    restored(page)  # another result: the edge stays where it was put
+    assert page.locator("#view img").last.evaluate("i => getComputedStyle(i).clipPath") == "inset(0px 0px 0px 30%)"
+
+
+def test_the_progress_names_each_face(visit, examples, tmp_path):
+    examples["Two people"]().save(tmp_path / "two.png")
+    page = visit()
+    page.evaluate("""() => { window.heard = [];
+        new MutationObserver(() => document.querySelectorAll("#view [role=status]").forEach(
+            node => heard.push(node.textContent))).observe(document.body, {childList: true, subtree: true,
+            characterData: true}); }""")
+    send(page, str(tmp_path / "two.png"))
+    page.wait_for_selector("#upload .file-preview")
+    restored(page)
+    heard = " ".join(page.evaluate("heard"))
+    assert [words for words in ("Face 1 of 2", "Face 2 of 2") if words not in heard] == []
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """axe-core, a checker of accessibility, as npm has it; from the file that LAFR_AXE names where that is set."""
+    if "LAFR_AXE" in os.environ:
+        return Path(os.environ["LAFR_AXE"]).read_text("utf-8")
+    folder = tmp_path_factory.mktemp("axe")
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing, which fetches axe-core; or name its axe.min.js in LAFR_AXE")
+    fetched = subprocess.run(["npm", "pack", "axe-core@4"], cwd=folder, capture_output=True, text=True, timeout=120)
+    if fetched.returncode:
+        pytest.skip(f"npm has no axe-core: {fetched.stderr.strip()[-200:]}")
+    shutil.unpack_archive(next(folder.glob("*.tgz")), folder)
+    return (folder / "package/axe.min.js").read_text("utf-8")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_no_barrier_in_any_state_of_the_page(visit, photo, axe, size):
+    page, found = visit(size), {}
+
+    def check(state):
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run()")["violations"]
+        found[state] = [(v["impact"], v["id"], v["nodes"][0]["html"]) for v in violations]
+
+    check("start")
+    page.click("#settings button")
+    send(page, str(photo))
+    page.wait_for_selector("#view .photo img")
+    check("preview and settings")
+    restored(page)
+    page.locator(".faces summary").first.click()
+    page.wait_for_selector("#download")
+    check("result with an open face")
+    page.click(".enlarge")
+    check("enlarged result")
+    page.keyboard.press("Escape")
+    page.click("#upload [aria-label='Clear']")
+    send(page, b"<html>", "notes.txt")  # chosen all the same
+    page.wait_for_selector(".toast-body")
+    check("message")
+    assert [state for state, violations in found.items() if violations] == [], found

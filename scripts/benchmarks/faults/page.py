@@ -97,7 +97,7 @@ def bad_photo(data: bytes, visitor: Visitor, number: int) -> str:
         return "" if 400 <= sent.status_code < 500 else f"upload: {sent.status_code}"
     done = visitor.restored(sent.json()[0], f"bad-{visitor.number}-{number}")
     said = str(done.get("output", {}).get("data", [""])[0])
-    return "" if done.get("success") and said.startswith("**Not restored:** '") else f"{said} {done.get('msg')}"
+    return "" if done.get("success") and said.startswith("<b>Not restored:</b> &#x27;") else f"{said} {done.get('msg')}"
 
 
 def status(allowed: set[int], method: str, path: str, visitor: Visitor, number: int, **more: Any) -> str:
