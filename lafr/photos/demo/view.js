@@ -38,11 +38,20 @@ document.addEventListener("keydown", ({ key }) => {
 // The next result keeps the slider where the visitor left it
 watch("value", () => element.querySelectorAll("input").forEach(move));
 
+// Screen readers are told which face is worked on; Gradio says "Loading" alone
+const said = document.createElement("p");
+said.className = "said";
+said.setAttribute("role", "status");
+element.parentElement.append(said);
+
 // Gradio's own parts: the name of the upload is its text, and a message has one button, not one in another
 new MutationObserver(() => {
+  const progress = document.querySelector("#view .progress-level-inner");
+  const text = progress ? progress.textContent.split(" - ")[0].trim() : "";
+  if (said.textContent !== text) said.textContent = text;
   document.querySelectorAll("#upload button[aria-dropeffect]").forEach((node) => node.removeAttribute("aria-label"));
   document.querySelectorAll(".toast-header").forEach((node) => {
     node.removeAttribute("role");
     node.removeAttribute("tabindex");
   });
-}).observe(document.body, { childList: true, subtree: true });
+}).observe(document.body, { childList: true, subtree: true, characterData: true });
