@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,9 @@ from tqdm import tqdm
 
 from lafr.errors import InputError
 from lafr.evaluation import markdown
+from lafr.storage import atomic_write, sha256_of_file, write_text
+from lafr.weights import EXTERNAL
+from scripts.benchmarks.parts import once
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -31,41 +36,105 @@ KINDS = ("hq", "lq", "method")
 
 
 def evaluation(cfg: DictConfig) -> dict:
-    """Return seconds and peak memory of each run of `cfg.runs`, and of the same command given again; and of listing."""
-    rows = {}
-    with tempfile.TemporaryDirectory(dir=cfg.folder) as place:
-        whole = Path(place) / "all"
-        write_images(whole, max(run.images for run in cfg.runs.values()), cfg.resolution, cfg.seed)
+    """Return seconds and peak memory of preparing the pairs, of each run of `cfg.runs` and of it again; and of listing.
+
+    Where `cfg.folder` is given, what is done is kept there and not done again: a stopped benchmark resumes.
+    """
+    with nullcontext(cfg.folder) if cfg.folder else tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        pairs = max(run.images for run in cfg.runs.values())
+        write_images(folder, pairs, cfg.resolution, cfg.seed)
+        write_trunks(folder / "weights")
+        asked = {"images": pairs, "resolution": cfg.resolution, "seed": cfg.seed}
+        prepared = once(folder, "prepared", asked, partial(prepare, folder, pairs, cfg.resolution))
+        rows = {}
         for name, run in cfg.runs.items():
-            folder = Path(place) / name
-            link_images(whole, folder, run.images)
-            first, again = (scored(folder, list(run.metrics), run.get("report", False)) for _ in range(2))
-            asked = {"images": run.images, "metrics": list(run.metrics)}
-            rows[name] = asked | first | {"again_seconds": again["seconds"]}
-            if run.get("report", False):
-                rows[name]["report_opens_seconds"] = opens(folder / "run" / "speed" / "report.html")
-            shutil.rmtree(folder)
-        listing = listed(Path(place) / "ffhq", cfg.listed)
-    return {"runs": rows, "listing": listing, "resolution": cfg.resolution, "rows_scored": 2}
+            chosen = {"images": run.images, "metrics": list(run.metrics), "report": run.get("report", False)}
+            measure = partial(measured, folder, name, chosen, limited=run.images < pairs)
+            rows[name] = once(folder, name, asked | chosen, measure)
+        listing = once(folder, "listing", {"images": cfg.listed}, partial(listed, folder / "ffhq", cfg.listed))
+    return {"prepared": prepared, "runs": rows, "listing": listing, "resolution": cfg.resolution, "rows_scored": 2}
+
+
+def write_trunks(folder: Path) -> None:
+    """Write random weights in the layout of those that LPIPS reads, and vouch for them: they cost the same."""
+    import torch
+    import torchvision
+
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for trunk in ("vgg16", "alexnet"):
+        path = folder / EXTERNAL[f"torchvision_{trunk}"].name
+        if not path.is_file():
+            torch.manual_seed(0)
+            features = getattr(torchvision.models, trunk)(weights=None).features.state_dict()
+            state = {f"features.{key}": value for key, value in features.items()}
+            atomic_write(path, partial(torch.save, state))
+        lines.append(f"{sha256_of_file(path)}  {path.name}")
+    write_text(folder / "SHA256SUMS", "\n".join(lines) + "\n")
+
+
+def prepare(folder: Path, pairs: int, side: int) -> dict:
+    """Make the test set of the images by `lafr prepare`; return its seconds and its peak memory in MB."""
+    shutil.rmtree(folder / "prepared", ignore_errors=True)
+    sources = [f"source={folder / 'lq'}", f"source_hq={folder / 'hq'}", f"output={folder / 'prepared'}"]
+    return started(folder, "prepare", "dataset=celeba_test", *sources, f"count={pairs}", f"resolution={side}")
+
+
+def measured(folder: Path, name: str, chosen: dict, limited: bool) -> dict[str, float | None]:
+    """Score the method's images, twice; return seconds, peak memory, seconds of the second time and of the report."""
+    output = folder / "runs" / name
+    shutil.rmtree(output, ignore_errors=True)
+    arguments = [
+        f"data.root={folder / 'prepared'}",
+        f"benchmark.build.count={len(list((folder / 'prepared' / 'lq').iterdir()))}",
+        f"outputs={folder / 'method'}",
+        "device=cpu",
+        f"report={chosen['report']}",
+        f"output={output}",
+        f"+protocol={{name: speed, metrics: [{', '.join(chosen['metrics'])}]}}",
+        *([f"limit={chosen['images']}"] if limited else []),
+    ]
+    first, again = (started(folder, "eval", "benchmark=celeba_test", *arguments) for _ in range(2))
+    found: dict[str, float | None] = {**first, "again_seconds": again["seconds"]}
+    if chosen["report"]:
+        found["report_opens_seconds"] = opens(next(output.rglob("report.html")))
+    return found
+
+
+def started(folder: Path, *arguments: str) -> dict[str, float]:
+    """Run a command of `lafr` as a user starts it; return its seconds and its peak memory in MB."""
+    begun = time.perf_counter()
+    environment = os.environ | {"LAFR_WEIGHTS": str(folder / "weights")}
+    process = subprocess.Popen([sys.executable, "-m", "lafr", *arguments], env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise InputError(f"lafr {arguments[0]} failed; its own line above says why")
+    return {"seconds": time.perf_counter() - begun, "peak_mb": usage.ru_maxrss / 1000}
 
 
 def write_images(folder: Path, images: int, side: int, seed: int) -> None:
-    """Write `images` different files of each kind: hq, lq (an eighth of the pixels, noisy) and method (between)."""
+    """Write `images` different files of each kind: hq, lq (an eighth of the side, brighter) and method (between)."""
     import skimage
 
     data = Path(skimage.__file__).parent / "data"
     photographs = [cv2.imread(str(data / name)) for name in PHOTOGRAPHS]  # [H, W, 3], 8-bit
     for kind in KINDS:
-        (folder / kind).mkdir(parents=True)
-    for number in tqdm(range(images), desc="images", unit="image"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    # the last kind is written last
+    missing = [number for number in range(images) if not (folder / KINDS[-1] / f"{number:05d}.png").is_file()]
+    for number in tqdm(missing, desc="images", unit="image"):
         rng = np.random.default_rng([seed, number])
         hq = drawn(photographs[number % len(photographs)], side, rng)
         small = cv2.resize(hq, (side // 8, side // 8), interpolation=cv2.INTER_AREA)
         lq = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
-        lq = cv2.add(lq, rng.integers(0, 16, lq.shape, np.uint8))
+        # other brightness: as far from HQ as the severe set's, and no sharper
+        lq = cv2.add(lq, np.full_like(lq, 20))
         method = cv2.addWeighted(cv2.GaussianBlur(hq, (0, 0), 2), 0.7, lq, 0.3, 0)
         for kind, image in zip(KINDS, (hq, lq, method), strict=True):
-            cv2.imwrite(str(folder / kind / f"{number:05d}.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            # renamed when it is whole: a stopped benchmark resumes
+            cv2.imwrite(str(folder / "part.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            (folder / "part.png").replace(folder / kind / f"{number:05d}.png")
 
 
 def drawn(photograph: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -76,33 +145,6 @@ def drawn(photograph: np.ndarray, side: int, rng: np.random.Generator) -> np.nda
     image = cv2.resize(photograph[top : top + part, left : left + part], (side, side), interpolation=cv2.INTER_CUBIC)
     image = image[:, ::-1] if rng.random() < 0.5 else image
     return (image * rng.uniform(0.7, 1.0, 3)).astype(np.uint8)
-
-
-def link_images(whole: Path, folder: Path, images: int) -> None:
-    """Make a folder of the first images of another."""
-    for kind in KINDS:
-        (folder / kind).mkdir(parents=True)
-        for number in range(images):
-            os.link(whole / kind / f"{number:05d}.png", folder / kind / f"{number:05d}.png")
-
-
-def scored(folder: Path, metrics: list[str], report: bool) -> dict[str, float]:
-    """Run `lafr eval` on the images; return its seconds and its peak memory in MB."""
-    arguments = [
-        f"data.lq={folder / 'lq'}",
-        f"data.hq={folder / 'hq'}",
-        f"outputs={folder / 'method'}",
-        "device=cpu",
-        f"report={report}",
-        f"output={folder / 'run'}",
-        f"+protocol={{name: speed, metrics: [{', '.join(metrics)}]}}",
-    ]
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lafr", "eval", "benchmark=pair", *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise InputError("the evaluation failed; its own line above says why")
-    return {"seconds": time.perf_counter() - started, "peak_mb": usage.ru_maxrss / 1000}
 
 
 def opens(report: Path) -> float | None:
@@ -133,7 +175,7 @@ def listed(root: Path, images: int) -> dict:
     for number in range(images):
         path = root / f"{number // 1000 * 1000:05d}" / f"{number:05d}.png"
         if number % 1000 == 0:
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     seconds = {}
     mark = time.perf_counter()
@@ -156,7 +198,8 @@ def listed(root: Path, images: int) -> dict:
     lap("the faces of 1,000 steps of 16")
     match_by_stem([item.path for item in items], [item.path for item in items])
     lap("match as many pairs by name")
-    return {"images": images, "seconds": seconds}
+    shutil.rmtree(root)
+    return {"seconds": seconds}
 
 
 def evaluation_table(record: dict) -> str:
@@ -174,6 +217,10 @@ def evaluation_table(record: dict) -> str:
     parts.append(
         f"LQ and another method's images of {side} px against HQ, on the CPU, {threads} threads, start included."
     )
+    if prepared := record.get("prepared"):
+        minutes, memory = prepared["seconds"] / 60, prepared["peak_mb"] / 1000
+        made = f"`lafr prepare` of the {prepared['images']:,} pairs: {minutes:.1f} minutes, {memory:.2f} GB."
+        parts.append(f"{made} LPIPS has random weights in the published layout, which cost the same.")
     for run in record["runs"].values():
         if run.get("report_opens_seconds"):
             parts.append(f"Chromium opens the report of {run['images']:,} in {run['report_opens_seconds']:.1f} s.")

@@ -1,5 +1,6 @@
 """What each shipped loss trains and holds in memory: a restoration step at full size, counted on fake tensors."""
 
+from functools import partial
 from typing import Any
 
 import lpips
@@ -15,6 +16,7 @@ from lafr.losses.kept import bytes_of
 from lafr.training.counting import count_stage, count_step, without_values
 from lafr.training.objectives import RestorationObjective
 from lafr.training.preflight import TIGHT
+from scripts.benchmarks.parts import once
 
 
 def losses(cfg: DictConfig) -> dict:
@@ -24,7 +26,8 @@ def losses(cfg: DictConfig) -> dict:
         presets: dict[str, dict] = {}
         for preset in tqdm(cfg.presets, desc=name):
             # operations of the first alone: counting them takes half of the time
-            presets[preset] = counted(cfg.experiment, name, preset, operations=not presets)
+            asked = {"experiment": cfg.experiment, "loss": name, "preset": preset, "operations": not presets}
+            presets[preset] = once(cfg.folder, f"{name}_{preset}", asked, partial(counted, **asked))
         first = next(iter(presets.values()))
         whole = {key: first[key] for key in ("lora", "own", "tera_operations")}
         measured = ("peak_gb", "validation_gb", "micro_batch")

@@ -1,7 +1,7 @@
 """The cost of a training step in LAFR's stages and in two baselines, and what it makes of a whole recipe."""
 
-from dataclasses import replace
-from functools import cache, partial
+from dataclasses import asdict, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -21,12 +21,13 @@ from lafr.models.base.model import Base
 from lafr.models.denoiser import Denoiser
 from lafr.models.restorer import Restorer
 from lafr.training.baselines import EncoderObjective, OSEDiffObjective
-from lafr.training.counting import Count, count_step, optimiser_step, without_values
+from lafr.training.counting import count_step, optimiser_step, without_values
 from lafr.training.hollow import hollowed
 from lafr.training.objectives import Objective, RestorationObjective
 from lafr.training.timing import measure
 from lafr.weights import mini_folder
 from scripts.benchmarks.losses import composed
+from scripts.benchmarks.parts import once
 
 RECIPE = {
     "codebook": "LAFR",
@@ -40,6 +41,7 @@ RECIPE = {
 def training(cfg: DictConfig) -> dict:
     """Return seconds, memory and trained values of a step in each stage, and operations and memory at full size."""
     device = choose_device(cfg.device)
+    counts = all_counts(cfg)
     folder = mini_folder() / "base" if cfg.model.folder == "mini" else cfg.model.folder
     losses = {"osediff": cfg.osediff_loss}
     losses = {stage: build(losses.get(stage, cfg.loss)) for stage in RECIPE}
@@ -54,9 +56,9 @@ def training(cfg: DictConfig) -> dict:
     record = {
         "reference": "encoder",
         "stages": {stage: over_rounds([r[stage] for r in rounds], [r["encoder"] for r in rounds]) for stage in RECIPE},
-        "full_size": {stage: full_size(stage, cfg.preset) for stage in tqdm(RECIPE, desc="counting", unit="stage")},
+        "full_size": {stage: full_size(counts[stage, cfg.preset]) for stage in RECIPE},
         "preset": cfg.preset,
-        "hours": hours(cfg),
+        "hours": hours(cfg, counts),
         "used": cfg.used,
         "batch_size": cfg.batch_size,
         "resolution": cfg.model.resolution,
@@ -138,20 +140,30 @@ def over_rounds(own: list[dict], reference: list[dict]) -> dict:
     }
 
 
-def full_size(stage: str, preset: str) -> dict:
-    """Count a step of `ffhq_0.9pct`, or of a baseline in its place, under a trainer's preset; nothing is run."""
-    trained, faces, found = counted(stage, preset)
+def full_size(count: dict) -> dict:
+    """Return what a step of `ffhq_0.9pct`, or of a baseline in its place, takes under a trainer's preset."""
     return {
-        "tera_operations": found.operations / faces / 1e12,
-        "float32_tera_operations": found.float32_operations / faces / 1e12,
-        "peak_gb": found.peak_bytes / 1e9,
-        "trained_values": trained,
+        "tera_operations": count["operations"] / count["faces"] / 1e12,
+        "float32_tera_operations": count["float32_operations"] / count["faces"] / 1e12,
+        "peak_gb": count["peak_bytes"] / 1e9,
+        "trained_values": count["trained_values"],
     }
 
 
-@cache
-def counted(stage: str, preset: str) -> tuple[int, int, Count]:
-    """Return how many values a stage trains, its faces at a time, and the count of a step of them."""
+def all_counts(cfg: DictConfig) -> dict[tuple[str, str], dict]:
+    """Count a step of every stage under the preset, and of the experiment's own under each card's; nothing is run."""
+    presets = sorted({card.preset for card in cfg.cards.values()} - {cfg.preset})
+    wanted = [(stage, cfg.preset) for stage in RECIPE]
+    wanted += [(stage, preset) for preset in presets for stage in RECIPE if RECIPE[stage] == "LAFR"]
+    found = {}
+    for stage, preset in tqdm(wanted, desc="counting", unit="stage"):
+        asked = {"stage": stage, "preset": preset}
+        found[stage, preset] = once(cfg.folder, f"count_{stage}_{preset}", asked, partial(counted, stage, preset))
+    return found
+
+
+def counted(stage: str, preset: str) -> dict:
+    """Return how many values a stage trains, its faces at a time, and operations and peak memory of a step of them."""
     experiment = "ffhq_0.9pct_encoder" if stage == "encoder" else "ffhq_0.9pct"
     settings = composed(experiment, "osediff" if stage == "osediff" else "multilevel", f"trainer={preset}")
     trainer, model = settings["trainer"], settings["model"]
@@ -171,10 +183,11 @@ def counted(stage: str, preset: str) -> tuple[int, int, Count]:
     cached = {"cached_latents": trainer["cache_latents"], "mixed_precision": trainer["mixed_precision"]}
     step = partial(count_step, without_values(objective), faces, model["resolution"], **cached)
     memory = step(operations=False)
-    return trained, faces, replace(step(), peak_bytes=memory.peak_bytes)
+    found = replace(step(), peak_bytes=memory.peak_bytes)
+    return {"trained_values": trained, "faces": faces, **asdict(found)}
 
 
-def hours(cfg: DictConfig) -> dict:
+def hours(cfg: DictConfig, counts: dict[tuple[str, str], dict]) -> dict:
     """Return operations and hours of the whole of `ffhq_0.9pct` on each named card, at a share of its peak.
 
     What autocast leaves in float32 is computed at TF32's rate, PyTorch's default for convolutions.
@@ -184,17 +197,18 @@ def hours(cfg: DictConfig) -> dict:
         settings = composed("ffhq_0.9pct", "multilevel", f"trainer={preset}")
         totals = {"bf16": 0.0, "float32": 0.0}
         for stage in settings["stages"]:
-            _, faces, count = counted(stage, preset)
+            own = full_size(counts[stage, preset])
+            operations, float32 = 1e12 * own["tera_operations"], 1e12 * own["float32_tera_operations"]
             pairs = settings["stage"][stage]["max_steps"] * settings["stage"][stage]["batch_size"]
-            totals["float32"] += pairs * count.float32_operations / faces
-            totals["bf16"] += pairs * (count.operations - count.float32_operations) / faces
-            last = {"pairs": pairs, "operations": count.operations / faces, "float32": count.float32_operations / faces}
+            totals["float32"] += pairs * float32
+            totals["bf16"] += pairs * (operations - float32)
+            last = {"operations": operations, "float32": float32}
         for name, card in cfg.cards.items():
             if card.preset == preset:
                 seconds = (totals["bf16"] / card.bf16 + totals["float32"] / card.tf32) / cfg.used / 1e12
                 step = (last["operations"] - last["float32"]) / card.bf16 + last["float32"] / card.tf32
-                own = {"pairs_per_second": cfg.used * 1e12 / step, "operations": sum(totals.values())}
-                found[name] = OmegaConf.to_container(card) | {"hours": seconds / 3600} | own
+                rest = {"pairs_per_second": cfg.used * 1e12 / step, "operations": sum(totals.values())}
+                found[name] = OmegaConf.to_container(card) | {"hours": seconds / 3600} | rest
     return {name: found[name] for name in cfg.cards}
 
 
