@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def peaks(settings: Mapping, objectives: "Mapping[str, tuple[Any, int]]") -> dic
 def lighter(settings: Mapping, stage: str, available: float) -> str:
     """Return, in words, the preset under which a stage fits the device, or one face at a time; else that none does."""
     from lafr.errors import setting
-    from lafr.training.preflight import gigabytes, missing
+    from lafr.training.preflight import TIGHT, gigabytes, missing
 
     alone = {"accumulation": settings["stage"][stage]["batch_size"] // processes(), "gradient_checkpointing": True}
     # the lightest last; in words, and what it changes
@@ -156,7 +157,7 @@ def lighter(settings: Mapping, stage: str, available: float) -> str:
         if missing(findings):
             continue
         for peak in peaks(changed, objectives).values():
-            if peak < available:
+            if peak < TIGHT * available:
                 return f"{words} needs {gigabytes(peak)}"
             least = f"even {words} needs {gigabytes(peak)}"
     return least
@@ -377,10 +378,11 @@ def benchmark_findings(cfg: "DictConfig") -> "tuple[list[Finding], dict[str, Any
         except InputError as error:
             for network in describe(name).networks:
                 used.setdefault(network, []).append(name)
-            findings.append(preflight.refused(f"metric {name}", error))
+            findings.append(replace(preflight.refused(f"metric {name}", error), needed=False))
         else:
             findings.append(preflight.Finding(f"metric {name}", True, "can be measured"))
-    findings += preflight.missing(preflight.networks(used))
+    # the run leaves out what it cannot measure
+    findings += [replace(found, needed=False) for found in preflight.networks(used) if not found.there]
     try:
         count = len(plan.build_benchmark(plan.side or 128))
         findings.append(preflight.Finding("images", True, f"{count} in {plan.benchmark}"))

@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lafr.commands.doors import Parser, as_hydra, as_option, as_started, one_line_errors
@@ -94,6 +95,9 @@ def unprepared(
     for place, finding in enumerate(found):
         way = ways.get(finding.name)
         if way and not finding.there and datasets[finding.name]:
+            if absent := absent_sources(way):
+                found[place] = replace(finding, where=f"{absent[0]!r} does not exist", fetch="")
+                continue
             to_prepare[datasets[finding.name]] = way
             found[place] = replace(finding, there=True, where=f"to be prepared: {' '.join(way)}", fetch="")
     print(as_started(report(found + optional, spell)), file=sys.stderr, flush=True)
@@ -103,6 +107,14 @@ def unprepared(
         prepared = f"; {' and '.join(options)} say what to prepare from" if options else ""
         raise InputError(f"missing: {', '.join(lacking)}", remedy=f"see the table above{prepared}")
     return to_prepare
+
+
+def absent_sources(arguments: Collection[str]) -> list[str]:
+    """Return the folders and archives that a preparation is to read and that are not there."""
+    from lafr.preparation.downloads import is_address
+
+    sources = [value for key, _, value in (argument.partition("=") for argument in arguments) if "source" in key]
+    return [source for source in sources if not is_address(source) and not Path(source).exists()]
 
 
 def dataset_of(remedy: str) -> str:

@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lafr.errors import InputError
+from lafr.errors import InputError, setting
 from lafr.images import read_image
 from lafr.storage import atomic_write, sha256_of_file
 
-BUILD = "build it by `lafr fid`, output {path}"
+BUILD = f"build it: lafr fid {setting('input', 'FOLDER')} {setting('output', '{path}')}"
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Finding:
         used_by: stages, metrics.
         fetch: shell line that gets it, where there is one.
         error: the InputError that says so, where one does; of something that is there, a doubt.
+        needed: whether the run fails without it; a metric is only left out.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Finding:
     used_by: str = ""
     fetch: str = ""
     error: InputError | None = None
+    needed: bool = True
 
 
 def refused(name: str, error: InputError, used_by: str = "", fetch: str = "") -> Finding:
@@ -61,29 +63,34 @@ def refused(name: str, error: InputError, used_by: str = "", fetch: str = "") ->
 
 
 def report(findings: Sequence[Finding], spell: Spell = as_python) -> str:
-    """Return a table of the findings, the missing ones last, and below it the shell lines that fetch those.
+    """Return a table of the findings, the missing ones last, and below it the shell lines that fetch what is not there.
 
     Parameters in it are spelled by `spell`.
     """
     # False sorts first: what is there above, what is missing below
-    ordered = sorted(findings, key=lambda finding: not finding.there)
+    ordered = sorted(findings, key=lambda finding: (not finding.there, finding.needed))
     width = max([len(finding.name) for finding in ordered], default=0)
     lines = []
     for finding in ordered:
         used = f" ({finding.used_by})" if finding.used_by else ""
         where = InputError(finding.where).spelled(spell)
-        lines.append(f"{'there' if finding.there else 'MISSING':<8} {finding.name:<{width}}  {where}{used}")
-    fetch = list(dict.fromkeys(finding.fetch for finding in missing(findings) if finding.fetch))
-    if any(f"${FOLDER_VARIABLE}" in line for line in fetch) and not os.environ.get(FOLDER_VARIABLE):
-        fetch.insert(0, f'export {FOLDER_VARIABLE}="$PWD/weights" && mkdir -p "${FOLDER_VARIABLE}"')
-    if fetch:
-        lines += ["", "to get what is missing:", *(f"  {line}" for line in fetch)]
+        state = "there" if finding.there else "MISSING" if finding.needed else "optional"
+        lines.append(f"{state:<8} {finding.name:<{width}}  {where}{used}")
+    fetch = dict.fromkeys(finding.fetch for finding in missing(findings) if finding.fetch)
+    optional = dict.fromkeys(finding.fetch for finding in findings if not finding.there and finding.fetch)
+    parts = {"what is missing": list(fetch), "what is optional": [line for line in optional if line not in fetch]}
+    folder = [f'export {FOLDER_VARIABLE}="$PWD/weights" && mkdir -p "${FOLDER_VARIABLE}"']
+    for what, commands in parts.items():
+        if any(f"${FOLDER_VARIABLE}" in line for line in commands) and not os.environ.get(FOLDER_VARIABLE):
+            commands, folder = folder + commands, []
+        if commands:
+            lines += ["", f"to get {what}:", *(f"  {line}" for line in commands)]
     return "\n".join(lines)
 
 
 def missing(findings: Iterable[Finding]) -> list[Finding]:
-    """Return what the run cannot have."""
-    return [finding for finding in findings if not finding.there]
+    """Return what the run needs and cannot have."""
+    return [finding for finding in findings if finding.needed and not finding.there]
 
 
 def package(module: str, used_by: str = "") -> Finding:

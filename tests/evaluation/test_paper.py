@@ -185,9 +185,12 @@ def test_reproduce_prepares_trains_and_evaluates_what_is_missing_and_skips_the_r
     monkeypatch.setattr("lafr.commands.preflight.training_findings", lambda *_, **__: [lacking["faces"]])
     monkeypatch.setattr("lafr.commands.preflight.benchmark_findings", lambda _: (found, {}))
     monkeypatch.setattr(sys, "argv", ["lafr reproduce", OURS, "--faces", "source=F"])
-    with pytest.raises(SystemExit) as stop:
-        lafr.commands.reproduce.command()
-    assert "missing: images" in str(stop.value.code) and "--images" in str(stop.value.code) and not ran
+    for named in ("faces, images", "images"):  # the folder F is not there at first
+        with pytest.raises(SystemExit) as stop:
+            lafr.commands.reproduce.command()
+        assert f"missing: {named};" in str(stop.value.code) and "--images" in str(stop.value.code) and not ran
+        for folder in "FLH":
+            Path(folder).mkdir(exist_ok=True)
     sys.argv += ["--images", "source=L source_hq=H", "--launch", "--num_processes 2"]
     lafr.commands.reproduce.command()
     launched = ["accelerate.commands.launch", "--num_processes", "2", "-m", "lafr"]

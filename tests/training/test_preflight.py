@@ -93,6 +93,10 @@ def test_a_device_that_is_too_small_is_refused_with_what_would_fit_and_a_tight_o
     monkeypatch.setattr(preflight, "peak_bytes", peak)
     for amount, fits in (
         (3, "trainer=gpu80 needs 1.0 GB"),  # four micro-batches; gpu24 and gpu12 make more than there are faces
+        (
+            1.2,
+            "trainer.accumulation=4 trainer.gradient_checkpointing=true needs 0.5 GB",
+        ),  # 1.0 may not fit beside the rest
         (0.9, "trainer.accumulation=4 trainer.gradient_checkpointing=true needs 0.5 GB"),
         (0.1, "even trainer.accumulation=4 trainer.gradient_checkpointing=true needs 0.5 GB"),
     ):
@@ -200,3 +204,7 @@ def test_the_report_says_each_line_once_and_names_the_folder_to_set(monkeypatch)
     )
     assert lines.count("curl") == 1 and "export LAFR_WEIGHTS=" in lines
     assert lines.splitlines()[0].split() == ["there", "b", "here"]
+    metric = Finding("m", False, "gone", fetch='curl -o "$LAFR_WEIGHTS"/m x', needed=False)
+    optional = report([metric, Finding("b", True, "here")])
+    assert not missing([metric]) and "MISSING" not in optional and "optional m" in optional
+    assert optional.index("export LAFR_WEIGHTS=") < optional.index("/m x")
