@@ -48,13 +48,17 @@ def find_source(given: str, pinned: str | None, download_to: Path, output: Path)
     return Source(path, tuple(listing.images), record)
 
 
+def find_list(file: str | Path) -> Path:
+    """Return the path of a list of image names: as given, or shipped with LAFR."""
+    try:
+        return selection.located(str(file), root=None)
+    except InputError:
+        raise InputError("only", str(file), "a text file that exists", "write one image name per line") from None
+
+
 def read_names(path: Path) -> frozenset[str]:
     """Return the stems of the images named in a list, one per line; a line that begins with `#` is a comment."""
-    try:
-        found = selection.located(str(path), root=None)  # as given, or shipped with LAFR
-    except InputError:
-        raise InputError("only", str(path), "a text file that exists", "write one image name per line") from None
-    return frozenset(stem_of(name) for name in selection.read_names(found))
+    return frozenset(stem_of(name) for name in selection.read_names(path))
 
 
 def stem_of(name: str) -> str:

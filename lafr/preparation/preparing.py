@@ -16,7 +16,7 @@ from lafr.preparation.aligning import Converter
 from lafr.preparation.archives import each_image
 from lafr.preparation.downloads import is_address, public
 from lafr.preparation.indexes import INDEX, read_index, require_same, sha256_of, sha256_of_pixels, verify
-from lafr.preparation.origins import Source, choose, find_source, pair, read_names
+from lafr.preparation.origins import Source, choose, find_list, find_source, pair, read_names
 from lafr.preparation.sheet import set_sheet
 from lafr.preparation.unfinished import Unfinished
 from lafr.storage import write_sealed
@@ -84,7 +84,7 @@ class Preparation:
             made_by: command, date and versions, for the index.
         """
         work, done = Unfinished(Path(output)), read_index(Path(output))
-        lists = [Path(self.only)] if isinstance(self.only, str) else [Path(file) for file in self.only or ()]
+        lists = [find_list(file) for file in ([self.only] if isinstance(self.only, str) else self.only or ())]
         wanted = frozenset[str]().union(*map(read_names, lists)) if lists else None
         count = self.count if wanted is None else len(wanted)
         job = {"dataset": self.name, "settings": self._settings(lists, count)}

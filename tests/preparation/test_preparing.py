@@ -176,6 +176,8 @@ def test_a_part_of_ffhq_can_be_named_or_counted(tmp_path, capsys):
     (tmp_path / "some.txt").write_text("00001\n00007\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"lacks 1 of 2 images in the list, first \['00007'\]"):
         run(capsys, "ffhq", source=source, only=tmp_path / "some.txt", output="o")
+    with pytest.raises(InputError, match=r"lacks \d+ of 700 images"):  # its lists are not here: those that LAFR carries
+        run(capsys, "ffhq_600", source=source, output="o")
 
 
 def test_two_sources_make_pairs_matched_by_name(tmp_path, capsys):
