@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test walk test-slow lint release tables clean
+.PHONY: quickstart test walk test-slow lint docs release tables clean
 
 $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -47,6 +47,19 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# In an environment of its own, of the extra "docs" alone: without torch it is there in seconds.
+DOCS := .venv-docs/.ready
+$(DOCS): pyproject.toml
+	@$(PYTHON) -m venv .venv-docs
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> .venv-docs/requirements.txt
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-docs/requirements.txt
+	@touch $@
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 release: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
@@ -56,4 +69,4 @@ tables: $(READY)
 	$(BIN)/python -m scripts.benchmarks pages
 
 clean:
-	rm -rf .venv runs dist build *.egg-info
+	rm -rf .venv .venv-docs runs site dist build *.egg-info

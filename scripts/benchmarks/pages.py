@@ -9,10 +9,18 @@ from typing import Any
 
 from lafr.commands.doors import Parser
 from lafr.evaluation import markdown
+from lafr.metrics.registry import describe
 from lafr.storage import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "data/mini/README.md", "results/benchmarks/README.md", "results/findings.md")
+PAGES = ("README.md", "data/mini/README.md", "docs/reproduce.md", "results/benchmarks/README.md", "results/findings.md")
+SHORT = (
+    "psnr_rgb",
+    "ssim_rgb",
+    "st_lpips_vgg",
+    "identity_cos_sface",
+    "identity_distance_dlib",
+)  # by none of the losses' networks
 PARTS = ("encoder", "UNet", "decoder")
 MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -50,6 +58,17 @@ def result_block(record: dict, others: bool = False) -> str:
     latents = ", ".join(f"{name} {value:.4g}" for name, value in record.get("latents", {}).items())
     latents = f"Latents: {latents}.\n\n" if latents else ""
     return f"{table(record, others=others)}\n\n{latents}{made_by(record)}"
+
+
+def scores_block(record: dict) -> str:
+    """Return a result's means of a few metrics, for a page that is read first."""
+    kinds = [describe(name) for name in SHORT]
+    rows = [
+        [method, *(f"{scores[kind.name]['mean']:.{kind.digits}f}" for kind in kinds)]
+        for method, scores in record["rows"].items()
+    ]
+    table = markdown.table(["method", *(f"{kind.name} {kind.direction}" for kind in kinds)], rows)
+    return f"{table}\n\nMeans of {record['benchmark']}, {record['images']} images. {made_by(record)}"
 
 
 def made_by(record: dict) -> str:
@@ -130,6 +149,7 @@ def hours_block(record: dict) -> str:
 
 BLOCKS: dict[str, Callable[[dict], str]] = {
     "table": result_block,
+    "scores": scores_block,
     "published": partial(result_block, others=True),
     "training": training_block,
     "networks": networks_block,

@@ -25,8 +25,8 @@ def test_every_table_is_what_pages_writes(pages, page):
 
 
 def test_any_digit_of_a_table_that_differs_from_the_results_is_noticed_and_mended(pages):
-    text = pages.filled((ROOT / "README.md").read_text())
-    table = re.search(r"<!-- table: .*?<!-- end -->", text, re.DOTALL)
+    text = pages.filled((ROOT / "README.md").read_text(encoding="utf-8"))
+    table = re.search(r"<!-- scores: .*?<!-- end -->", text, re.DOTALL)
     digits = [match.start() for match in re.finditer(r"\d", table[0]) if match.start() > table[0].index("-->")]
     for at in digits[:: max(1, len(digits) // 20)]:
         changed = table[0][:at] + str((int(table[0][at]) + 1) % 10) + table[0][at + 1 :]
