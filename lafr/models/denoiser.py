@@ -3,11 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from peft import LoraConfig, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from lafr.models.lora import (
     LORA_TARGETS,
     WEIGHTS,
     lora_state,
+    merge_saved,
     plain_state,
     read_lora,
     require_rank,
@@ -25,6 +25,9 @@ from lafr.models.lora import (
 )
 from lafr.models.schema import Range, read_small_json, require_fit
 from lafr.storage import atomic_write, write_text
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 DENOISER = "denoiser.safetensors"
 # What `config.json` holds next to a pruned UNet; time, input scale, text and LoRA stand in the model's index.
@@ -97,6 +100,8 @@ class Denoiser(nn.Module):
 
     def add_lora(self, rank: int = 4, alpha: float = 8, targets: Sequence[str] = LORA_TARGETS, seed: int = 0) -> None:
         """Add a LoRA (Hu et al., 2022) to the layers whose names end in `targets`; gaussian start drawn by `seed`."""
+        from peft import LoraConfig  # a second
+
         self.lora_config = LoraConfig(
             r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian"
         )
@@ -123,13 +128,18 @@ class Denoiser(nn.Module):
             raise InputError("this denoiser has no LoRA, or it was merged; save all of it (save_pretrained)")
         write_lora(self.unet, self.lora_config, Path(folder))
 
-    def load_lora(self, folder: str | Path, **settings: Any) -> None:
+    def load_lora(self, folder: str | Path, merged: bool = False, **settings: Any) -> None:
         """Add a LoRA of these settings (see `add_lora`) and load its weights, which `save_lora` wrote.
 
+        With `merged` it is added to the weights it belongs to, as `merge_lora` would, and peft is not imported.
         Raises InputError unless names and shapes of the weights are exactly those of the settings.
         """
         folder = Path(folder)
         require_rank(folder, settings["rank"])  # before memory of this rank is taken
+        if merged:
+            return merge_saved(self.unet, folder, **settings)
+        from peft import set_peft_model_state_dict
+
         try:
             self.add_lora(**settings)
         except ValueError as error:  # peft, of targets that no layer has
@@ -162,8 +172,11 @@ class Denoiser(nn.Module):
         scale_input: bool = True,
         text: str = "none",
         lora: Mapping[str, Any] | None = None,
+        merged: bool = False,
     ) -> "Denoiser":
         """Load what `save_pretrained` wrote, bit for bit; the arguments are what it was made with.
+
+        `merged`: see `load_lora`.
 
         Raises InputError unless names and shapes of the weights are exactly those of its configuration. (diffusers'
         own loading would silently give the pruned layers back, with random weights.)
@@ -174,7 +187,7 @@ class Denoiser(nn.Module):
         unet.load_state_dict(load_exactly(folder / DENOISER, unet.state_dict()), assign=True)
         denoiser = cls(unet, timestep, alpha_bar, scale_input, text)
         if lora is not None:
-            denoiser.load_lora(folder, **lora)
+            denoiser.load_lora(folder, merged, **lora)
         return denoiser
 
 

@@ -18,6 +18,8 @@ from lafr.models.fast import DTYPES
 from lafr.models.restorer import Restorer
 from lafr.photos.detectors import DETECTORS
 from lafr.photos.files import EXTENSIONS
+from lafr.photos.restorer import PhotoRestorer
+from lafr.weights import locate
 
 CHANNELS = ("encoder_block_out_channels", "decoder_block_out_channels")
 BLOCKS = ("num_encoder_blocks", "num_decoder_blocks")
@@ -193,21 +195,33 @@ def loaded(*arguments):
 
 quick = [loaded("--help"), loaded("restore", "--help"), loaded("restore", "a.png", "-o", "out", "--wrong")]
 quick += [loaded("check", "--help"), loaded("tables", "--help"), loaded("nowhere")]
-hydra = loaded("train", "+experiment=mini", "wrong=1")
+seen = loaded("train", "+experiment=mini", "wrong=1")
 from lafr.commands.restore import hidden
-with hidden("scipy"):
+with hidden("hydra", "scipy"):  # hydra is there already, and stays
     try:
         import scipy
     except ImportError:
-        hydra.append("hidden")
-import scipy
-print(quick, hydra, file=sys.stderr)
+        seen.append("hidden")
+import hydra, scipy
+print(quick, seen, file=sys.stderr)
 """
 
 
 def test_help_and_a_wrong_option_load_no_library_and_scipy_is_hidden_for_a_while_only():
     done = subprocess.run([sys.executable, "-c", STARTS], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == f"{[[]] * 6} {['hydra', 'hidden']}"
+
+
+@pytest.mark.slow
+def test_restoring_imports_no_peft_and_no_transformers_and_gives_the_pixels_of_the_loaded_lora(tmp_path):
+    """Six seconds: a process of its own, as this one has both packages."""
+    photo, said = str(locate("astronaut")), "print(*(name for name in ('peft', 'transformers') if name in sys.modules))"
+    code = f"import sys; from lafr.commands.cli import main; main(['restore', {photo!r}, '-o', 'out', '--quiet']); "
+    done = subprocess.run([sys.executable, "-c", code + said], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    restored = np.asarray(Image.open(tmp_path / "out" / "astronaut.png"), int)
+    expected = np.asarray(PhotoRestorer(Restorer.from_pretrained("mini"))(photo).image, int)
+    assert abs(restored - expected).max() <= 1
 
 
 def test_the_choices_that_are_listed_before_torch_is_imported_are_those_that_exist():

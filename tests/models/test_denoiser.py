@@ -13,6 +13,7 @@ from lafr.miniature.build import pack
 from lafr.models.base.model import new_base
 from lafr.models.denoiser import Denoiser
 from lafr.models.folding import remove_time, replace_text
+from lafr.models.lora import LORA_TARGETS
 from lafr.models.restorer import Restorer
 from lafr.weights import mini_folder
 
@@ -391,6 +392,24 @@ def test_what_is_saved_merged_is_what_merging_leaves_and_nothing_of_an_earlier_l
     again = loaded(tmp_path, lora=None).state_dict()
     assert again.keys() == made.state_dict().keys()
     assert all(torch.equal(value, again[name]) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize("targets", [LORA_TARGETS, ("conv", "to_q")])
+def test_a_lora_merged_as_it_is_read_is_what_merging_leaves(tmp_path, targets):
+    settings = dict(rank=3, alpha=5, targets=targets)
+    made, untrained, again = (denoiser() for _ in range(3))
+    made.add_lora(**settings)
+    moved(made).save_lora(tmp_path)
+    made.merge_lora()
+    again.load_lora(tmp_path, merged=True, **settings)
+    changed = 0
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, made.state_dict()[name], atol=1e-6, rtol=1e-6)
+        changed += not torch.equal(value, untrained.state_dict()[name])
+    assert changed >= len(targets)
+    for wrong, value in (("rank", 4), ("targets", ("conv",)), ("targets", ("nowhere",))):
+        with pytest.raises(InputError):
+            denoiser().load_lora(tmp_path, merged=True, **settings | {wrong: value})
 
 
 def test_a_merged_lora_cannot_be_saved_alone_and_a_new_one_can_be_added(tmp_path):

@@ -164,3 +164,8 @@ def test_another_process_loads_every_part_bit_for_bit(trained, tmp_path, workers
     expected = [trained.denoiser(z), trained.adapter(z), trained(lq()), trained(lq())]
     found = torch.load(tmp_path / "other.pt")
     assert [torch.equal(a, b) for a, b in zip(found, expected, strict=True)] == [True] * 4
+    for kind in ("full", "reference"):  # a LoRA merged in loading is saved with the weights
+        merged = Restorer.from_pretrained(tmp_path / kind, merged=True)
+        merged.save_pretrained(tmp_path / "merged")
+        torch.testing.assert_close(merged(lq()), expected[2], atol=1e-4, rtol=1e-4)
+        assert torch.equal(Restorer.from_pretrained(tmp_path / "merged")(lq()), merged(lq()))
