@@ -11,7 +11,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "method.svg"
 REPOSITORY = ".."  # of the links: relative to docs/
-HEIGHT, GAP, TOP, LEFT = 60, 62, 54, 62
+HEIGHT, GAP, TOP, LEFT = 60, 74, 54, 62
 FROZEN, TRAINED, INK = "#e8eaed", "#fde2b8", "#1f2328"
 
 
@@ -27,12 +27,12 @@ class Box(NamedTuple):
 
 
 BOXES = (
-    Box("VAE encoder", "frozen", "lafr/models/codec.py", False, 104, "z_lq"),
-    Box("extractor", "codebook, alignment", "lafr/models/adapter.py", True, 138, ""),
+    Box("VAE encoder", "frozen", "lafr/models/codec.py", False, 128, "z_lq"),
+    Box("extractor", "codebook, alignment", "lafr/models/adapter.py", True, 154, ""),
     Box("codebook", "codebook stage", "lafr/models/quantizers.py", True, 124, ""),
     Box("mapper", "codebook stage", "lafr/models/adapter.py", True, 124, "z_aligned"),
     Box("UNet, one step", "frozen, LoRA trained", "lafr/models/denoiser.py", True, 160, "z_restored"),
-    Box("VAE decoder", "frozen", "lafr/models/codec.py", False, 104, "restored"),
+    Box("VAE decoder", "frozen", "lafr/models/codec.py", False, 128, "restored"),
 )
 
 
@@ -62,7 +62,7 @@ def drawn_arrow(start: int, end: int, label: str) -> str:
 
 def figure() -> str:
     """Return the figure as SVG."""
-    parts, x = [drawn_arrow(LEFT - GAP + 8, LEFT, "lq")], LEFT
+    parts, x = [drawn_arrow(8, LEFT, "lq")], LEFT
     spans = {}
     for box in BOXES:
         parts.append(drawn_box(box, x))
@@ -70,7 +70,7 @@ def figure() -> str:
         end = x + box.width
         x = end + (GAP if box.output else 22)
         if box.output in ("z_aligned", "z_restored"):  # the longest names
-            x += 18
+            x += 20
         parts.append(drawn_arrow(end, x, box.output))
     start, end = spans["extractor"][0] - 8, spans["mapper"][1] + 8
     parts.append(

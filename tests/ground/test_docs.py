@@ -1,14 +1,17 @@
 """Every code block of the pages runs, or is checked, or says above it why it cannot; what the pages name exists."""
 
 import argparse
+import ast
 import re
 import shlex
 import tomllib
 from pathlib import Path
 
+import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import lafr
 from lafr.commands import build_mini, paper, reproduce, restore, tables
 from lafr.commands.launch import composed, quote_paths
 
@@ -137,8 +140,28 @@ def test_files_that_pages_name_and_link_to_exist():
         assert not lost, f"{page.name}: {lost}"
 
 
-def test_experiments_and_commands_that_the_pages_should_tell_of_are_told_of():
-    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert all(f"lafr[{extra}]" in text for extra in EXTRAS.keys() - {"dev", "docs", "train"})
+def test_every_message_of_the_troubleshooting_page_is_one_that_the_code_prints():
+    code = [*(ROOT / "lafr").rglob("*.py"), *Path(hydra.__file__).parent.glob("_internal/*.py")]
+    pieces = set()  # of at least two words: in an f-string what stands between its values
+    for path in code:
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        texts = (node.value for node in tree if isinstance(node, ast.Constant))
+        pieces |= {text.strip() for text in texts if isinstance(text, str)}
+    pieces = [piece for piece in pieces if len(piece) > 9 and " " in piece]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
+    assert len(messages) >= 20
+    assert [message for message in messages if not any(piece in message for piece in pieces)] == []
+
+
+def test_the_pages_name_every_extra_and_the_version_and_the_site_has_every_page():
+    commands = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert all(f"lafr[{extra}]" in commands for extra in EXTRAS.keys() - {"dev", "docs", "train"})
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert all(page.name in nav for page in (ROOT / "docs").glob("*.md"))
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert cited["version"] == lafr.__version__
+    assert f"## [{lafr.__version__}] - {cited['date-released']}" in changes
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)$", changes, re.MULTILINE)) <= kinds
