@@ -107,6 +107,8 @@ def external_file(name: str, used_by: str = "") -> Finding:
         return Finding(name, True, str(locate(name)), used_by)
     except InputError as error:
         reason = error.args[0].partition("; ")[0].partition(": download")[0]
+        if reason == f"{name} is missing":
+            reason = f"there is no {EXTERNAL[name].name}"
         return Finding(name, False, reason, used_by, fetch_line(EXTERNAL[name]), error)
 
 
