@@ -6,6 +6,7 @@ An error names a parameter as in Python (`decode_crop=None`). A Hydra command sp
 
 import argparse
 import ast
+import io
 import os
 import re
 import sys
@@ -127,6 +128,8 @@ def one_line_errors(spell: Spell, *more: type[BaseException]) -> Iterator[None]:
         more: further exceptions of the user's making, besides InputError and OSError.
     """
     users: tuple[type[BaseException], ...] = (InputError, OSError, *more)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a table's arrows are in no code page of Windows
     try:
         yield
     except Stopped as stopped:

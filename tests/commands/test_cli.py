@@ -1,8 +1,10 @@
 """`lafr restore` restores any file name, reports what is wrong in one line, and by its exit code."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from lafr.photos.files import EXTENSIONS
 from lafr.photos.restorer import PhotoRestorer
 from lafr.weights import locate
 
+ROOT = Path(__file__).resolve().parents[2]
 CHANNELS = ("encoder_block_out_channels", "decoder_block_out_channels")
 BLOCKS = ("num_encoder_blocks", "num_decoder_blocks")
 
@@ -229,3 +232,9 @@ def test_the_choices_that_are_listed_before_torch_is_imported_are_those_that_exi
     assert choices["dtype"] == DTYPES and choices["extension"] == EXTENSIONS
     described = {action.dest: action.help for action in restore.parser()._actions}
     assert [name for name in DETECTORS if name not in described["detector"]] == []
+
+
+def test_a_console_that_has_no_arrows_gets_the_table():
+    command = [sys.executable, "-m", "lafr", "tables", str(ROOT / "results/mini/london.json"), "--format", "markdown"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, check=True)
+    assert b"| method | psnr_rgb ? |" in done.stdout and done.stderr == b""
