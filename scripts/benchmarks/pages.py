@@ -109,7 +109,7 @@ def benchmark_block(topic: str, record: dict, head: str = "", note: str = "") ->
 
 
 def speed_block(record: dict) -> str:
-    """Return the speed of one image beside the reference, in a sentence."""
+    """Return the speed of one image relative to the reference, in a sentence."""
     said = []
     for name, found in record["batches"]["1"].items():
         if name != "reference":
@@ -118,7 +118,7 @@ def speed_block(record: dict) -> str:
             share = 100 * whole["gmacs"] / whole["seconds"] / ceiling
             said.append(f"{name} **{whole['speed']:.2f}x**, at {share:.0f} % of what a matrix product reaches")
     where = f"{record['machine']}, {record.get('instructions', 'AVX512')}"
-    return f"One image of {record['resolution']} px, beside an OSEDiff-style reference ({where}): {'; '.join(said)}."
+    return f"One image of {record['resolution']} px, relative to an OSEDiff-style reference ({where}): {'; '.join(said)}."
 
 
 def precision_block(record: dict) -> str:

@@ -159,6 +159,8 @@ def test_the_pages_name_every_extra_and_the_version_and_the_site_has_every_page(
     assert all(f"lafr[{extra}]" in commands for extra in EXTRAS.keys() - {"dev", "docs", "train"})
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert all(page.name in nav for page in (ROOT / "docs").glob("*.md"))
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert all(f"::: {lafr._MODULES[name]}.{name}\n" in api for name in lafr.__all__)
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert cited["version"] == lafr.__version__
