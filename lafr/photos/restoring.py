@@ -4,7 +4,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,40 @@ class _Waiting:
     crop: torch.Tensor  # [3, S, S]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A photo and what `PhotoRestorer.judge` says of it."""
+
+    photo: Image.Image
+    aligned: bool
+    found: list[Detection]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """A restored photo that is being written: the future of its path and of what could not be kept, and its facts."""
+
+    job: Job
+    written: "Future[tuple[Path, tuple[str, ...]]]"
+    faces: Sequence[FaceReport]
+    warnings: tuple[str, ...]
+    facts: dict[str, Any]
+
+
 class _Run:
-    """Restores one job after another; aligned faces wait until a batch is full."""
+    """Restores one job after another; aligned faces wait until a batch is full.
+
+    While one photo is restored the next is read and its faces are found, and the one before is written, each in a
+    thread of its own: memory holds three photos.
+    """
 
     def __init__(self, photos: PhotoRestorer, how: dict, outputs: Outputs, journal: Journal, progress: bool):
         self.photos, self.how, self.outputs, self.journal, self.progress = photos, how, outputs, journal, progress
         self.inputs: set[str] = set()  # real paths, which nothing may overwrite
         self.outcome = Outcome()
         self.waiting: list[_Waiting] = []
+        self.writing: _Writing | None = None
         self.alone = False  # one input: its error is the run's
 
     def restore(self, found: Found, again: bool) -> Outcome:
@@ -166,48 +193,74 @@ class _Run:
         self.inputs = self.outputs.require_new([path for path, _ in found.files], targets)
         self.alone = len(jobs) == 1
         hidden = not self.progress or self.alone
-        bar = tqdm(total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=hidden, bar_format=BAR)
-        for job in jobs:
-            finished = None if again else self.journal.output_of(job.name, job.path)
-            if finished:
-                self.outcome.kept.append(finished)
-                bar.update()
-                continue
-            try:
-                bar.update(self.add(job))
-            except Exception as error:
-                self.skip(job, error)
-                bar.update()
-        bar.update(self.flush())
-        bar.close()
+        self.bar = tqdm(
+            total=len(jobs), desc="restore", unit=" images", dynamic_ncols=True, disable=hidden, bar_format=BAR
+        )
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as self.writer:
+            for job, read in self._ahead((job for job in jobs if again or not self._kept(job)), reader):
+                try:
+                    self.add(job, read)
+                except Exception as error:
+                    self.skip(job, error)
+            self.flush()
+            self._finish()
+        self.bar.close()
         for name, reason in found.ignored:
             self.journal.ignore(str(name), reason)
             self.outcome.ignored.append((str(name), reason))
         return self.outcome
 
-    def add(self, job: Job) -> int:
-        """Restore a job, or let it wait; returns how many were finished. Raises what is wrong with it."""
-        if len(os.fsencode(job.target.name)) > LONGEST_NAME:
-            raise InputError(f"{str(job.path)!r} has a name too long to write an output of a similar name; rename it")
-        if job.path.suffix.lower() in VIDEOS:
-            return self._video(job)
+    def _kept(self, job: Job) -> bool:
+        """Return whether an earlier run has finished a job, and count it."""
+        finished = self.journal.output_of(job.name, job.path)
+        if finished:
+            self.outcome.kept.append(finished)
+            self.bar.update()
+        return finished is not None
+
+    def _ahead(self, jobs: Iterable[Job], reader: ThreadPoolExecutor) -> "Iterator[tuple[Job, Future[_Read] | None]]":
+        """Yield each job with the future of its photo, the next photo being read; a video has none."""
+        before: tuple[Job, Future[_Read] | None] | None = None
+        for job in jobs:
+            # a video calls the detector itself, which two threads must not do at once
+            if before and before[1] is None:
+                yield before
+                before = None
+            read = None if job.path.suffix.lower() in VIDEOS else reader.submit(self._read, job)
+            if before:
+                yield before
+            before = job, read
+        if before:
+            yield before
+
+    def _read(self, job: Job) -> _Read:
+        require_short(job)
         photo, lost = read_photo(job.path, self.photos.max_megapixels)
         aligned, found, warnings = self.photos.judge(photo, self.how["aligned"])
-        if not aligned:
-            return self._photo(job, photo, found, lost + warnings)
-        report = report_of_aligned(photo, found, self.photos.resolution, self.how["force"])
-        one = _Waiting(job, photo, report, lost + warnings, self.photos.crop_of(photo))
-        if report.status == "left":
-            self._aligned(one, one.crop)
-            return 1
-        self.waiting.append(one)
-        return self.flush() if len(self.waiting) == self.photos.batch_size else 0
+        return _Read(photo, aligned, found, lost + warnings)
 
-    def flush(self) -> int:
-        """Restore the aligned faces that wait, as one batch; returns how many."""
+    def add(self, job: Job, read: "Future[_Read] | None") -> None:
+        """Restore a job, or let it wait. Raises what is wrong with it."""
+        if read is None:
+            require_short(job)
+            return self._video(job)
+        one = read.result()
+        if not one.aligned:
+            return self._photo(job, one)
+        report = report_of_aligned(one.photo, one.found, self.photos.resolution, self.how["force"])
+        waits = _Waiting(job, one.photo, report, one.warnings, self.photos.crop_of(one.photo))
+        if report.status == "left":
+            return self._aligned(waits, waits.crop)
+        self.waiting.append(waits)
+        if len(self.waiting) == self.photos.batch_size:
+            self.flush()
+        return None
+
+    def flush(self) -> None:
+        """Restore the aligned faces that wait, as one batch."""
         waiting, self.waiting = self.waiting, []
         if not waiting:
-            return 0
+            return
         restored: Sequence[tuple[torch.Tensor, float] | None]
         try:
             restored = self._restored(waiting)
@@ -219,7 +272,6 @@ class _Run:
                 self._aligned(one, face, seconds)
             except Exception as error:
                 self.skip(one.job, error)
-        return len(waiting)
 
     def _restored(self, waiting: Sequence[_Waiting]) -> list[tuple[torch.Tensor, float]]:
         """Return each face `[3, S, S]` as the model restores it, and the seconds it took."""
@@ -236,36 +288,65 @@ class _Run:
             said = (str(error).splitlines() or [""])[0]
             error = InputError(f"{str(job.path)!r} cannot be restored ({type(error).__name__}: {said})")
         self.journal.write(job.name, job.path, "skipped", reason=str(error))
+        self.bar.update()
         if self.alone:
             raise error
         self.outcome.errors.append(error)
 
     def _aligned(self, one: _Waiting, after: torch.Tensor, seconds: float = 0.0) -> None:
         image, report, crops = self.photos.aligned_result(one.photo, one.report, one.crop, after)
-        target, lost = self._write(one.job, image)
-        if self.outputs.side_by_side:
-            before = to_pil(one.crop) if report.status == "restored" else one.photo
-            write_photo(comparison(before, image), self.outputs.comparison(one.job.target))
-        self._write_faces(one.job, crops)
-        self._finish(one.job, target, [report], one.warnings + lost, seconds=round(seconds, 3), aligned=True)
+        before = to_pil(one.crop) if report.status == "restored" else one.photo
+        facts = dict(seconds=round(seconds, 3), aligned=True)
+        self._write_later(one.job, (before, image), crops, [report], one.warnings, facts)
 
-    def _photo(self, job: Job, photo: Image.Image, found: list[Detection], warnings: tuple[str, ...]) -> int:
-        result = self.photos.restore(photo, **{**self.how, "aligned": False}, detections=found)
-        target, lost = self._write(job, result.image)
-        if self.outputs.side_by_side:
-            write_photo(comparison(photo, result.image), self.outputs.comparison(job.target))
-        self._write_faces(job, result.crops)
-        self._finish(job, target, result.faces, warnings + lost, seconds=round(result.seconds, 3), aligned=False)
-        return 1
+    def _photo(self, job: Job, one: _Read) -> None:
+        result = self.photos.restore(one.photo, **{**self.how, "aligned": False}, detections=one.found)
+        facts = dict(seconds=round(result.seconds, 3), aligned=False)
+        self._write_later(job, (one.photo, result.image), result.crops, result.faces, one.warnings, facts)
 
-    def _write(self, job: Job, image: Image.Image) -> tuple[Path, tuple[str, ...]]:
-        """Write a restored image; returns its path and what could not be kept."""
+    def _write_later(
+        self,
+        job: Job,
+        pair: tuple[Image.Image, Image.Image],
+        crops: Sequence[FaceCrops],
+        faces: Sequence[FaceReport],
+        warnings: tuple[str, ...],
+        facts: dict[str, Any],
+    ) -> None:
+        """Write a restored photo while the next one is restored, once the one before it is written and recorded."""
+        self._finish()
+        self.writing = _Writing(job, self.writer.submit(self._write, job, *pair, crops), faces, warnings, facts)
+
+    def _write(
+        self, job: Job, before: Image.Image, image: Image.Image, crops: Sequence[FaceCrops]
+    ) -> tuple[Path, tuple[str, ...]]:
+        """Write a restored photo and what belongs to it; returns its path and what could not be kept."""
         place = photo_path(image, job.target)
         if place != job.target and os.path.realpath(place) in self.inputs:
             raise InputError(f"{str(place)!r} would be overwritten, as CMYK is written as TIFF; choose another folder")
-        return write_photo(image, job.target)
+        target, lost = write_photo(image, job.target)
+        if self.outputs.side_by_side:
+            write_photo(comparison(before, image), self.outputs.comparison(job.target))
+        if self.outputs.save_faces:
+            for one in crops:
+                cropped, restored = self.outputs.faces(job.target, one.index)
+                write_image(one.before, cropped)
+                write_image(one.after, restored)
+        return target, lost
 
-    def _video(self, job: Job) -> int:
+    def _finish(self) -> None:
+        """Record the photo that is being written, as soon as it is."""
+        one, self.writing = self.writing, None
+        if one is None:
+            return
+        try:
+            target, lost = one.written.result()
+        except Exception as error:
+            return self.skip(one.job, error)
+        self.outcome.count_photo(one.faces)
+        self._note(one.job, target, one.warnings + lost, faces=[face_facts(face) for face in one.faces], **one.facts)
+
+    def _video(self, job: Job) -> None:
         from lafr.photos.video import restore_video
 
         settings = {name: self.how[name] for name in ("fidelity", "only_center_face", "force", "upscale")}
@@ -276,27 +357,19 @@ class _Run:
         self.outcome.video_faces += report.faces
         self.outcome.video_left.update(report.left)
         self._note(job, job.target, report.warnings, **facts, left=report.left, seconds=round(report.seconds, 3))
-        return 1
-
-    def _write_faces(self, job: Job, crops: Iterable[FaceCrops]) -> None:
-        if self.outputs.save_faces:
-            for one in crops:
-                cropped, restored = self.outputs.faces(job.target, one.index)
-                write_image(one.before, cropped)
-                write_image(one.after, restored)
-
-    def _finish(
-        self, job: Job, target: Path, faces: Sequence[FaceReport], warnings: tuple[str, ...], **facts: Any
-    ) -> None:
-        """Record a photo that is done."""
-        self.outcome.count_photo(faces)
-        self._note(job, target, warnings, faces=[face_facts(face) for face in faces], **facts)
 
     def _note(self, job: Job, target: Path, warnings: tuple[str, ...], **facts: Any) -> None:
         output = target.relative_to(self.journal.path.parent)
         self.journal.write(job.name, job.path, "done", output=str(output), **facts, warnings=list(warnings))
         self.outcome.done.append(target)
         self.outcome.warnings += [f"{job.name!r}: {warning}" for warning in warnings if warning != NO_FACE]
+        self.bar.update()
+
+
+def require_short(job: Job) -> None:
+    """Raise InputError when an output of this name cannot be written."""
+    if len(os.fsencode(job.target.name)) > LONGEST_NAME:
+        raise InputError(f"{str(job.path)!r} has a name too long to write an output of a similar name; rename it")
 
 
 def containers(files: Sequence[tuple[Path, Path]]) -> dict[Path, str]:

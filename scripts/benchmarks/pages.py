@@ -29,8 +29,9 @@ def filled(text: str, root: Path = ROOT) -> str:
     """Return `text` with every block `<!-- KIND: PATH --> ... <!-- end -->` filled from the JSON at PATH."""
 
     def fill(match: re.Match) -> str:
-        record = read_json(root / match["path"])
-        return match.group(1) + BLOCKS[match["kind"]](record) + "\n" + match.group(4)
+        path = root / match["path"]
+        made = BLOCKS[match["kind"]](read_json(path)) if path.is_file() else "Not measured yet."
+        return match.group(1) + made + "\n" + match.group(4)
 
     return MARK.sub(fill, text)
 
@@ -118,7 +119,9 @@ def speed_block(record: dict) -> str:
             share = 100 * whole["gmacs"] / whole["seconds"] / ceiling
             said.append(f"{name} **{whole['speed']:.2f}x**, at {share:.0f} % of what a matrix product reaches")
     where = f"{record['machine']}, {record.get('instructions', 'AVX512')}"
-    return f"One image of {record['resolution']} px, relative to an OSEDiff-style reference ({where}): {'; '.join(said)}."
+    return (
+        f"One image of {record['resolution']} px, relative to an OSEDiff-style reference ({where}): {'; '.join(said)}."
+    )
 
 
 def precision_block(record: dict) -> str:
@@ -170,6 +173,8 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "precision": precision_block,
     "evaluation": of_topic("evaluation"),
     "startup": of_topic("startup"),
+    "folder": of_topic("folder"),
+    "eightbit": of_topic("eightbit"),
     "decoders": of_topic("decoders"),
     "faults": of_topic("faults"),
 }

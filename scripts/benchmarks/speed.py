@@ -17,6 +17,8 @@ PARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "batches": (BATCHES, {}),
     "avx2": (["inference", "dtypes=[float32]", "repeats=1", "file=inference_avx2"], AVX2),
     "startup": (["startup"], {}),
+    "folder": (["folder"], {}),
+    "eightbit": (["eightbit"], AVX2),
 }
 
 

@@ -1,6 +1,7 @@
 """Folders of images with any name are restored into a folder, and no input is overwritten."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,42 @@ def test_progress_counts_pictures_restored_or_skipped_not_read(tmp_path, restore
             seen.append(total)
 
         def update(self, n=1):
-            seen.append(n)
+            lines = (tmp_path / "out" / "restored.jsonl").read_text(encoding="utf-8").splitlines()
+            seen.append(len(lines) if n else 0)
 
         def close(self):
             pass
 
     monkeypatch.setattr("lafr.photos.restoring.tqdm", Bar)
     restore_files(restorer, tmp_path / "in", tmp_path / "out", batch_size=3, side_by_side=False)
-    assert [n for n in seen if n] == [5, 3, 1, 1]  # of five: the first batch, the one that is no picture, the last
+    assert seen == [5, 1, 2, 3, 4, 5]  # of five: each once the journal has it
+
+
+def test_a_photo_is_restored_while_the_next_is_read_and_the_one_before_is_written(tmp_path, restorer, monkeypatch):
+    save(tmp_path / "in", "a.png", "b.png", "c.png")
+    happened = {name: threading.Event() for name in ("third read", "second restored")}
+    read, write, restore = restoring.read_photo, restoring.write_photo, PhotoRestorer.restore_crops
+
+    def reading(path, *limits):
+        happened["third read"].set() if path.name == "c.png" else None
+        return read(path, *limits)
+
+    def writing(image, target):
+        assert target.name != "a.png" or happened["second restored"].wait(10)
+        return write(image, target)
+
+    def restoring_crops(photos, crops, *how):
+        count.append(happened["third read"].wait(10) if len(count) == 1 else True)
+        happened["second restored"].set() if len(count) == 2 else None
+        return restore(photos, crops, *how)
+
+    count = []
+    monkeypatch.setattr(restoring, "read_photo", reading)
+    monkeypatch.setattr(restoring, "write_photo", writing)
+    monkeypatch.setattr(PhotoRestorer, "restore_crops", restoring_crops)
+    done, skipped = restore_files(restorer, tmp_path / "in", tmp_path / "out", batch_size=1, side_by_side=False)
+    assert skipped == [] and count == [True] * 3
+    assert [path.name for path in done] == ["a.png", "b.png", "c.png"]
 
 
 def test_every_input_has_an_output_name_of_its_own():
