@@ -11,13 +11,13 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 from lafr.commands.doors import Parser, one_line_errors
 from lafr.errors import InputError, as_python
+from lafr.storage import shipped
 
 WHEELS = (
     "diffusers", "hydra-core", "omegaconf", "antlr4-python3-runtime", "vector-quantize-pytorch", "einx", "frozendict",
@@ -32,6 +33,8 @@ WHEELS = (
 )  # fmt: skip
 MOST_MEGABYTES = 16  # of the wheels: with the repository they stay under 64 MiB
 PRESETS = ("gpu80", "gpu24", "gpu12")
+PRIOR = "mini_prior"
+MINIATURE = (PRIOR, "mini")  # experiments, in the order in which the miniature is made
 
 
 @dataclass(frozen=True)
@@ -414,12 +417,31 @@ def gather_wheels(folder: Path) -> None:
         raise InputError(f"the wheels have {size:.0f} MB; at most {MOST_MEGABYTES} may travel")
 
 
-def train_miniature(folder: Path, faces: str, minutes: float) -> None:
-    """Train the miniature's last stage in bfloat16 for some minutes; the same command resumes."""
-    command = [sys.executable, "-m", "lafr", "train", "+experiment=mini_multilevel", "trainer.mixed_precision=bf16"]
-    command += [f"run_dir={folder / 'mini_multilevel'}", f"data.root={faces}"]
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, check=True, timeout=60 * minutes)
+def train_commands(names: Sequence[str], folder: Path, faces: str) -> list[list[str]]:
+    """Return the command of each experiment in bfloat16, those after a prior on the base that it leaves."""
+    commands = []
+    for name in names:
+        settings = ["trainer.mixed_precision=bf16", f"run_dir={folder / name}", f"data.root={faces}"]
+        if PRIOR in names[: list(names).index(name)]:
+            settings.append(f"model.build.folder={folder / PRIOR / 'model'}")
+        commands.append([sys.executable, "-m", "lafr", "train", f"+experiment={name}", *settings])
+    return commands
+
+
+def train(names: Sequence[str], folder: Path, faces: str, minutes: float) -> None:
+    """Train experiments one after another for some minutes; the same command resumes."""
+    names = list(dict.fromkeys(one for name in names for one in (MINIATURE if name == "miniature" else [name])))
+    known = sorted(path.stem for path in shipped("configs").glob("experiment/mini*.yaml"))
+    for name in names:
+        if name not in known:
+            raise InputError("train", name, f"miniature or some of {', '.join(known)}")
+    deadline = time.monotonic() + 60 * minutes
+    for command in train_commands(names, folder, faces):
+        print(shlex.join(command[1:]), flush=True)
+        try:
+            subprocess.run(command, check=True, timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return print("out of time; the same command resumes", flush=True)
 
 
 def stop_at(deadline: float) -> None:
@@ -469,7 +491,7 @@ def main() -> None:
         "--wheels", type=Path, default=None, metavar="FOLDER", help="gather the packages to carry and stop"
     )
     top.add_argument(
-        "--train", default=None, choices=("miniature",), help="spend the minutes on the miniature's training"
+        "--train", nargs="+", default=None, metavar="EXPERIMENT", help="spend the minutes on miniature, or on mini*"
     )
     top.add_argument("--faces", default="../shared/faces", metavar="FOLDER", help="of --train")
     given = top.parse_args()
@@ -492,7 +514,7 @@ def run(given: Any) -> None:
     if given.table:
         return print(gpu_table(given.out))
     if given.train:
-        return train_miniature(given.out, given.faces, given.minutes)
+        return train(given.train, given.out, given.faces, given.minutes)
     deadline = time.monotonic() + 60 * given.minutes
     stop_at(deadline)
     outcome = work_through(plan(scale), given.out, deadline)

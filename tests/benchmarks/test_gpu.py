@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks.gpu import FULL, REHEARSAL, Job, gpu_table, plan, work_through
+from lafr.commands.launch import composed
+from scripts.benchmarks.__main__ import main
+from scripts.benchmarks.gpu import FULL, MINIATURE, REHEARSAL, Job, gpu_table, plan, train_commands, work_through
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_what_is_most_worth_knowing_fits_into_nine_minutes_and_compilation_comes_last():
+def test_what_is_most_worth_knowing_fits_into_nine_minutes_and_compilation_comes_last(monkeypatch, capsys):
     jobs = plan(FULL)
     names, at, started = [job.name for job in jobs], 0.0, {}
     for job in jobs:
@@ -23,6 +25,9 @@ def test_what_is_most_worth_knowing_fits_into_nine_minutes_and_compilation_comes
     assert {f"inference_{d}_{b}" for d in ("bfloat16", "float16") for b in (1, 4, 16)} <= set(in_time)
     assert {"training_gpu80", "training_gpu24", "training_gpu12", "smoke", "degradation"} <= set(in_time)
     assert [name.startswith("compiled_") for name in names] == sorted(name.startswith("compiled_") for name in names)
+    monkeypatch.setattr(sys, "argv", ["scripts.benchmarks", "gpu", "--plan"])  # as it is called on the machine
+    main()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == names
 
 
 def test_each_result_is_written_as_it_comes_a_failure_stops_nothing_and_a_second_run_resumes(tmp_path):
@@ -50,6 +55,16 @@ def test_each_result_is_written_as_it_comes_a_failure_stops_nothing_and_a_second
 
 def test_the_table_says_missing_for_every_row_that_was_not_measured(tmp_path):
     assert gpu_table(tmp_path).count("missing") == sum(j.name.startswith(("inf", "comp")) for j in plan(FULL))
+
+
+def test_the_miniatures_experiments_follow_each_other_on_the_prior_that_the_first_leaves(tmp_path):
+    built = {}
+    for command in train_commands(MINIATURE, tmp_path, "faces"):
+        cfg = composed("train", *command[4:])
+        assert cfg.trainer.mixed_precision == "bf16" and cfg.data.root == "faces"
+        built[cfg.run_dir] = cfg.model.build
+    first, last = built
+    assert built[first].sources == "mini" and built[last].folder == f"{first}/model"
 
 
 @pytest.mark.slow
