@@ -28,7 +28,7 @@ from lafr.storage import shipped
 from lafr.weights import EXTERNAL
 
 SIDE = 128  # of the faces and the model, in pixels
-PAIRS = 6
+PAIRS = 4
 # DAEFR's ranges, which the severe CelebA-Test was degraded by (configs/degradation/daefr.yaml)
 SEVERE = Degradation((0.1, 15), (0.8, 30), (0, 20), (30, 100), 41, 0.5, reference_resolution=512)
 # four levels each, as in Stable Diffusion: 1/8 of the side, and 1/64 in the middle of the UNet

@@ -37,9 +37,9 @@ EVAL = [f"benchmark.resolution={SIDE}", f"benchmark.build.count={PAIRS}"]
 
 def training(steps: int, batch: int = 1) -> list[str]:
     """The sizes of a training: nothing else differs from the experiment's own."""
-    stages = [
-        f"stage.{s}.{key}={value}" for s in STAGES for key, value in (("max_steps", steps), ("batch_size", batch))
-    ]
+    # with a warm-up the first step has a rate of zero: one step would train nothing
+    sizes = {"max_steps": steps, "batch_size": batch, "warmup_steps": 0}
+    stages = [f"stage.{stage}.{key}={value}" for stage in STAGES for key, value in sizes.items()]
     lists = ["data.file_list=train.txt", "data.validation_list=val.txt"]
     counts = ["trainer.accumulation=1", "trainer.validation_images=1", "trainer.checkpoint_every=1"]
     return [f"model.resolution={SIDE}", "model.build.expect=null", *lists, *stages, *counts, "trainer.log_every=1"]
@@ -65,6 +65,7 @@ class Walk:
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start `lafr ...` as a shell would."""
+        self.started = time.monotonic()
         return subprocess.Popen(
             [sys.executable, "-m", "lafr", *arguments],
             cwd=self.folder,
@@ -82,11 +83,12 @@ class Walk:
 
     def ended(self, process: subprocess.Popen, arguments: Sequence[str]) -> str:
         """Wait for a command; return what the screen showed, and add it to `transcript.txt`."""
-        started = time.monotonic()
         shown = process.communicate(timeout=1500)[0].decode("utf-8")
         # of a progress bar the last state remains
-        shown = re.sub(r"[^\n]*\r", "", shown)
-        lines = [f"$ lafr {shlex.join(arguments)}", shown, f"[{time.monotonic() - started:.0f} s]\n\n"]
+        shown = re.sub(r"[^\n]*\r", "", shown).rstrip() + "\n"
+        killed = "Killed\n" if process.returncode == -signal.SIGKILL else ""
+        seconds = f"[{time.monotonic() - self.started:.0f} s]\n\n"
+        lines = [f"$ lafr {shlex.join(arguments)}", f"{shown}{killed}{seconds}"]
         with (self.folder / "transcript.txt").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines).replace(f"{self.folder}/", ""))
         return shown
@@ -151,7 +153,8 @@ def test_training_survives_a_kill_and_wandbs_file_holds_every_step_once(trained)
     run = trained.folder / "runs" / OURS
     for stage in STAGES:
         lines = [json.loads(line) for line in (run / stage / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        assert [line["step"] for line in lines if "learning_rate" in line] == [1, 2]
+        rates = {line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line}
+        assert list(rates) == [1, 2] and min(rates.values()) > 0
     history, runs = read_run(run)
     for place, stage in enumerate(STAGES):
         steps = [line["step"] for line in history if f"{stage}/learning_rate" in line]
