@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test walk test-slow lint docs release tables clean
+.PHONY: quickstart test walk notebooks test-slow lint docs release tables clean
 
 $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -38,6 +38,9 @@ test: $(READY)
 
 walk: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/walks
+
+notebooks: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/notebooks.py
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

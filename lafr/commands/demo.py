@@ -1,5 +1,6 @@
 """Serve a web page that restores the faces of a visitor's photo: `lafr demo`."""
 
+import importlib.util
 import signal
 import sys
 import threading
@@ -8,6 +9,7 @@ from contextlib import suppress
 from omegaconf import DictConfig
 
 from lafr.commands.launch import run
+from lafr.errors import need
 
 MINIATURE = (
     "The shipped miniature at 128 px: it shows that the method works, it is **not a tool for your photographs**."
@@ -16,6 +18,8 @@ MINIATURE = (
 
 def main(cfg: DictConfig) -> None:
     """Serve until stopped; every visitor's file is removed then."""
+    if importlib.util.find_spec("gradio") is None:
+        need("gradio", "'lafr[demo]'")  # before the model, which takes longer
     print(f"loading {cfg.model.folder} ...", file=sys.stderr, flush=True)
     from hydra.utils import instantiate
 

@@ -414,7 +414,7 @@ def print_outcome(outcome: Outcome, output: str | Path, quiet: bool = False, spe
             print(line)
         total = len(outcome.done) + len(outcome.kept) + len(outcome.errors)
         kept = f" ({len(outcome.kept)} were done already)" if outcome.kept else ""
-        print(f"restored {len(outcome.done)} of {total} into {printable(str(output))}{kept}")
+        print(f"wrote {len(outcome.done)} of {total} into {printable(str(output))}{kept}")
     return not outcome.errors
 
 

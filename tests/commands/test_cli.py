@@ -50,7 +50,7 @@ def code_of(*arguments: str) -> int:
 def test_files_are_restored_as_the_model_does_alone(photos, model_folder, capsys):
     # untrained networks make strangers of all faces
     assert code_of("-o", "out", "--no-guard", "--model", model_folder, "--", "-o.png", "a,b=c.png") == 0
-    assert "restored 2 of 2 into out" in capsys.readouterr().out
+    assert "wrote 2 of 2 into out" in capsys.readouterr().out
     expected = Restorer.from_pretrained(model_folder)(Image.open("a,b=c.png"))
     for name in ("-o.png", "a,b=c.png"):
         assert abs(np.asarray(Image.open(f"out/{name}"), int) - np.asarray(expected)).max() <= 2  # a batch of two
@@ -58,7 +58,7 @@ def test_files_are_restored_as_the_model_does_alone(photos, model_folder, capsys
     assert capsys.readouterr() == ("", "")
     assert code_of("a,b=c.png", "--output=out", "--no-guard", "--model", model_folder) == 0
     printed = capsys.readouterr()
-    assert "restored 0 of 1 into out (1 were done already)" in printed.out
+    assert "wrote 0 of 1 into out (1 were done already)" in printed.out
     assert printed.err == f"loading {model_folder} ...\n"
 
 
@@ -182,7 +182,7 @@ def test_a_bad_file_among_good_ones_is_reported_and_the_exit_code_is_1(photos, m
     printed = capsys.readouterr()
     skipped = [line for line in printed.err.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 2 and "bad.png" in skipped[0] and "gone.png" in skipped[1]
-    assert "restored 1 of 3 into out" in printed.out
+    assert "wrote 1 of 3 into out" in printed.out
 
 
 STARTS = """
