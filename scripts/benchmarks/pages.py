@@ -14,13 +14,8 @@ from lafr.storage import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "data/mini/README.md", "docs/reproduce.md", "results/benchmarks/README.md", "results/findings.md")
-SHORT = (
-    "psnr_rgb",
-    "ssim_rgb",
-    "st_lpips_vgg",
-    "identity_cos_sface",
-    "identity_distance_dlib",
-)  # by none of the losses' networks
+# of the short table: none is scored by a network that the losses use
+SHORT = ("psnr_rgb", "ssim_rgb", "st_lpips_vgg", "identity_cos_sface", "identity_distance_dlib")
 PARTS = ("encoder", "UNet", "decoder")
 MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -39,7 +39,8 @@ def test_every_block_of_every_page_names_a_file_and_a_kind_that_exist(pages):
         text = (ROOT / page).read_text()
         assert len(pages.MARK.findall(text)) == text.count("<!-- end -->")
         for match in pages.MARK.finditer(text):
-            assert (ROOT / match["path"]).is_file() and match["kind"] in pages.BLOCKS, match["path"]
+            written = (ROOT / match["path"]).is_file() or "Not measured yet." in match[0]
+            assert written and match["kind"] in pages.BLOCKS, match["path"]
 
 
 def test_the_readmes_python_example_prints_what_it_says():
