@@ -29,7 +29,7 @@ from lafr.storage import shipped
 
 WHEELS = (
     "diffusers", "hydra-core", "omegaconf", "antlr4-python3-runtime", "vector-quantize-pytorch", "einx", "frozendict",
-    "accelerate", "torchmetrics", "lightning-utilities",
+    "loguru", "torch-einops-utils", "accelerate", "torchmetrics", "lightning-utilities", "lpips", "facexlib",
 )  # fmt: skip
 MOST_MEGABYTES = 16  # of the wheels: with the repository they stay under 64 MiB
 PRESETS = ("gpu80", "gpu24", "gpu12")
@@ -411,6 +411,9 @@ def gather_wheels(folder: Path) -> None:
     names = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS]
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
     subprocess.run([*pip, *names], check=True)
+    built = [path.name for path in folder.glob("*.whl") if not path.stem.endswith("-none-any")]
+    if built:  # of this Python and processor, which may not be that machine's
+        raise InputError(f"{', '.join(built)} would not install everywhere; pin a version that is Python alone")
     size = sum(path.stat().st_size for path in folder.glob("*.whl")) / 1e6
     print(f"{len(names)} wheels, {size:.1f} MB, in {folder}")
     if size > MOST_MEGABYTES:

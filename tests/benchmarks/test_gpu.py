@@ -1,6 +1,8 @@
 """Ten minutes on a GPU, as far as a CPU can tell: the plan, its order, what a killed run keeps, and a rehearsal."""
 
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +12,17 @@ import pytest
 
 from lafr.commands.launch import composed
 from scripts.benchmarks.__main__ import main
-from scripts.benchmarks.gpu import FULL, MINIATURE, REHEARSAL, Job, gpu_table, plan, train_commands, work_through
+from scripts.benchmarks.gpu import (
+    FULL,
+    MINIATURE,
+    REHEARSAL,
+    WHEELS,
+    Job,
+    gpu_table,
+    plan,
+    train_commands,
+    work_through,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +67,18 @@ def test_each_result_is_written_as_it_comes_a_failure_stops_nothing_and_a_second
 
 def test_the_table_says_missing_for_every_row_that_was_not_measured(tmp_path):
     assert gpu_table(tmp_path).count("missing") == sum(j.name.startswith(("inf", "comp")) for j in plan(FULL))
+
+
+def test_the_wheels_and_the_bare_machine_have_all_that_the_wheels_require():
+    there = (
+        "einops filelock huggingface-hub numpy packaging pillow psutil pyyaml regex requests safetensors scipy sympy"
+    )
+    there += " torch torchvision tqdm typing-extensions setuptools"
+    unused = {"importlib-metadata"}  # Python has them
+    unused |= {"filterpy", "numba", "opencv-python"}  # of facexlib's detectors, installed without here too
+    names = {re.match(r"[\w-]+", line)[0] for name in WHEELS for line in importlib.metadata.requires(name) or []
+             if ";" not in line}  # fmt: skip
+    assert {name.lower().replace("_", "-") for name in names} - {*there.split(), *unused, *WHEELS} == set()
 
 
 def test_the_miniatures_experiments_follow_each_other_on_the_prior_that_the_first_leaves(tmp_path):
