@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lafr.commands.doors import Parser, as_option, one_line_errors, require_device_name
 from lafr.errors import InputError, Spell, as_python
+from lafr.models.saved import Saved
 
 # `extension`, `only_center_face` and the like are named as arguments of `restore_files`
 PASSED_ON = (
@@ -152,6 +153,8 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
     require_inputs(given.paths)
     if not given.fast and (given.dtype != "auto" or given.compile):
         raise InputError("--dtype and --compile are settings of the fast path; add --fast")
+    if given.model.partition("/")[0] != "mini":
+        Saved.read(Path(given.model))  # before torch is imported: a folder that is no model is said at once
     if not given.quiet:
         print(f"loading {given.model} ...", file=sys.stderr, flush=True)
         if given.model.partition("/")[0] == "mini":
