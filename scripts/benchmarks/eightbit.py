@@ -16,7 +16,7 @@ from lafr.data.packaged import packaged_benchmark
 from lafr.errors import need
 from lafr.evaluation import markdown
 from lafr.models.codec import Codec
-from lafr.models.fast import memory_kept
+from lafr.models.fast import memory_kept, optimised
 from lafr.models.restorer import Restorer
 from scripts.benchmarks import inference
 
@@ -85,23 +85,19 @@ def quality(cfg: DictConfig, int8: bool) -> dict:
 
 def timed(cfg: DictConfig) -> dict[str, list[float]]:
     """Return the seconds of each turn of the pipeline's parts in PyTorch's float32, and of each way's decoder."""
-    settings = composed(
-        "benchmark_inference", f"scale={cfg.scale}", "dtypes=[float32]", "decoders=[base]", "reference=false"
-    )
-    size, device = settings[cfg.scale], torch.device("cpu")
-    (method,) = inference.build_methods(settings, size, device).values()
+    size, device = composed("benchmark_inference", f"scale={cfg.scale}")[cfg.scale], torch.device("cpu")
+    side = cfg.resolution or size.resolution
     generator = torch.Generator().manual_seed(cfg.seed)
-    lq = torch.rand(1, 3, size.resolution, size.resolution, generator=generator).mul(2).sub(1)
+    lq = torch.rand(1, 3, side, side, generator=generator).mul(2).sub(1)
+    base = instantiate(size.build, _convert_="all")
+    restorer = inference.new_restorer(base, size, lq, cfg.seed)
+    optimised(restorer, device, "float32")
+    method = inference.Method(torch.float32, inference.parts_of(restorer, "base"), keeps_memory=True)
     with torch.inference_mode(), memory_kept():
-        z = lq
-        for name, part in method.parts.items():
-            if name == "decoder":
-                break
-            z = part(z)
-    z = z.clone()
-    plain = instantiate(size.build, _convert_="all").codec()  # upsampling not folded: int8 convolutions take it
-    ways = {name: compiled(plain, [z], int8, only_for_speed=True) for name, int8 in WAYS.items()}
-    del plain
+        z = restorer.latents(lq).z_restored.clone()
+    # upsampling is not folded in the base's own decoder: a transposed convolution is not computed in eight bits
+    ways = {name: compiled(base.codec(), [z], int8, only_for_speed=True) for name, int8 in WAYS.items()}
+    del base
     seconds: dict[str, list[float]] = {}
     for turn in tqdm(range(cfg.repeats + 1), desc="eightbit", unit="turn"):
         taken = inference.timed_pass(method, lq, device)
