@@ -124,7 +124,9 @@ def compiled(
     if int8:
         advanced = nncf.AdvancedQuantizationParameters(disable_bias_correction=only_for_speed)
         dataset = nncf.Dataset([z.numpy() for z in latents])
-        model = nncf.quantize(model, dataset, subset_size=len(latents), advanced_parameters=advanced)
+        # asymmetric activations: those after a SiLU are
+        preset = nncf.QuantizationPreset.MIXED
+        model = nncf.quantize(model, dataset, preset=preset, subset_size=len(latents), advanced_parameters=advanced)
     how = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     network = openvino.Core().compile_model(model, "CPU", {**how, "PERFORMANCE_HINT": "LATENCY"})
     return lambda z: torch.from_numpy(network(z.numpy())[0])
