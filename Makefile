@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test walk notebooks test-slow lint docs release tables clean
+.PHONY: quickstart test test-lowest walk notebooks test-slow lint docs release tables clean
 
 $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -35,6 +35,17 @@ quickstart: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4
+
+# Without the page: Gradio asks for newer packages than LAFR does.
+LOW := .venv-lowest/bin/python
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(LOW) .ci/lowest.py > .venv-lowest/constraints.txt
+	$(LOW) -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt \
+		-e '.[train,data,metrics,figures,onnx,video,heic,wandb]' scipy pandas pytest pytest-xdist build hatchling
+	$(LOW) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r data/requirements-no-deps.txt
+	OMP_NUM_THREADS=1 $(LOW) -m pytest -q -n logical --maxprocesses 4 --ignore-glob='tests/photos/test_demo*'
 
 walk: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/walks
@@ -72,4 +83,4 @@ tables: $(READY)
 	$(BIN)/python -m scripts.benchmarks pages
 
 clean:
-	rm -rf .venv .venv-docs runs site dist build *.egg-info
+	rm -rf .venv .venv-docs .venv-lowest runs site dist build *.egg-info

@@ -35,6 +35,7 @@ EXTENSIONS = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff
 # Pillow's names of the formats that are read, whatever a file's extension says. Others stay closed: EPS, for one,
 # would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "PPM", "GIF", "JPEG2000", "AVIF", "HEIF")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 MAX_MEGAPIXELS = 64.0  # of an image that is decoded; its header says how many it has
 COLOUR_SPACES = {"L": b"GRAY", "LA": b"GRAY", "I;16": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
 PNG_COLOUR = (b"gAMA", b"cHRM", b"sRGB", b"cICP")  # chunks that say what a PNG's numbers mean
@@ -92,6 +93,21 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def unread_kind(path: str | os.PathLike, data: bytes | None = None) -> tuple[str, str] | None:
+    """Return what an image of a kind that needs a further package is, and how to get that; None for another."""
+    head = data[:12] if data is not None else b""
+    if data is None:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    if head[4:8] != b"ftyp":  # ISO base media: the brand follows
+        return None
+    if head[8:12] == b"avif" and "AVIF" not in formats():
+        return "AVIF", "pip install 'pillow>=11.3', or convert it to PNG or JPEG"
+    if head[8:12] in HEIC_BRANDS and "HEIF" not in formats():
+        return "HEIC", "pip install 'lafr[heic]', or convert it to PNG or JPEG"
+    return None
+
+
 @contextmanager
 def opened(
     path: str | os.PathLike, data: bytes | None = None, max_megapixels: float = MAX_MEGAPIXELS
@@ -105,6 +121,8 @@ def opened(
         if data is None and not is_file(path):
             kind = "a folder" if os.path.isdir(path) else "not a regular file"
             raise InputError(f"{str(path)!r} cannot be opened: it is {kind}")
+        if missing := unread_kind(path, data):
+            raise InputError(f"{str(path)!r} is {missing[0]}, which is not read here", remedy=missing[1])
         with Image.open(path if data is None else BytesIO(data), formats=formats()) as image:
             megapixels = image.width * image.height / 1e6
             if megapixels > max_megapixels:
@@ -141,6 +159,8 @@ def read_photo(path: str | os.PathLike, max_megapixels: float = MAX_MEGAPIXELS) 
     with opened(path, max_megapixels=max_megapixels) as image:
         if image.mode.startswith("RGB") and any(_has_16_bits(tile) for tile in getattr(image, "tile", ())):
             lost.append("its 16 bits a colour were read as 8")
+        if (depth := image.info.get("bit_depth", 8)) > 8:  # of HEIC
+            lost.append(f"its {depth} bits a colour were read as 8")
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # MPO is a camera's format: its second frame is a preview
             lost.append(f"only the first of its {frames} frames was read")

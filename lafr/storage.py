@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -297,13 +297,14 @@ class JsonLines:
 
     def __init__(self, path: Path, sealed: bool = False):
         self.path, self.sealed = path, sealed
-        self.damaged = 0  # lines that the last `read` has ignored, without the last one of the file
+        self.damaged: list[int] = []  # numbers of the lines that the last `read` ignored, without the file's last one
 
     def read(self) -> list[dict]:
         """Return every whole line, in order; an absent file has none."""
         lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []
         records = [self._whole(line) for line in lines]
-        self.damaged = sum(record is None for line, record in zip(lines[:-1], records, strict=False) if line)
+        numbered = enumerate(zip(lines[:-1], records, strict=False), 1)
+        self.damaged = [number for number, (line, record) in numbered if line and record is None]
         return [record for record in records if record is not None]
 
     def _whole(self, line: bytes) -> dict | None:
@@ -363,6 +364,12 @@ class JsonLines:
         return True
 
 
+def listed(numbers: Sequence[int], most: int = 5) -> str:
+    """Return "3 lines (2, 5, 7)", with at most `most` numbers."""
+    shown = ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+    return f"{len(numbers)} line{'' if len(numbers) == 1 else 's'} ({shown})"
+
+
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[str, str], remedy: str = "") -> None:
     """Write tensors and what they belong to as safetensors, with the sha256 of both, atomically: a file of a cache."""
     from safetensors.torch import save
@@ -376,17 +383,25 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", facts: Mapping[st
 
 
 def read_tensors(path: Path, facts: Mapping[str, str]) -> "dict[str, Tensor] | None":
-    """Return what `write_tensors` wrote; None where it is absent, damaged or belongs to something else."""
+    """Return what `write_tensors` wrote; None where it is absent, damaged (a line says so) or of something else."""
     from safetensors import SafetensorError, safe_open
+    from tqdm import tqdm
 
+    if not Path(path).exists():
+        return None
+    written, own = None, {"sha256": ""}
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             written = json.loads(file.metadata()["facts"])
-    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError):
+        own = {name: value for name, value in written.items() if name != "sha256"}
+        own["sha256"] = sha256_of_values(dict(own), sha256_of_tensors(tensors))
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    if written != own:
+        tqdm.write(f"warning: {str(path)!r} is damaged; what it held is computed again", file=sys.stderr)
         return None
-    sealed = {**facts, "sha256": sha256_of_values(dict(facts), sha256_of_tensors(tensors))}
-    return tensors if written == sealed else None
+    return tensors if own == {**facts, "sha256": own["sha256"]} else None
 
 
 def sha256_of_file(path: str | Path, on_bytes: Callable[[int], object] = lambda count: None) -> str:

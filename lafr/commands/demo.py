@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     from lafr.photos.restorer import PhotoRestorer
 
     limits = instantiate(cfg.limits)
-    restorer = Restorer.from_pretrained(cfg.model.folder, decoder=cfg.decoder).to(choose_device(cfg.device))
+    restorer = Restorer.from_pretrained(cfg.model.folder, cfg.base, decoder=cfg.decoder).to(choose_device(cfg.device))
     photo_restorer = PhotoRestorer(restorer, instantiate(cfg.detector), cfg.batch_size)
     examples = installed_examples(instantiate(cfg.examples)) if cfg.examples else {}
     note = MINIATURE if str(cfg.model.folder).startswith("mini") else f"A model at {restorer.resolution} px."

@@ -44,6 +44,7 @@ def plan_from_config(cfg: Any, command: str = "") -> "Plan":
         methods=chosen_methods(cfg.methods, controls, outputs),
         model=cfg.model.folder,
         model_remedy=model_remedy(cfg),
+        base=cfg.base,
         decoder=cfg.decoder,
         controls=controls,
         outputs=outputs,

@@ -24,7 +24,7 @@ def to_diffusers(cfg: DictConfig, output: str, card: dict) -> str:
     """Write the pipeline's folder and return how to use it."""
     from lafr.export.pipeline import LAFRPipeline
 
-    pipe = LAFRPipeline.from_pretrained(str(cfg.model.folder), decoder=cfg.decoder)
+    pipe = LAFRPipeline.from_pretrained(str(cfg.model.folder), base=cfg.base, decoder=cfg.decoder)
     pipe.save_pretrained(output, full=cfg.full, **card)
     return f"wrote {output}; use: lafr.LAFRPipeline.from_pretrained({output!r})(image).images[0]"
 
@@ -37,7 +37,7 @@ def to_onnx(cfg: DictConfig, output: str, card: dict) -> str:
     def said(step: str) -> None:
         print(f"export: {step}", file=sys.stderr, flush=True)
 
-    restorer = Restorer.from_pretrained(str(cfg.model.folder), decoder=cfg.decoder)
+    restorer = Restorer.from_pretrained(str(cfg.model.folder), cfg.base, decoder=cfg.decoder)
     difference = save_onnx(restorer, output, **card, said=said)
     return (
         f"wrote {output}/{GRAPH}, within {difference:.1e} of PyTorch on random images; "

@@ -78,7 +78,9 @@ def training_findings(cfg: "DictConfig", counting: bool | None = None) -> "list[
         needed += max(preflight.latent_bytes(len(faces), o, resolution) for o, _ in objectives.values())
         parts = "checkpoints and latents"
     findings.append(preflight.disk(settings["run_dir"], needed, parts))
-    if objectives and (may_be_short(objectives.values()) if counting is None else counting):
+    if counting is None:  # what is missing changes what is counted, and is to be told first
+        counting = not preflight.missing(findings) and may_be_short(objectives.values())
+    if objectives and counting:
         findings.append(memory_finding(settings, objectives))
     return findings
 
@@ -93,7 +95,7 @@ def model_findings(build: Mapping, text: bool = False) -> "list[Finding]":
     from lafr.training import preflight
 
     kind = ".".join(build["_target_"].rsplit(".", 2)[-2:])
-    how = {key: build[key] for key in ("remedy", "offline", "variant") if key in build}
+    how = {key: build[key] for key in ("remedy", "offline", "variant", "expect") if key in build}
     if kind == "Restorer.from_base":
         return [preflight.base_model(build["folder"], text=text or build.get("text", "none") != "none", **how)[0]]
     if kind == "Base.from_pretrained":
@@ -108,7 +110,8 @@ def model_findings(build: Mapping, text: bool = False) -> "list[Finding]":
         return [preflight.refused("model", error)]
     found = [preflight.Finding("model", True, str(build.get("folder", "mini")))]
     if source is not None:
-        how = {"offline": build.get("offline", False), "variant": saved.base_settings.get("variant")}
+        own = {key: saved.base_settings.get(key) for key in ("variant", "expect")}
+        how = {"offline": build.get("offline", False), **own}
         found.append(preflight.base_model(source, text=saved.text != "none", **how)[0])
     return found
 

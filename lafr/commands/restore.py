@@ -27,6 +27,8 @@ PASSED_ON = (
 )
 MADE_BY = ("detector", "mask", "upscaler", "fast", "dtype", "compile")  # what else an output depends on
 EXAMPLES = """\
+Faces of 24 px and more are restored; in photos of 24 megapixels upright ones are found from 40 px on.
+
 examples:
   {prog} photo.jpg -o restored
   {prog} holiday/ 'more/*.png' -o restored --upscale 2 --ext jpg
@@ -48,6 +50,7 @@ def parser() -> Parser:
     add(
         "--decoder", default=None, metavar="NAME", help="base (default), tiny (faster, less exact) or a folder with one"
     )
+    add("--base", default=None, metavar="FOLDER", help="where the model's base is, if it isn't where the model says")
     add("--fidelity", type=share, default=0.0, metavar="0..1", help="0: as trained (default); 1: nearest the input")
     add("--upscale", type=int, default=1, choices=(1, 2, 4), help="times a photo's size (default 1)")
     add(
@@ -174,7 +177,7 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
     # before the model, which takes longer: what is missing is said at once
     place, detector = choose_device(given.device), detector_named(given.detector)
     mask, upscaler = mask_named(given.mask), built("upscaler", given.upscaler) if given.upscaler else None
-    restorer = Restorer.from_pretrained(given.model, decoder=given.decoder, merged=True).to(place)
+    restorer = Restorer.from_pretrained(given.model, given.base, decoder=given.decoder, merged=True).to(place)
     if given.fast:
         optimised(restorer, place, given.dtype, given.compile)
     photos = PhotoRestorer(
@@ -188,8 +191,7 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
         max_megapixels=given.max_megapixels,
     )
     made_by = {"model": folder_state(given.model), **{name: getattr(given, name) for name in MADE_BY}}
-    if given.decoder:
-        made_by["decoder"] = folder_state(given.decoder)
+    made_by |= {name: folder_state(place) for name in ("base", "decoder") if (place := getattr(given, name))}
     with memory_kept() if given.fast else nullcontext():
         outcome = restore_files(
             photos,

@@ -4,7 +4,6 @@ Stages that need z_hq alone then run no encoder. A file is `FOLDER/CODEC/xx/IMAG
 the encoder and IMAGE is the hash of the 8-bit pixels: other weights or pixels have other files, so none is stale.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,8 +47,6 @@ def cached_latents(
         path = Path(folder) / codec_key / image[:2] / f"{image}.safetensors"  # 256 folders: FFHQ is 70,000 files
         z = read_latents(path, codec_key, image)
         if z is None:
-            if path.is_file():
-                tqdm.write(f"warning: {str(path)!r} is damaged; its face is encoded again", file=sys.stderr)
             # always this batch of two: in another batch size a convolution may round otherwise, and a rebuilt file
             # must hold the bits of the lost one
             z = encode(torch.stack([face, face.flip(-1)])).float().cpu()

@@ -23,6 +23,7 @@ class Plan:
         methods: names of those to compare, see `chosen_methods`.
         model: "mini", or the folder of a trained model.
         model_remedy: how to get that model, for the error when there is none.
+        base: of that model, where it is not where the model says.
         decoder: of that model: "base", "tiny" or a folder with a tiny one; as it was saved when None.
         controls: name -> folder of another model, scored next to it.
         outputs: name -> folder of images that another method restored.
@@ -53,6 +54,7 @@ class Plan:
     methods: Sequence[str]
     model: str = "mini"
     model_remedy: str = ""
+    base: str | None = None
     decoder: str | None = None
     controls: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, Path] = field(default_factory=dict)

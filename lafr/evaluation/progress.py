@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lafr.storage import JsonLines
+from lafr.storage import JsonLines, listed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class ProgressLog:
             log = JsonLines(path, sealed=True)
             found += log.read()
             if log.damaged:
-                self.damaged.append(f"{log.damaged} lines of {str(path)!r} are damaged; their work is done again")
+                numbers = listed(log.damaged)
+                self.damaged.append(f"{str(path)!r} is damaged in {numbers}; what they recorded is done again")
         return sorted(found, key=lambda line: line["run"])
 
     def append(self, *records: dict) -> None:

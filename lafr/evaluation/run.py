@@ -150,7 +150,7 @@ def announced_metrics(
 
 def load_model(plan: Plan, device: torch.device | str) -> Restorer:
     """Return the plan's model."""
-    return Restorer.from_pretrained(plan.model, decoder=plan.decoder).to(device)
+    return Restorer.from_pretrained(plan.model, plan.base, decoder=plan.decoder).to(device)
 
 
 def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer | None, Benchmark, int]:

@@ -294,7 +294,9 @@ class CodePredictor(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits `[B, h, w, N]` of `features [B, d, h, w]`, float32; the layers follow autocast."""
         # computed for the size at hand, not stored: any h x w
-        places = get_2d_sincos_pos_embed(features.shape[1], features.shape[-2:], device=features.device)
+        places = get_2d_sincos_pos_embed(
+            features.shape[1], features.shape[-2:], device=features.device, output_type="pt"
+        )
         tokens = flatten(features) + places.to(features)  # [B, h * w, d]
         for layer in self.layers:
             tokens = layer(tokens)

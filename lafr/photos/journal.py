@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lafr.photos.faces import FaceReport
-from lafr.storage import JsonLines
+from lafr.storage import JsonLines, listed
 
 NAME = "restored.jsonl"
 
@@ -24,9 +24,12 @@ class Journal:
     def __init__(self, output: Path, settings: dict):
         self.path, self.settings = output / NAME, json.loads(json.dumps(settings))
         self._done: dict[str, dict] = {}
-        for record in JsonLines(self.path).read():
+        log = JsonLines(self.path)
+        for record in log.read():
             if isinstance(name := record.get("file"), str):
                 self._done[name] = record
+        said = f"{str(self.path)!r} is damaged in {listed(log.damaged)}; what they recorded is restored again"
+        self.warnings = [said] if log.damaged else []  # lines that say nothing of any file
 
     def output_of(self, name: str, path: Path) -> Path | None:
         """Return the output of this unchanged input when an earlier run has finished it under the same settings."""

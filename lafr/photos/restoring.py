@@ -181,6 +181,7 @@ class _Run:
         self.photos, self.how, self.outputs, self.journal, self.progress = photos, how, outputs, journal, progress
         self.inputs: set[str] = set()  # real paths, which nothing may overwrite
         self.outcome = Outcome()
+        self.outcome.warnings += journal.warnings
         self.waiting: list[_Waiting] = []
         self.writing: _Writing | None = None
         self.alone = False  # one input: its error is the run's

@@ -47,7 +47,8 @@ class AnyRoll:
 
     Args:
         detector: of upright faces.
-        side: longer side in pixels of the turned images, at most; the upright one is searched whole.
+        side: longer side in pixels from which on the turned images are shrunk, to a half at most; the upright one is
+            searched whole.
         level: degrees of roll up to which the first look is taken.
         least: score of a level face that was seen in a turned image alone; turned images bring their own mistakes.
     """
@@ -58,7 +59,8 @@ class AnyRoll:
     def __call__(self, image: Image.Image) -> list[Detection]:
         """Return the faces of an RGB image from left to right; points are in the order of the upright face."""
         found = [_Look(one, True) for one in self.detector(image)]
-        small, per_pixel = (image, np.ones(2)) if max(image.size) <= self.side else resized(image, self.side)
+        side = max(self.side, max(image.size) // 2)  # half costs a quarter, three times
+        small, per_pixel = (image, np.ones(2)) if max(image.size) <= side else resized(image, side)
         for quarter, rotation in ROTATIONS.items():
             for one in self.detector(small.transpose(rotation)):
                 back = turned_back(one, quarter, small.size)

@@ -63,7 +63,7 @@ class Unfinished:
                 self.done[record["part"], record["name"]] = record
             else:
                 again.append(str(path))
-        again += [f"line of {str(self.journal.path)!r}"] * self.journal.damaged
+        again += [f"line {number} of {str(self.journal.path)!r}" for number in self.journal.damaged]
         if again:
             lost = f"warning: {len(again)} not as written and made again, first {again[0]}"
             tqdm.write(lost, file=sys.stderr)

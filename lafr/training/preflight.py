@@ -16,7 +16,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from lafr.errors import InputError, Spell, as_python, setting
-from lafr.models.base.model import NULL
+from lafr.models.base.model import NULL, planned_parts
 from lafr.models.base.sources import HUB, TEXT, Found, find, hub_answers
 from lafr.networks import NEEDS, Needs
 from lafr.training.counting import count_step, without_values
@@ -165,11 +165,20 @@ def base_model(
     offline: bool = False,
     variant: str | None = None,
     text: bool = False,
+    expect: str | None = None,
 ) -> tuple[Finding, Found | None]:
-    """Look for the base model on this machine; a hub that answers counts as there, as the run fetches it first."""
+    """Look for the base model on this machine; a hub that answers counts as there, as the run fetches it first.
+
+    A folder that holds another model than `expect` is refused by its configurations; a single file, when it is loaded.
+    """
     fetch = remedy.partition(", or ")[0]
     try:
         found = find(sources, remedy, True, variant, text)
+        if expect and found.path.is_dir():
+            try:
+                planned_parts(found.path, expect)
+            except InputError as error:
+                return refused("base model", error), found
         lacks = found.path.is_file() or not all((found.path / part / file).is_file() for part, file in TEXT.items())
         if text and lacks and not (found.path / NULL).is_file():
             where = f"{found.path} has no text encoder and no {NULL}, and the empty prompt is needed"

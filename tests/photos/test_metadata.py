@@ -11,10 +11,12 @@ from PIL import Image, ImageCms
 from skimage import data
 from torch import nn
 
+import lafr.images
 from lafr.errors import InputError
 from lafr.images import read_photo, write_photo
 from lafr.photos.canvas import Canvas
 from lafr.photos.restorer import PhotoRestorer
+from lafr.photos.restoring import restore_files
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -151,6 +153,30 @@ def test_a_sharp_portrait_larger_than_the_model_keeps_its_size_unless_forced(fac
     assert forced.image.size == (64, 64)
     (warning,) = forced.faces[0].warnings
     assert "300 px" in warning and "64 px" in warning
+
+
+def test_a_heic_photo_keeps_what_it_says_and_without_its_package_the_cure_is_named(tmp_path, face, monkeypatch):
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is missing: pip install 'lafr[heic]'")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    wide = face.crop((0, 0, 160, 100))
+    wide.save(tmp_path / "a.heic", exif=exif.tobytes(), icc_profile=SRGB, quality=95)
+    photos = PhotoRestorer(Same(), lambda image: [], guard=False)
+    how = dict(side_by_side=False, progress=False)
+    (path,) = restore_files(photos, [tmp_path / "a.heic"], tmp_path / "out", **how).done
+    with Image.open(path) as made:
+        assert made.size == (100, 160) and made.info["icc_profile"] == SRGB
+        assert made.getexif()[0x010F] == "a camera" and made.getexif().get(0x0112, 1) == 1
+        upright = np.asarray(wide.transpose(Image.Transpose.ROTATE_270), int)
+        assert np.abs(np.asarray(made.convert("RGB")) - upright).mean() < 6
+    formats = tuple(name for name in lafr.images.formats() if name != "HEIF")
+    monkeypatch.setattr("lafr.images.formats", lambda: formats)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.heic").read_bytes())  # whatever its name says
+    face.save(tmp_path / "c.png")
+    outcome = restore_files(photos, [tmp_path / name for name in ("a.heic", "b.png", "c.png")], tmp_path / "no", **how)
+    assert [path.name for path in outcome.done] == ["c.png"] and len(outcome.errors) == 2
+    assert all("HEIC" in line and "lafr[heic]" in line for line in outcome.skipped)
 
 
 def test_an_image_with_too_many_pixels_is_refused_by_its_header(tmp_path, face):

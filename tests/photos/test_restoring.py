@@ -222,6 +222,8 @@ def test_a_stopped_run_resumes_and_not_under_other_settings(tmp_path, restorer):
     assert run([tmp_path / "in"]) == [["a.png", "b.png"], ["c.png"]]
     assert run([tmp_path / "in"], settings={"model": "another"}) == [["a.png", "b.png", "c.png"], []]
     assert run([tmp_path / "in"], settings={"model": "another"}, again=True)[1] == []
+    (said,) = restoring.restore_files(photos, first, tmp_path / "out").warnings[:1]
+    assert "restored.jsonl" in said and "1 line (3)" in said  # what the kill left, no longer the last line
 
 
 def test_outputs_inside_the_input_folder_are_not_taken_for_inputs(tmp_path, restorer):

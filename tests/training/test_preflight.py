@@ -105,6 +105,11 @@ def test_a_device_that_is_too_small_is_refused_with_what_would_fit_and_a_tight_o
             require_everything(cfg, show=False)
         said = error.value.spelled(as_hydra)
         assert said.startswith("stage restoration needs 4.0 GB") and said.endswith(f"; {fits}"), said
+    given = *overrides(base_folder, face_folder, 2, batch_size=4), "+model.build.expect=sd15"
+    wrong = composed(*given)  # another model is told first: what is missing changes what is counted
+    with pytest.raises(InputError, match="Stable Diffusion 1") as error:
+        require_everything(wrong, show=False)
+    assert "memory" not in str(error.value) and "needs" not in str(error.value)
     free(4.5)  # what is not counted may not fit beside it
     require_everything(cfg, show=True)
     said = capsys.readouterr().err

@@ -116,13 +116,8 @@ class Base:
         opened += _encoder_weights(folder)[1] if encode else []
         # before anything is parsed: a file that is not the pinned one is never opened
         require_pinned(folder, opened, sha256)
-        scheduler = read_scheduler(folder / "scheduler")
-        # shapes on the meta device first: a wrong model is named before gigabytes are read
-        configs = {part: str(folder / part / "config.json") for part in ("vae", "unet")}
-        vae = planned(AutoencoderKL, read_config(folder / "vae"), configs["vae"])
-        unet = planned(UNet2DConditionModel, read_config(folder / "unet"), configs["unet"])
-        require_known(vae.config, unet.config, scheduler.config, str(folder), expect)
-        require_autoencoder(vae, configs["vae"])
+        vae, unet, scheduler = planned_parts(folder, expect)
+        require_autoencoder(vae, str(folder / "vae" / "config.json"))
         for part, model in (("vae", vae), ("unet", unet)):
             # not diffusers' own loading: it reads what an index names, also outside the folder, and quantised weights
             state = load_exactly(weights(folder, part, found.variants[part]), model.state_dict(), _present_name)
@@ -131,6 +126,18 @@ class Base:
             model.eval()
         embedding = read_null_embedding(null) if null.is_file() else None
         return cls(vae, unet, scheduler, empty_prompt(folder) if encode else embedding, found.name)
+
+
+def planned_parts(folder: Path, expect: str | None) -> tuple[AutoencoderKL, UNet2DConditionModel, DDPMScheduler]:
+    """Return a folder's parts on the meta device: a wrong model is named before gigabytes are read.
+
+    Raises InputError unless it is the model `expect`, or without it one that a restorer can be built on.
+    """
+    scheduler = read_scheduler(folder / "scheduler")
+    vae = planned(AutoencoderKL, read_config(folder / "vae"), str(folder / "vae" / "config.json"))
+    unet = planned(UNet2DConditionModel, read_config(folder / "unet"), str(folder / "unet" / "config.json"))
+    require_known(vae.config, unet.config, scheduler.config, str(folder), expect)
+    return vae, unet, scheduler
 
 
 def read_scheduler(folder: Path) -> DDPMScheduler:

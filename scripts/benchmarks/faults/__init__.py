@@ -6,6 +6,7 @@ record says of them.
 """
 
 import importlib
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ class Trial:
 
 def faults(cfg: DictConfig) -> dict:
     """Return the record: kind -> row -> how many faults were tried, held, silent and lost."""
-    kinds = list(cfg.count) if cfg.kinds is None else list(cfg.kinds)
+    kinds = list(cfg.kinds or cfg.count)
+    if cfg.kinds is None and not os.environ.get("LAFR_FAULTS_INPUTS"):
+        kinds.remove("bugs")  # their folder is not in the repository
     if unknown := [kind for kind in kinds if kind not in cfg.count]:
         raise InputError("kinds", unknown, f"some of {', '.join(cfg.count)}")
     written = Path(cfg.output) / "faults.json"
