@@ -96,7 +96,8 @@ class YuNet:
         small, per_pixel = resized(image, side)
         self._network.setInputSize(small.size)
         rows = self._network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))[1]  # BGR; None without faces
-        rows = () if rows is None else rows
+        # in a picture 1 px wide OpenCV sees boxes without a size
+        rows = () if rows is None else rows[(rows[:, 2:4] >= 1).all(1)]
         return [seen_in(row[:2], row[:2] + row[2:4], row[4:14], row[14], per_pixel) for row in rows]
 
 

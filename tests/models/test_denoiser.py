@@ -22,9 +22,6 @@ LORA = "pytorch_lora_weights.safetensors"
 LORA_SETTINGS = dict(rank=2, alpha=4)
 
 
-SAVED = dict(use_safetensors=True, weight_name="pytorch_lora_weights.safetensors")  # the name: offline before 0.40
-
-
 def z(seed=0):
     return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
@@ -337,7 +334,7 @@ def test_plain_diffusers_reads_the_lora_and_computes_the_same(base, tmp_path, te
     latent, prompt = z() * made.alpha_bar**0.5, base.null_embedding.expand(2, -1, -1)
     untrained = unet(latent, T, prompt).sample
     recwarn.clear()
-    pipeline.load_lora_weights(tmp_path, weight_name=SAVED["weight_name"])
+    pipeline.load_lora_weights(tmp_path)
     assert not [w for w in recwarn if "adapter" in str(w.message).lower()]
     expected = pipeline.unet(latent, T, prompt).sample
     assert relative(made.unet(latent, T, None).sample, expected) < 1e-5 < 1e-2 < relative(untrained, expected)
@@ -349,7 +346,7 @@ def test_plain_diffusers_reads_the_shipped_lora():
     unet = without_cross_attention(
         UNet2DConditionModel.from_pretrained(folder / "base" / "unet", torch_dtype=torch.float32)
     )
-    unet.load_lora_adapter(folder / "lafr" / "denoiser", prefix="unet", **SAVED)
+    unet.load_lora_adapter(folder / "lafr" / "denoiser", prefix="unet", use_safetensors=True)
     ours = Restorer.from_pretrained("mini").denoiser
     latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     expected = unet(latent, ours.timestep, torch.zeros(1, 1, 64)).sample
@@ -360,7 +357,7 @@ def test_packing_in_half_precision_keeps_the_loras_rank_and_alpha(base, tmp_path
     denoiser(lora_seed=0).save_lora(tmp_path / "model")
     pack(tmp_path / "model", tmp_path / "packed")
     assert {value.dtype for value in load_file(tmp_path / "packed" / LORA).values()} == {torch.float16}
-    base.unet.load_lora_adapter(tmp_path / "packed", prefix="unet", **SAVED, adapter_name="packed")
+    base.unet.load_lora_adapter(tmp_path / "packed", prefix="unet", use_safetensors=True, adapter_name="packed")
     config = base.unet.peft_config["packed"]
     assert (config.r, config.lora_alpha) == (2, 4)
 
