@@ -77,7 +77,7 @@ class YuNet:
     def __call__(self, image: Image.Image) -> list[Detection]:
         """Return the faces; raises InputError when the network's file is missing."""
         if self._network is None:
-            logging = getattr(cv2.utils, "logging", None)  # since OpenCV 4.13
+            logging = getattr(cv2.utils, "logging", None)  # absent before OpenCV 4.13, where the bound may be overruled
             before = logging and logging.setLogLevel(logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own default
             model = str(locate("yunet"))
             self._network = cv2.FaceDetectorYN.create(model, "", (320, 320), self.threshold, 0.3, 500)
