@@ -16,6 +16,9 @@ from lafr.networks import NETWORKS, load
 from lafr.networks.held_out import InsightFace
 from lafr.networks.insightface import UNITS, ArcFaceTorch, IResNet
 
+# packs were written by that exporter
+pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+
 SMALL = (1, 2, 1, 1)  # units; the depth does not change what a layer is
 
 
