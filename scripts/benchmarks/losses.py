@@ -21,7 +21,7 @@ from scripts.benchmarks.parts import once
 
 def losses(cfg: DictConfig) -> dict:
     """Return trained values of the model and of the terms, and peak memory under each preset, of each loss."""
-    found = {}
+    kept, found = of_ground_truth(cfg.experiment, cfg.losses[0]), {}
     for name in tqdm(cfg.losses, desc="counting", unit="loss"):
         presets: dict[str, dict] = {}
         for preset in tqdm(cfg.presets, desc=name):
@@ -33,7 +33,6 @@ def losses(cfg: DictConfig) -> dict:
         measured = ("peak_gb", "validation_gb", "micro_batch")
         found[name] = whole | {key: {preset: values[key] for preset, values in presets.items()} for key in measured}
     cards = {preset: cfg.cards[preset] for preset in cfg.presets}
-    kept = of_ground_truth(cfg.experiment, cfg.losses[0])
     return {"experiment": cfg.experiment, "losses": found, "cards_gb": cards, "kept": kept, "kept_of": cfg.losses[0]}
 
 
