@@ -48,7 +48,7 @@ test-lowest:
 	OMP_NUM_THREADS=1 $(LOW) -m pytest -q -n logical --maxprocesses 4 --ignore-glob='tests/photos/test_demo*'
 
 walk: $(READY)
-	$(BIN)/python -m pytest -q -m slow tests/walks
+	$(BIN)/python -m pytest -q -m slow tests/walks/test_headline.py
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python scripts/notebooks.py
