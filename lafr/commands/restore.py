@@ -27,7 +27,7 @@ PASSED_ON = (
 )
 MADE_BY = ("detector", "mask", "upscaler", "fast", "dtype", "compile")  # what else an output depends on
 EXAMPLES = """\
-Faces of 24 px and more are restored; in photos of 24 megapixels upright ones are found from 40 px on.
+Faces of 24 px and more are restored; in photos of 24 megapixels upright ones are found from 32 px on.
 
 examples:
   {prog} photo.jpg -o restored

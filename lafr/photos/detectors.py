@@ -62,8 +62,8 @@ Detector = Callable[[Image.Image], list[Detection]]
 class YuNet:
     """OpenCV's YuNet at several sizes of the image, as it detects faces of about 10 to 300 px. Offline.
 
-    An image larger than the largest of them is searched at its own size too, in tiles: in a photo of 24 megapixels it
-    found seven of seven faces of 40 px and six of 32 px; without tiles, six of 96 px.
+    An image larger than the largest of them is searched at its own size too, in tiles: what it finds of 24
+    megapixels is measured by `python -m scripts.benchmarks small_faces`.
 
     Args:
         threshold: least score of a face.

@@ -169,6 +169,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "evaluation": of_topic("evaluation"),
     "startup": of_topic("startup"),
     "folder": of_topic("folder"),
+    "small_faces": of_topic("small_faces"),
     "eightbit": of_topic("eightbit"),
     "decoders": of_topic("decoders"),
     "faults": of_topic("faults"),
