@@ -26,6 +26,7 @@ from lafr.storage import atomic_write
 ImageLike: TypeAlias = Image.Image | np.ndarray | Tensor | str | os.PathLike  # one image; see `as_images`
 
 SAVING: dict[str, dict[str, Any]] = {  # options of Pillow's writers
+    ".png": {"compress_level": 4},  # 2.3 times as fast as zlib's default of 6, and 0.2 % larger (a photo of 768 px)
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"quality": 95},
