@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lafr.photos.restorer import PhotoRestorer
     from lafr.photos.restoring import restore_files
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Degradation",

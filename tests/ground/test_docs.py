@@ -164,6 +164,8 @@ def test_the_pages_name_every_extra_and_the_version_and_the_site_has_every_page(
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert cited["version"] == lafr.__version__
+    started = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    assert re.findall(r"^lafr {5,}(\S+)$", started, re.MULTILINE) == [lafr.__version__]
     assert f"## [{lafr.__version__}] - {cited['date-released']}" in changes
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert set(re.findall(r"^### (.*)$", changes, re.MULTILINE)) <= kinds
