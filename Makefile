@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-lowest walk notebooks test-slow lint docs release tables clean
+.PHONY: quickstart test test-lowest walk notebooks test-notebooks test-slow lint docs release tables clean
 
 $(READY): pyproject.toml Makefile data/requirements-no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "LAFR needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -52,6 +52,10 @@ walk: $(READY)
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python scripts/notebooks.py
+
+# In folders of their own; the stored ones and their outputs are not changed.
+test-notebooks: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m 'slow or not slow' tests/walks/test_notebooks.py
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
