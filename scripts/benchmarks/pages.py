@@ -11,9 +11,19 @@ from lafr.commands.doors import Parser
 from lafr.evaluation import markdown
 from lafr.metrics.registry import describe
 from lafr.storage import read_json, write_text
+from scripts.benchmarks import prose
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "data/mini/README.md", "docs/reproduce.md", "results/benchmarks/README.md", "results/findings.md")
+# pages with blocks, and all pages with sentences whose numbers are filled
+BLOCKED = (
+    "README.md",
+    "data/mini/README.md",
+    "docs/reproduce.md",
+    "results/benchmarks/README.md",
+    "results/findings.md",
+)
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+PAGES = (*BLOCKED, *(page for page in DOCS if page not in BLOCKED), "data/README.md")
 # of the short table: none is scored by a network that the losses use
 SHORT = ("psnr_rgb", "ssim_rgb", "st_lpips_vgg", "identity_cos_sface", "identity_distance_dlib")
 PARTS = ("encoder", "UNet", "decoder")
@@ -21,14 +31,17 @@ MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)",
 
 
 def filled(text: str, root: Path = ROOT) -> str:
-    """Return `text` with every block `<!-- KIND: PATH --> ... <!-- end -->` filled from the JSON at PATH."""
+    """Return `text` with every block `<!-- KIND: PATH --> ... <!-- end -->` filled from the JSON at PATH.
+
+    So are the numbers in sentences of `scripts.benchmarks.prose`.
+    """
 
     def fill(match: re.Match) -> str:
         path = root / match["path"]
         made = BLOCKS[match["kind"]](read_json(path)) if path.is_file() else "Not measured yet."
         return match.group(1) + made + "\n" + match.group(4)
 
-    return MARK.sub(fill, text)
+    return prose.filled(MARK.sub(fill, text))
 
 
 def training_block(record: dict) -> str:
@@ -227,7 +240,7 @@ def fill_pages(figures: bool = True) -> None:
     if figures:
         astronaut_figure()
         recipes_figure()
-    print(f"up to date: {', '.join(PAGES)}{', results/astronaut.png, results/recipes.jpg' if figures else ''}")
+    print(f"up to date: {len(PAGES)} pages{', results/astronaut.png, results/recipes.jpg' if figures else ''}")
 
 
 def main() -> None:

@@ -1,0 +1,231 @@
+"""Numbers in the sentences of the pages: each is computed from the JSON, or the constant in the code, that it states.
+
+`SENTENCES` maps a piece of a sentence, with a format in braces for each number, to the function that returns its
+numbers. `python -m scripts.benchmarks pages` writes them wherever the piece stands. `unsourced` finds what looks like
+a measurement and is in no such piece.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from math import log10
+from pathlib import Path
+
+from lafr.storage import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+# a number with a unit, a decimal point or an exponent; counts, sizes in pixels and settings are not looked for
+MEASURED = re.compile(
+    r"(?<![\w.,-])\d[\d,]*(?:\.\d+)*(?:e[-+]?\d+|x\b| ?(?:%|dB|times|GB|MB|seconds|minutes|hours|s|ms|h)(?!\w))"
+    r"|(?<![\w.,-])\d[\d,]*\.\d[\d.]*"
+)
+# what has digits and measures nothing, or is what others state
+NAMES = re.compile(
+    r"\d+\.\d+\.\d+"  # a version
+    r"|(?:Stable Diffusion |SD |\()(?:1\.5|2\.1)\b|\b3\.1[1-9]\b|others from 2\.11"  # models, Python, torch
+    r"|(?:Apache-|CC BY(?:-NC-SA)? )\d\.0|arXiv 2505\.\d+|doi 10\.\d+\S*|BT\.601"
+    r"|95 %"  # of an interval
+    r"|70 % less|0\.9 % of FFHQ|7\.5 M trained parameters"  # the paper's, as the sentences say
+    r"|12, 24 or 80 GB"  # sizes of cards
+    r"|the goal was [\d.]+x(?: and [\d.]+x)?|goal of [\d.]+|\| \d+x \| missing|batch \d+, ms"  # goals
+    r"|2\.25 times"  # Winograd's F(2 x 2, 3 x 3): 36 multiplications in 16
+    r"|a seeded 5 %|200 GB, 500,000 members, 200 MB a member or 100 times"  # settings
+)
+
+
+def record(name: str) -> dict:
+    """Return the JSON `results/NAME.json`."""
+    return read_json(ROOT / "results" / f"{name}.json")
+
+
+def mean(method: str, metric: str) -> float:
+    """Return the mean of a metric on london for one of the miniature's rows."""
+    return record("mini/london")["rows"][method][metric]["mean"]
+
+
+def closer() -> list[float]:
+    """Return by how many per cent the adapter brings the latent closer to that of the sharp face."""
+    latents = record("mini/london")["latents"]
+    return [100 * (1 - latents["latent_gap_after"] / latents["latent_gap_before"])]
+
+
+def one_step() -> list[float]:
+    """Return the perceptual distance before and after the UNet."""
+    return [mean("adapter only", "st_lpips_vgg"), mean("LAFR", "st_lpips_vgg")]
+
+
+def behind_controls() -> list[float]:
+    """Return by how many dB the controls are ahead of LAFR, on average."""
+    controls = (mean("no adapter", "psnr_rgb") + mean("conv adapter", "psnr_rgb")) / 2
+    return [controls - mean("LAFR", "psnr_rgb")]
+
+
+def early_step() -> list[float]:
+    """Return how many times nearer to the sharp latent the early step lies, in the form that LAFR uses."""
+    found = record("benchmarks/timesteps")["z_restored"]
+    mine = {one["timestep"]: one["mean"] for one in found if one["text"] == "none" and one["scale_input"]}
+    return [mine[999] / mine[200]]
+
+
+def smallest(roll: str) -> int:
+    """Return the least size from which on every face of this roll was found."""
+    tried = record("benchmarks/small_faces")
+    found = {int(size): count for size, count in tried["found"][roll]["by_size"].items()}
+    return min(size for size in found if all(found[more] == tried["faces"] for more in found if more >= size))
+
+
+def cached_steps() -> list[float]:
+    """Return a step's time with cached latents, in per cent of that without, for each stage."""
+    return [100 * stage["ratio"] for stage in record("benchmarks/latents")["stages"].values()]
+
+
+def speeds() -> list[float]:
+    """Return LAFR's speed relative to the reference, with the exact and the tiny decoder."""
+    found = record("benchmarks/inference")["batches"]["1"]
+    return [found[name]["parts"]["whole"]["speed"] for name in ("LAFR bfloat16", "LAFR bfloat16, tiny decoder")]
+
+
+def shares(method: str, parts: Sequence[str]) -> list[float]:
+    """Return what parts of a method reach of the matrix product's rate, in per cent."""
+    made = record("benchmarks/inference")
+    found = made["batches"]["1"][method]
+    ceiling = made["matmul_gmacs_per_second"][found["dtype"]]
+    timed = [found["parts"][part] for part in parts]
+    return [100 * part["gmacs"] / part["seconds"] / ceiling for part in timed]
+
+
+def together(*psnr: float) -> float:
+    """Return the PSNR of several parts' errors, taken to add."""
+    return -10 * log10(sum(10 ** (-value / 10) for value in psnr))
+
+
+def eight_bits_everywhere() -> list[float]:
+    """Return the PSNR of all three parts in eight bits, by ONNX Runtime and by OpenVINO."""
+    ways = record("benchmarks/precision")["ways"]
+    return [together(*ways[name]["psnr"].values()) for name in ("ORT int8 static", "OpenVINO int8")]
+
+
+def eight_bits_without_encoder() -> list[float]:
+    """Return speed relative to bfloat16, and PSNR, of UNet and decoder in ONNX Runtime's eight bits."""
+    ways = record("benchmarks/precision")["ways"]
+    few, half = ways["ORT int8 static"], ways["torch bfloat16"]
+    parts = record("benchmarks/inference")["batches"]["1"]["LAFR bfloat16"]["parts"]
+    before = parts["whole"]["seconds"]
+    after = before
+    for part, block in (("UNet", "UNet level"), ("decoder", "decoder block")):
+        after -= parts[part]["seconds"] * (1 - few["avx512"][block] / half["avx512"][block])
+    psnr = together(half["psnr"]["encoder"], few["psnr"]["UNet"], few["psnr"]["decoder"])
+    return [before / after, psnr]
+
+
+def eight_bits_in_the_decoder() -> list[float]:
+    """Return speed relative to float32, and PSNR, of the decoder alone in OpenVINO's eight bits, on AVX2."""
+    ways = record("benchmarks/precision")["ways"]
+    block = [ways[name]["avx2"]["decoder block"] for name in ("torch float32", "OpenVINO int8")]
+    parts = record("benchmarks/inference")["batches"]["1"]["reference"]["parts"]
+    before = parts["whole"]["seconds"]
+    after = before - parts["decoder"]["seconds"] * (1 - block[1] / block[0])
+    return [before / after, ways["OpenVINO int8"]["psnr"]["decoder"]]
+
+
+def left_unchanged() -> list[float]:
+    """Return the thresholds of a face that is left unchanged."""
+    from lafr.photos import faces
+
+    return [faces.PROFILE, 100 * faces.OUTSIDE, faces.SMALLEST]
+
+
+def of_faces(name: str) -> list[float]:
+    """Return a constant of `lafr.photos.faces`."""
+    from lafr.photos import faces
+
+    return [getattr(faces, name)]
+
+
+def guard() -> list[float]:
+    """Return the likeness below which a restored face is someone else's."""
+    from lafr.photos.guard import THRESHOLD
+
+    return [THRESHOLD]
+
+
+def severity() -> list[float]:
+    """Return the margin and the boundary between the two sets called CelebA-Test, in dB."""
+    from lafr.data.severity import BOUNDARY, MARGIN
+
+    return [MARGIN, BOUNDARY]
+
+
+def published() -> list[int]:
+    """Return how many values `data/published.csv` has."""
+    return [len((ROOT / "data" / "published.csv").read_text(encoding="utf-8").splitlines()) - 1]
+
+
+SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
+    "moves the latent {:.0f} % closer to the sharp face's": closer,
+    "brings the perceptual distance from {:.2f} to {:.2f}": one_step,
+    "loses to both of its controls, by {:.1f} dB": behind_controls,
+    "t* = 200 is {:.0f} times nearer to the sharp latent than t* = 999": early_step,
+    "in {:.0f} megapixels upright faces are found from {:.0f} px on": lambda: [
+        record("benchmarks/small_faces")["megapixels"],
+        smallest("0"),
+    ],
+    "smaller than about {:.0f} px, or {:.0f} px where it is turned": lambda: [smallest("0"), smallest("90")],
+    "take {:.0f} %, {:.0f} % and {:.0f} % of the time": cached_steps,
+    "refused: {:.1f} M trained values": lambda: [record("parameters")["trained_in_all"] / 1e6],
+    "| `codebook` | {:,.0f} |": lambda: [record("benchmarks/training")["recipes"]["LAFR"]["stages"]["codebook"]],
+    "| `alignment` | {:,.0f} |": lambda: [record("benchmarks/training")["recipes"]["LAFR"]["stages"]["alignment"]],
+    "| `restoration` | {:,.0f} |": lambda: [record("benchmarks/training")["recipes"]["LAFR"]["stages"]["restoration"]],
+    "{:.2f}x with the exact decoder and {:.2f}x with the tiny one": speeds,
+    "the decoder reaches {:.0f} %, the encoder {:.0f} %, the UNet {:.0f} %": lambda: shares(
+        "LAFR bfloat16", ("decoder", "encoder", "UNet")
+    ),
+    "the reference reaches {:.0f} % of it in the decoder": lambda: shares("reference", ("decoder",)),
+    "below 40 dB (ONNX Runtime {:.1f} dB, OpenVINO {:.1f} dB)": eight_bits_everywhere,
+    "the whole {:.1f} times as fast as bfloat16, at {:.1f} dB": eight_bits_without_encoder,
+    "the whole {:.1f} times as fast as float32, at {:.1f} dB": eight_bits_in_the_decoder,
+    "more than {:.1f} times the model's resolution": lambda: of_faces("LARGEST"),
+    "more than {:.0f} degrees; over {:.0f} % outside the photo; under {:.0f} px": left_unchanged,
+    "restored face less than {:.1f} like the input's": guard,
+    "under {:.1f} dB severe": lambda: severity()[1:],
+    "(within {:.0f} dB of {:.1f}: a warning)": severity,
+    "{:.0f} values that others printed": published,
+}
+
+
+def pattern(sentence: str) -> re.Pattern[str]:
+    """Return what finds the sentence with any numbers, across line breaks."""
+    pieces = (re.escape(piece).replace(r"\ ", r"\s+") for piece in re.split(r"\{[^}]*\}", sentence))
+    return re.compile(f"({NUMBER})".join(pieces))
+
+
+def filled(text: str) -> str:
+    """Return a page with the numbers of every sentence that it holds."""
+    for sentence, numbers in SENTENCES.items():
+        found = pattern(sentence)
+        if not found.search(text):
+            continue
+        formats = re.findall(r"\{([^}]*)\}", sentence)
+        shown = [f"{value:{form.removeprefix(':')}}" for value, form in zip(numbers(), formats, strict=True)]
+        text = found.sub(lambda match, shown=shown: replaced(match, shown), text)
+    return text
+
+
+def replaced(match: re.Match[str], shown: Sequence[str]) -> str:
+    """Return the matched sentence with its groups replaced."""
+    made, at = "", match.start()
+    for group, number in enumerate(shown, start=1):
+        made += match.string[at : match.start(group)] + number
+        at = match.end(group)
+    return made + match.string[at : match.end()]
+
+
+def unsourced(text: str) -> list[str]:
+    """Return what looks like a measurement in a page's prose and is in no sentence of `SENTENCES`."""
+    text = re.sub(r"<!-- \w+: \S+ -->\n.*?<!-- end -->", "", text, flags=re.DOTALL)  # generated from a JSON
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    for sentence in SENTENCES:
+        text = pattern(sentence).sub("", text)
+    text = re.sub(r"^    .*$|`[^`]*`|\]\([^)]*\)|https?://\S+", "", text, flags=re.MULTILINE)  # code, addresses
+    prose = NAMES.sub("", re.sub(r"\s+", " ", text))
+    return [match[0] for match in MEASURED.finditer(prose)]
