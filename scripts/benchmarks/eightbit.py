@@ -133,7 +133,7 @@ def compiled(
 
 
 def eightbit_table(record: dict) -> str:
-    """Return speed and PSNR of each way beside PyTorch's float32."""
+    """Return speed and PSNR of each way compared with PyTorch's float32."""
     rows = []
     for way in WAYS:
         decoder, whole = (record["speed"][f"{way}, {what}"] for what in ("decoder", "whole"))

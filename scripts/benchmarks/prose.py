@@ -7,6 +7,7 @@ a measurement and is in no such piece.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import log10
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def filled(text: str) -> str:
             continue
         formats = re.findall(r"\{([^}]*)\}", sentence)
         shown = [f"{value:{form.removeprefix(':')}}" for value, form in zip(numbers(), formats, strict=True)]
-        text = found.sub(lambda match, shown=shown: replaced(match, shown), text)
+        text = found.sub(partial(replaced, shown=shown), text)
     return text
 
 

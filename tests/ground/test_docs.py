@@ -131,11 +131,19 @@ def test_every_other_block_is_yaml_or_is_shown_only():
                 assert yaml.safe_load(block["code"])
 
 
-def test_files_that_pages_name_and_link_to_exist():
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_files_and_headings_that_pages_name_and_link_to_exist():
     for page in PAGES:
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
-        linked = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
-        lost = [link for link in linked if not (page.parent / link).exists()]
+        linked = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text)
+        lost = [link for link, _ in linked if not (page.parent / link).exists()]
+        to_headings = [(page.parent / link if link else page, at) for link, at in linked if at]
+        lost += [f"{target.name}#{at}" for target, at in to_headings if at not in anchors(target)]
         lost += [name for name in NAMED.findall(text) if not any((top / name).exists() for top in TOPS)]
         assert not lost, f"{page.name}: {lost}"
 
