@@ -76,6 +76,18 @@ class Stopped(KeyboardInterrupt):
     CODE = 75
 
 
+class UnwritableError(InputError):
+    """A file or folder cannot be written, as on a full disk: nothing is wrong with the input, and work done is kept."""
+
+
+def require_whole(least: int, **given: object) -> None:
+    """Raise InputError unless each value, given by the name of its parameter, is a whole number of at least `least`."""
+    for parameter, value in given.items():
+        # True would pass as the number 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(parameter, value, f"a whole number, {least} or more")
+
+
 def need(module: str, install: str) -> ModuleType:
     """Return a module of an optional package; raises InputError with `pip install {install}` when it is missing."""
     try:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lafr.errors import InputError
+from lafr.errors import InputError, UnwritableError
 
 if TYPE_CHECKING:
     from torch import Tensor  # imported late: the commands check their arguments before torch is loaded
@@ -42,7 +42,7 @@ def atomic_write(
 ) -> None:
     """Let `write(temporary)` make a hidden file next to `path`, then rename it: no reader ever sees half a file.
 
-    Folders are made as needed. Raises InputError, with `remedy`, when it cannot be written.
+    Folders are made as needed. Raises UnwritableError, with `remedy`, when it cannot be written.
     """
     temporary = temporary_name(path, path.suffix)  # same suffix: writers choose a format by it
     try:
@@ -57,7 +57,7 @@ def atomic_write(
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}", remedy=remedy) from None
+        raise UnwritableError(f"cannot write {str(path)!r}: {error.strerror or error}", remedy=remedy) from None
 
 
 def atomic_folder(
@@ -66,7 +66,7 @@ def atomic_folder(
     """Let `fill(temporary)` make a folder next to `folder`, flush it to the disk, then rename it.
 
     An existing folder is replaced: where the system can exchange two names (Linux, macOS), a reader always finds a
-    whole folder. On any error the new one is removed; a full disk is an InputError with `remedy`.
+    whole folder. On any error the new one is removed; a full disk is an UnwritableError with `remedy`.
     """
     temporary = temporary_name(folder, ".part")
     try:
@@ -89,7 +89,7 @@ def atomic_folder(
         # safetensors reports a full disk as an exception of its own
         if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise InputError(f"cannot save {str(folder)!r}: {reason}", remedy=remedy) from None
+            raise UnwritableError(f"cannot save {str(folder)!r}: {reason}", remedy=remedy) from None
         raise
 
 
@@ -252,8 +252,8 @@ def read_sealed(path: Path, required: bool = True) -> dict:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, atomically."""
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a UTF-8 text file, atomically; bytes of a file's name that are no text become `\\udcff`."""
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(record: Mapping | list, path: Path) -> None:
@@ -319,7 +319,7 @@ class JsonLines:
         return record
 
     def append(self, *records: Mapping) -> None:
-        """Add lines and flush them to the disk; raises InputError when it is full."""
+        """Add lines and flush them to the disk; raises UnwritableError when it is full."""
         text = "".join(self._line(record) for record in records)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -329,8 +329,8 @@ class JsonLines:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            remedy = "free space or choose another folder"
-            raise InputError(f"cannot write {str(self.path)!r}: {error.strerror or error}", remedy=remedy) from None
+            said = f"cannot write {str(self.path)!r}: {error.strerror or error}"
+            raise UnwritableError(said, remedy="free space or choose another folder") from None
 
     def _line(self, record: Mapping) -> str:
         if not self.sealed:

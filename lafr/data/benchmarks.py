@@ -1,5 +1,6 @@
 """Test sets: the same pixels every time, pairs matched by file stem."""
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -86,7 +87,8 @@ class SyntheticBenchmark:
         face, draw = divmod(index, self.draws)
         name, hq = self.faces.name(face), self.faces[face]
         # crc32, not hash(): Python salts the hash of a string in every process
-        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), draw])
+        # as bytes: a file's name may hold some that are no text
+        rng = np.random.default_rng([self.seed, zlib.crc32(os.fsencode(name)), draw])
         hq, lq = degraded(hq, self.degradation, rng)
         return Pair(self.stem(index), lq, hq)
 
@@ -211,7 +213,16 @@ def prepared_index(root: Path) -> dict | None:
     """Return the index of a set that `lafr prepare` made, None for other folders; DamagedError where it has changed."""
     path = root / INDEX
     # sets that were prepared by an earlier version carry no seal
-    return read_sealed(path, required=False) if path.is_file() else None
+    index = read_sealed(path, required=False) if path.is_file() else None
+    return index if _is_ours(index) else None
+
+
+def _is_ours(index: object) -> bool:
+    """Return whether `index.json` is LAFR's: other programs write one of that name too."""
+    if not isinstance(index, dict) or not isinstance(index.get("files"), list):
+        return False
+    settings = index.get("settings")
+    return isinstance(settings, dict) and isinstance(settings.get("resolution"), int)
 
 
 def prepared_side(root: Path) -> int | None:

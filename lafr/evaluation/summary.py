@@ -109,7 +109,7 @@ def write_scores(result: Evaluation, path: Path) -> None:
     metrics = list(next(iter(result.scores.values())))
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "row", *map(csv_cell, metrics)])
             for method, by_metric in result.scores.items():

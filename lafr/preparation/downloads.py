@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lafr.errors import InputError
-from lafr.storage import read_json, write_json
+from lafr.storage import DamagedError, read_sealed, write_sealed
 
 CHUNK = 1 << 20
 BY_HAND = "download it by hand and give the file instead of the address"
@@ -36,15 +36,14 @@ def download(address: str, target: Path, most_bytes: int = 200_000_000_000, time
     Raises InputError when the server sends a web page or too much, ConnectionError when it can't be reached, refuses
     or breaks off.
     """
+    public(address)  # raises where it is no address
     beginning, notes = target.with_name(f"{target.name}.beginning"), target.with_name(f"{target.name}.json")
-    known = read_json(notes) if notes.is_file() else {}
-    if known.get("address") != address:
-        known = {}
+    known = _noted(notes, address)
     if target.is_file() and known:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     have = beginning.stat().st_size if beginning.is_file() and known.get("validator") else 0
-    request = urllib.request.Request(address, headers={"User-Agent": "lafr"})
+    request = urllib.request.Request(_quoted(address), headers={"User-Agent": "lafr"})
     if have:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-range", known["validator"])
@@ -61,6 +60,20 @@ def download(address: str, target: Path, most_bytes: int = 200_000_000_000, time
     return target
 
 
+def _noted(notes: Path, address: str) -> dict:
+    """Return what is noted of a download from `address`; {} where nothing is, and where the note is damaged."""
+    try:
+        known = read_sealed(notes)
+    except DamagedError:  # or missing: it is downloaded from its start
+        return {}
+    return known if known["address"] == address else {}
+
+
+def _quoted(address: str) -> str:
+    """Return an address in the ASCII of HTTP; what is quoted already stays as it is."""
+    return urllib.parse.quote(address, safe="%/:?#[]@!$&'()*+,;=~")
+
+
 def _save(answer: Any, address: str, beginning: Path, notes: Path, have: int, most_bytes: int) -> None:
     """Write a response: appended to `have` bytes if it is the rest of the file (206), from the start if whole (200)."""
     if answer.headers.get_content_type() == "text/html":
@@ -73,7 +86,7 @@ def _save(answer: Any, address: str, beginning: Path, notes: Path, have: int, mo
         raise InputError(f"{address!r} has {total:,} bytes, {most_bytes:,} are the most; {BY_HAND}")
     tag = answer.headers.get("ETag", "")
     validator = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified")
-    write_json({"address": address, "validator": validator, "bytes": total}, notes)
+    write_sealed({"address": address, "validator": validator, "bytes": total}, notes)
     with (
         open(beginning, "wb" if whole else "ab") as file,
         tqdm(desc="download", initial=have, total=total, unit="B", unit_scale=True) as bar,
@@ -93,6 +106,9 @@ def _save(answer: Any, address: str, beginning: Path, notes: Path, have: int, mo
 
 
 def public(address: str) -> str:
-    """Return an address without user, query and fragment, which may hold secrets."""
-    parts = urllib.parse.urlsplit(address)
+    """Return an address without user, query and fragment, which may hold secrets; InputError where it is none."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError as error:
+        raise InputError("source", address, "an address of the form https://HOST/FILE", str(error)) from None
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -57,7 +57,8 @@ def sha256_of(path: Path, desc: str | None = None) -> str:
 
 def sha256_of_names(sizes: Mapping[str, int]) -> str:
     """Return the hex sha256 of the lines `NAME<tab>BYTES`, sorted: it identifies a folder."""
-    return hashlib.sha256("".join(f"{name}\t{size}\n" for name, size in sorted(sizes.items())).encode()).hexdigest()
+    lines = "".join(f"{name}\t{size}\n" for name, size in sorted(sizes.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()  # names may hold bytes that are no text
 
 
 def sha256_of_pixels(image: Image.Image) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.data.severity import psnr, require_severity, sharpness
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, require_whole, setting
 from lafr.images import read_pil, write_image
 from lafr.preparation.aligning import Converter
 from lafr.preparation.archives import each_image
@@ -63,9 +63,8 @@ class Preparation:
 
     def __post_init__(self) -> None:
         for key in ("count", "allow_missing", "resolution"):
-            value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < 0):
-                raise InputError(key, value, "a whole number, 0 or more")
+            if (value := getattr(self, key)) is not None:
+                require_whole(0, **{key: value})
         if not isinstance(self.aligned, bool):
             raise InputError("aligned", self.aligned, "True or False")
         if "hq" in self.parts and not self.aligned:
@@ -208,10 +207,7 @@ def _make(
 
 
 def _write(image: Image.Image, folder: Path, file: str) -> dict:
-    try:
-        write_image(image, folder / file)
-    except InputError as error:  # a full disk is no fault of the input: finished images are kept
-        raise OSError(str(error)) from None
+    write_image(image, folder / file)
     return {"file": file, "sha256": sha256_of(folder / file), "pixels_sha256": sha256_of_pixels(image)}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+import os
 import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +19,8 @@ from lafr.data.degradation.batched import CHAIN, apply_batch
 from lafr.data.degradation.first_order import first_order, odd
 from lafr.data.degradation.operators import Recipe, Record, apply, as_text, target
 from lafr.data.faces import Faces
-from lafr.data.faces.sources import File, folder
-from lafr.errors import InputError
+from lafr.data.faces.sources import File, distinct, folder
+from lafr.errors import InputError, require_whole
 from lafr.images import to_pil, write_image, write_stored_png
 from lafr.preparation.indexes import (
     INDEX,
@@ -95,7 +96,7 @@ def recipe_draw(degradation: Recipe, seed: int, number_of_draw: int = 0) -> Draw
 
 def own_generator(seed: int, name: str, draw: int) -> np.random.Generator:
     """Return the generator of one degraded sample of an image; it does not depend on the other images."""
-    return np.random.default_rng([seed, zlib.crc32(name.encode()), draw])
+    return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), draw])  # a name may hold bytes that are no text
 
 
 def degrade_exactly(hq: Tensor, record: Record) -> Tensor:
@@ -126,6 +127,11 @@ class SyntheticPreparation:
     resolution: int = 512
     count: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole(0, seed=self.seed)
+        # of -1 a slice would take all faces but the last
+        require_whole(1, resolution=self.resolution, **({} if self.count is None else {"count": self.count}))
 
     def __call__(self, output: str, made_by: Mapping) -> str:
         """Make `output`/{hq,lq} and an index, and return a summary for the user.
@@ -169,6 +175,8 @@ class SyntheticPreparation:
         items = folder(self.source)[: self.count]
         if self.count is not None and len(items) < self.count:
             raise InputError("count", self.count, f"at most {len(items)}, the number of images in {self.source!r}")
+        # images of subfolders lie in one folder of the set; some file systems ignore case
+        distinct(items, lambda item: flat(item.name).casefold())
         return items
 
     def _job(self, items: Sequence[File]) -> dict:
@@ -181,6 +189,11 @@ class SyntheticPreparation:
         return {"dataset": self.name, "settings": settings, "sources": {"": made_from}}
 
 
+def flat(name: str) -> str:
+    """Return the name of a face of a subfolder as that of a file."""
+    return name.replace("/", "_")
+
+
 def _make(items: Sequence[File], draw: Draw, resolution: int, work: Unfinished) -> list[dict]:
     """Write the pairs that are not yet written; return the records of all."""
     faces = Faces(items, resolution, memory_gb=0)
@@ -190,7 +203,7 @@ def _make(items: Sequence[File], draw: Draw, resolution: int, work: Unfinished) 
         hq = faces[number]
         record = draw(number, item.name, resolution, resolution)
         for part, image in (("hq", target(record, hq)), ("lq", degrade_exactly(hq, record))):
-            file = f"{part}/{item.name.replace('/', '_')}.png"
+            file = f"{part}/{flat(item.name)}.png"
             write_stored_png(image, work.set / file)
             facts = {
                 "part": part,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, UnwritableError, setting
 from lafr.preparation.indexes import INDEX, require_same, sha256_of
-from lafr.storage import JsonLines, locked, read_sealed, remove_temporaries, write_sealed
+from lafr.storage import JsonLines, locked, read_sealed, remove_temporaries, sync, write_sealed
 
 
 class Unfinished:
@@ -78,6 +78,7 @@ class Unfinished:
         if self.target.is_dir():  # empty
             self.target.rmdir()
         self.set.rename(self.target)
+        sync(self.target.parent)  # before what it could be made from again is deleted
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove(self) -> None:
@@ -96,9 +97,9 @@ class Unfinished:
         """Delete everything after an InputError; an interruption, a full disk or a broken connection keep it."""
         try:
             yield
+        except (OSError, UnwritableError):
+            self.sweep()
+            raise
         except InputError:
             self.remove()
-            raise
-        except OSError:
-            self.sweep()
             raise

@@ -1,6 +1,7 @@
 """Test sets: the same pixels every time, and no pair that is not one."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lafr.data.faces import Faces
 from lafr.data.severity import SETS
 from lafr.errors import InputError
 from lafr.evaluation.checking import SAMPLE, check_set
+from lafr.evaluation.summary import Evaluation, write_scores
 from lafr.images import read_image
 from lafr.storage import sha256_of_file
 
@@ -238,5 +240,18 @@ def test_a_prepared_set_that_was_altered_is_refused(noisy, tmp_path):
 
 def test_a_folder_that_nobody_prepared_is_said_to_be_unchecked(tmp_path):
     paired(tmp_path, "lq", "a.png")
-    said = check_set(PairedBenchmark("wild", str(tmp_path), 8, hq=None))
-    assert said == [f"1 images in {tmp_path}: no index.json, so no file was checked by its hash"]
+    # other programs write an index.json too
+    for index in (None, '{"a": 1}', "[1]", '"x"', '{"settings": 3, "files": []}', '{"settings": {}, "files": 3}'):
+        if index is not None:
+            (tmp_path / "index.json").write_text(index)
+        said = check_set(PairedBenchmark("wild", str(tmp_path), 8, hq=None))
+        assert said == [f"1 images in {tmp_path}: no index.json, so no file was checked by its hash"]
+
+
+def test_a_name_that_is_no_text_is_degraded_and_scored_as_any_other(tmp_path, degradation):
+    paired(tmp_path, "faces", "a.png")
+    os.rename(tmp_path / "faces" / "a.png", os.fsencode(tmp_path / "faces") + b"/\xff.png")
+    benchmark = folder_benchmark("own", str(tmp_path / "faces"), 16, degradation)
+    assert benchmark[0].stem == "\udcff"
+    write_scores(Evaluation([benchmark.stem(0)], {"LQ": {"psnr_rgb": np.zeros(1)}}), tmp_path / "scores.csv")
+    assert "\\udcff" in (tmp_path / "scores.csv").read_text(encoding="utf-8")

@@ -137,5 +137,15 @@ def test_a_file_that_is_not_there_is_said_with_its_address(site, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_damaged_note_starts_again_and_an_address_may_hold_any_letter(site, tmp_path):
+    for damage in ("{", "[]", '{"address": "http://x", "validator": "x"}'):
+        (tmp_path / "x.json").write_text(damage)
+        (tmp_path / "x.beginning").write_bytes(b"of another file")
+        assert download(f"{site.address}?ü ü", tmp_path / "x").read_bytes() == site.data
+        (tmp_path / "x").unlink()
+    with pytest.raises(InputError, match=r"source must be .*http://\[x"):
+        download("http://[x", tmp_path / "x")
+
+
 def test_an_address_is_told_without_its_secrets():
     assert public("https://me:word@host.org:8/a/b.zip?token=1#x") == "https://host.org:8/a/b.zip"

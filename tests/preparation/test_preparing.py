@@ -21,7 +21,7 @@ from test_downloads import site  # noqa: F401 - a fixture
 import lafr.commands.prepare as prepare_data
 from lafr.data.benchmarks import PairedBenchmark
 from lafr.data.severity import psnr, require_severity, sharpness
-from lafr.errors import InputError
+from lafr.errors import InputError, UnwritableError
 from lafr.images import from_pil, list_images, read_pil
 from lafr.metrics.fidelity import psnr_rgb
 from lafr.preparation import preparing
@@ -438,15 +438,30 @@ def test_a_full_disk_leaves_what_is_done(tmp_path, capsys, monkeypatch):
             "PIL.Image.Image.save",
             lambda self, path, save=Image.Image.save: _full() if len(written) > 2 else save(self, path),
         )
-        with pytest.raises(OSError, match=r"cannot write .* free space") as error:
+        with pytest.raises(UnwritableError, match=r"cannot write .* free space"):
             run(capsys, "lfw_test", source=source, count=4)
-    assert not isinstance(error.value, InputError)
     assert len(list_images("data/lfw_test.part")) == 2
+    # also where the line of an image cannot be written, or the sheet of all images
+    for broken, left in ((no_line, 3), (no_sheet, 4)):
+        with monkeypatch.context() as patch:
+            broken(patch)
+            with pytest.raises(UnwritableError, match=r"cannot write .* free space"):
+                run(capsys, "lfw_test", source=source, count=4)
+        assert len(list_images("data/lfw_test.part")) == left
     assert "prepared 4 images" in run(capsys, "lfw_test", source=source, count=4)
 
 
 def _full():
     raise OSError(28, "No space left on device")
+
+
+def no_line(patch):
+    patch.setattr("lafr.storage.JsonLines._ends_a_line", staticmethod(lambda file: _full()))
+
+
+def no_sheet(patch):
+    save = Image.Image.save
+    patch.setattr("PIL.Image.Image.save", lambda self, path: _full() if "sheet" in str(path) else save(self, path))
 
 
 def test_an_address_is_downloaded_resumed_unpacked_and_not_fetched_again(site, tmp_path, capsys):  # noqa: F811

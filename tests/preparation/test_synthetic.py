@@ -163,6 +163,19 @@ def test_a_finished_set_is_verified_and_other_settings_are_refused(source, tmp_p
         make(source, tmp_path / "set")
 
 
+def test_faces_whose_files_would_be_one_and_numbers_that_are_none_are_refused(source, tmp_path):
+    first = next(source.glob("*.png"))
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    for name in ("a/b.png", "a_b.png"):
+        shutil.copy(first, tmp_path / "in" / name)
+    with pytest.raises(InputError, match=r"a/b\.png.*a_b\.png"):
+        SyntheticPreparation("x", str(tmp_path / "in"), resolution=32)(str(tmp_path / "out"), {})
+    assert not (tmp_path / "out").exists()
+    for wrong in ({"count": -1}, {"count": 0}, {"seed": -1}, {"resolution": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            SyntheticPreparation("x", str(source), **wrong)
+
+
 def test_wrong_sources_leave_nothing(source, tmp_path):
     with pytest.raises(InputError, match=r"source .*'nowhere'"):
         make("nowhere", tmp_path / "set")
