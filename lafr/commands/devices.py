@@ -21,7 +21,10 @@ def choose_device(name: str = "auto") -> "torch.device":
     if not available[name.split(":")[0]]:
         here = ", ".join(kind for kind, there in available.items() if there)
         raise InputError("device", name, f"available on this machine, which has {here}")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError("device", name, f"one of this machine's, cuda:0 to cuda:{count - 1}")
+    return device
 
 
 def share_cores() -> None:

@@ -32,8 +32,8 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> Found:
 
     A source is a file, a folder (its photos and videos, recursive; files in `output` are left out) or a pattern such
     as `photos/*.jpg`. A file that exists is never read as a pattern. One folder's files keep their place in it; among
-    several sources a folder's name comes first. Raises InputError when no file is found; one missing file
-    among several sources is returned, and reported when it is read.
+    several sources a folder's name comes first. Raises InputError when no file is found; one missing file, or a pattern
+    that matches nothing, among several sources is returned, and reported when it is read.
     """
     found: dict[Path, Path] = {}
     ignored: list[tuple[Path, str]] = []
@@ -43,13 +43,15 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> Found:
             files, others = _entries(source, output)
             found |= {path: top / path.relative_to(source) for path in files}
             ignored += [(top / path.relative_to(source), reason) for path, reason in others]
+            if not files and not others:
+                ignored.append((source, "a folder without files"))
         elif os.path.lexists(source):
             found[source] = Path(source.name)
-        elif glob.has_magic(str(source)):
-            matches = [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]
+        elif matches := [Path(match) for match in sorted(glob.glob(str(source), recursive=True))]:
             files = [path for path in matches if not path.is_dir() and not _inside(path, output, Path())]
             top = Path(os.path.commonpath([path.parent for path in files])) if files else Path()
             found |= {path: path.relative_to(top) for path in files}
+            ignored += _folders_alone(matches, files, output)
         elif len(sources) > 1:
             found[source] = Path(source.name)
         else:
@@ -62,6 +64,14 @@ def find_inputs(sources: Sequence[str | Path], output: Path) -> Found:
         top = Path(os.path.commonpath([path.parent for path in absolute.values()]))
         found = {path: absolute[path].relative_to(top) for path in found}
     return Found(list(found.items()), ignored)
+
+
+def _folders_alone(matches: Sequence[Path], files: Sequence[Path], output: Path) -> list[tuple[Path, str]]:
+    """Return the folders that a pattern matches and of whose contents it matches nothing."""
+    taken = {parent for path in files for parent in path.parents}
+    others = [path for path in matches if path.is_dir() and path not in taken]
+    alone = [path for path in others if not _inside(path / "file", output, Path())]
+    return [(path, "a folder, of which a pattern takes nothing; give it by its name") for path in alone]
 
 
 def _entries(source: Path, output: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -75,5 +75,6 @@ def _state(path: Path) -> dict | None:
 
 def folder_state(folder: str | Path) -> list:
     """Return what changes when the model in a folder is trained again: its files' names, sizes and times."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
-    return [str(folder), *([path.name, *(_state(path) or {}).values()] for path in files)]
+    place = Path(folder)  # or a base model's single file
+    files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+    return [str(folder), *([path.name, *(_state(path) or {}).values()] for path in files if path.is_file())]

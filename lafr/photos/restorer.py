@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lafr.alignment import crop
-from lafr.errors import InputError
+from lafr.errors import InputError, require_whole
 from lafr.images import (
     MAX_MEGAPIXELS,
     ImageLike,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lafr.models.restorer import Restorer
 
 Progress = Callable[[int, int], None]  # (faces done, faces to do)
+NOT_UPSCALED = "an aligned face gets the model's size, and is not upscaled"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class PhotoRestorer:
         guard: bool = True,
         max_megapixels: float = MAX_MEGAPIXELS,
     ):
+        require_whole(1, batch_size=batch_size)
+        if not max_megapixels > 0:  # also false for NaN, which no photo would exceed
+            raise InputError("max_megapixels", max_megapixels, "a number above 0")
         self.guard, self.max_megapixels = guard, max_megapixels
         self.restorer, self.detector, self.batch_size = restorer, detector or detector_named("yunet"), batch_size
         self.mask, self.upscaler, self.equal_batches = mask, upscaler, equal_batches
@@ -190,6 +194,7 @@ class PhotoRestorer:
             after = self.restore_crops(before[None], fidelity, progress)[0] if report.status == "restored" else before
             image, report, crops = self.aligned_result(photo, report, before, after)
             faces = [report]
+            warnings += (NOT_UPSCALED,) if upscale > 1 else ()
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
             how = (fidelity, upscale, force, chosen, least_likeness, progress)

@@ -20,7 +20,7 @@ from lafr.photos.detectors import Detection
 from lafr.photos.faces import FaceReport, report_of_aligned
 from lafr.photos.files import LONGEST_NAME, VIDEOS, Found, Outputs, find_inputs
 from lafr.photos.journal import Journal, face_facts
-from lafr.photos.restorer import FaceCrops, PhotoRestorer
+from lafr.photos.restorer import NOT_UPSCALED, FaceCrops, PhotoRestorer
 
 COMPARISON_SIDE = 1600  # pixels: longest side of each half of a before | after image
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
@@ -249,7 +249,8 @@ class _Run:
         if not one.aligned:
             return self._photo(job, one)
         report = report_of_aligned(one.photo, one.found, self.photos.resolution, self.how["force"])
-        waits = _Waiting(job, one.photo, report, one.warnings, self.photos.crop_of(one.photo))
+        warnings = one.warnings + ((NOT_UPSCALED,) if self.how["upscale"] > 1 else ())
+        waits = _Waiting(job, one.photo, report, warnings, self.photos.crop_of(one.photo))
         if report.status == "left":
             return self._aligned(waits, waits.crop)
         self.waiting.append(waits)
@@ -357,7 +358,13 @@ class _Run:
         self.outcome.frames += report.frames
         self.outcome.video_faces += report.faces
         self.outcome.video_left.update(report.left)
-        self._note(job, job.target, report.warnings, **facts, left=report.left, seconds=round(report.seconds, 3))
+        # what was asked for and is done to photos alone; comparisons are not named, as they are the default
+        unused = {
+            "its faces are not saved, only those of photos": self.outputs.save_faces,
+            "it is restored frame by frame, not as an aligned face": self.how["aligned"] is True,
+        }
+        warnings = report.warnings + tuple(text for text, was_asked in unused.items() if was_asked)
+        self._note(job, job.target, warnings, **facts, left=report.left, seconds=round(report.seconds, 3))
 
     def _note(self, job: Job, target: Path, warnings: tuple[str, ...], **facts: Any) -> None:
         output = target.relative_to(self.journal.path.parent)

@@ -17,7 +17,9 @@ from lafr.models.restorer import Restorer
 from lafr.photos import restoring
 from lafr.photos.detectors import Detection
 from lafr.photos.files import Outputs, find_inputs
+from lafr.photos.journal import folder_state
 from lafr.photos.restorer import PhotoRestorer
+from lafr.photos.video import VideoReport
 
 WEIRD = (
     "fête.jpg",
@@ -247,8 +249,47 @@ def test_files_folders_and_patterns_are_found_under_distinct_names(tmp_path, mon
     assert names("b/a.png", "c/a.png") == ["b/a.png", "c/a.png"]
     assert names("**/a.png") == ["a.png", "b/a.png", "c/a.png"]
     assert names("a.png", "gone.png") == ["a.png", "gone.png"]
-    with pytest.raises(InputError, match=r"'d/\*.png': no file there"):
+    assert names("a.png", "d/*.png") == ["*.png", "a.png"]  # reported when it is read
+    with pytest.raises(InputError, match=r"'d/\*.png'"):
         names("d/*.png")
+
+
+def test_a_pattern_and_a_folder_that_give_nothing_are_named(tmp_path, monkeypatch):
+    save(tmp_path, "a.png", "b/c.png", "b/d/e.png", "out/a.png")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def ignored(*sources):
+        return {str(path): reason for path, reason in find_inputs(sources, Path("out")).ignored}
+
+    assert ignored("*").keys() == {"b", "empty"} and "pattern" in ignored("*")["b"]
+    assert ignored("**/*.png").keys() == set()
+    assert ignored("**").keys() == {"empty"}  # of the others something is taken
+    assert ignored("a.png", "empty") == {"empty": "a folder without files"}
+
+
+def test_what_an_option_does_not_do_is_said(tmp_path, restorer, monkeypatch):
+    save(tmp_path / "in", "a.png")
+    (tmp_path / "in" / "b.mp4").touch()
+    report = VideoReport(1, 0, 0, True, 0.0)
+    monkeypatch.setattr("lafr.photos.video.restore_video", lambda *_, **__: report)
+    photos = PhotoRestorer(restorer, lambda image: [], guard=False)
+    output = tmp_path / "out"
+    outcome = restoring.restore_files(photos, [tmp_path / "in"], output, upscale=2, save_faces=True, aligned=True)
+    said = "\n".join(outcome.warnings)
+    assert "'a.png': an aligned face gets the model's size" in said
+    assert "'b.mp4': its faces are not saved" in said and "'b.mp4': it is restored frame by frame" in said
+    for name, value in (("batch_size", 0), ("max_megapixels", float("nan"))):
+        with pytest.raises(InputError, match=f"{name} must be"):
+            PhotoRestorer(restorer, **{name: value})
+
+
+def test_a_changed_single_file_is_another_state(tmp_path):
+    file = tmp_path / "base.safetensors"
+    file.write_bytes(b"1")
+    before = folder_state(file)
+    file.write_bytes(b"22")
+    assert folder_state(file) != before
 
 
 def faces_at(*corners, side=40):

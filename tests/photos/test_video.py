@@ -1,6 +1,7 @@
 """Videos: all but the faces is unchanged as a player shows it; faces are tracked and do not flicker."""
 
 import itertools
+import os
 import weakref
 from dataclasses import dataclass
 from fractions import Fraction
@@ -417,3 +418,34 @@ def test_the_miniature_restores_a_video_and_leaves_what_is_around_the_face(tmp_p
     face[20:220, 130:320] = True
     inside, outside = (np.mean([difference[part].mean() for difference in moved]) for part in (face, ~face))
     assert outside < 1.5 < inside
+
+
+def test_chapters_are_kept_and_bits_and_transparency_are_said_to_be_lost(photo, tmp_path):
+    plain = make_video(tmp_path / "plain.mp4", photo, pix_fmt="yuv420p10le", tone=False)
+    source = tmp_path / "in.mkv"
+    chapter = {"id": 1, "start": 0, "end": 300, "time_base": BASE, "metadata": {"title": "one"}}
+    with av.open(str(plain)) as reading, av.open(str(source), "w") as out:
+        out.set_chapters([chapter])
+        copied = out.add_stream_from_template(reading.streams.video[0])
+        for packet in reading.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copied
+                out.mux(packet)
+    report = restore_video(source, tmp_path / "out.mkv", Painter(), progress=False)
+    with av.open(str(tmp_path / "out.mkv")) as reading:
+        assert [one["metadata"]["title"] for one in reading.chapters()] == ["one"]
+    assert "10 bits a colour are 8" in "; ".join(report.warnings)
+    clear = make_video(tmp_path / "in.webm", photo, codec="libvpx-vp9", pix_fmt="yuva420p", tone=False)
+    assert restore_video(clear, tmp_path / "out.webm", Painter(), progress=False).warnings == (
+        "its transparency is not kept",
+    )
+
+
+def test_a_pipe_and_a_stream_that_pyav_stumbles_over_end_no_folders_run(photo, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert container_for(tmp_path / "pipe.mp4") == ".mp4"
+    with pytest.raises(InputError, match=r"pipe\.mp4.*no regular file"):
+        restore_video(tmp_path / "pipe.mp4", tmp_path / "out.mp4", Painter(), progress=False)
+    source = make_video(tmp_path / "in.mp4", photo)
+    monkeypatch.setattr("lafr.photos.video.stream_like", lambda *_: None.name)  # of a codec that is not known
+    assert container_for(source) == ".mp4"

@@ -128,13 +128,13 @@ def restore(
         with time_limit(photo_restorer.restorer, limits.seconds):
             how: dict[str, Any] = dict(fidelity=fidelity, force=force, progress=partial(say, progress))
             result = cast(PhotoResult, photo_restorer(photo, **how))
+        place = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(upload).stem if upload else name}_restored.png"
+        result.image.save(place)
     except InputError as error:
         return f"<b>Not restored:</b> {escape(error.spelled(spell))}", shown, "", gr.DownloadButton(visible=False)
     except Exception:
         logging.getLogger(__name__).exception("a request failed")
         return "<b>Not restored:</b> something went wrong here.", shown, "", gr.DownloadButton(visible=False)
-    place = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(upload).stem if upload else name}_restored.png"
-    result.image.save(place)
     return (
         summary(result),
         comparison(photo, result),

@@ -3,6 +3,7 @@
 PyAV (`pip install 'lafr[video]'`) decodes and encodes. One frame is held at a time: memory does not grow with length.
 """
 
+import importlib.util
 import shutil
 import tempfile
 import time
@@ -69,8 +70,9 @@ def restore_video(
     Raises InputError for a source that is missing, damaged or holds no video, and for a target that can't hold it.
     """
     source, target = Path(source), Path(target)
-    if not source.is_file():
-        raise InputError(f"video {str(source)!r} does not exist; give the path of a video file")
+    if not source.is_file():  # a pipe would block for ever
+        state = "is no regular file" if source.exists() else "does not exist"
+        raise InputError(f"video {str(source)!r} {state}; give the path of a video file")
     if smoothing < 0:
         raise InputError("smoothing", smoothing, "a time in seconds, 0 for none")
     if target.exists() and target.samefile(source):
@@ -116,18 +118,16 @@ def container_for(source: str | Path) -> str:
     """
     source = Path(source)
     own = source.suffix.lower()
-    try:
-        import av
-    except ImportError:
+    if not source.is_file() or importlib.util.find_spec("av") is None:
         return ".mp4"  # reported when the video is read
     with tempfile.TemporaryDirectory() as folder:
         for extension in dict.fromkeys((".mp4", own if own in KEPT else ".mkv", ".mkv")):
             try:
                 _try_container(source, Path(folder) / f"trial{extension}")
-            except (av.FFmpegError, _Unsuited, ValueError):
-                continue
             except InputError:
                 return ".mp4"
+            except Exception:  # FFmpeg refuses it, or PyAV stumbles over a stream: no file may end a folder's run
+                continue
             return extension
     return ".mp4"
 
@@ -167,6 +167,7 @@ def _transcode(
         try:
             with av.open(str(temporary), "w") as writing, _bar(video, progress) as bar:
                 writing.metadata.update(reading.metadata)
+                writing.set_chapters(reading.chapters())
                 kept = [stream for stream in reading.streams if stream is video or stream.type in COPIED]
                 copies = {
                     s: _copy(s, writing) if s is not video else stream_like(s, first, writing, upscale) for s in kept
@@ -188,7 +189,7 @@ def _transcode(
             raise InputError(
                 f"cannot write {str(target)!r} ({reason}); give it the extension of the source, {source.suffix}"
             ) from None
-        return frames, faces, _warnings(reading, video, copies)
+        return frames, faces, _warnings(reading, video, first.format, copies)
 
 
 class _Unsuited(Exception):
@@ -233,12 +234,18 @@ def _bar(video: Any, progress: bool) -> tqdm:
     return tqdm(total=video.frames or None, desc="restore", unit=" frames", dynamic_ncols=True, disable=not progress)
 
 
-def _warnings(reading: Any, video: Any, copies: dict) -> tuple[str, ...]:
-    dropped = [
-        f"{stream.type} stream {stream.index} is not copied" for stream in reading.streams if stream not in copies
-    ]
-    transfer = HDR.get(video.color_trc)
-    return tuple(dropped + ([f"{transfer} (HDR) video: faces are restored as if it were SDR"] if transfer else []))
+def _warnings(reading: Any, video: Any, pixels: Any, copies: dict) -> tuple[str, ...]:
+    """Return what the output cannot keep of a video whose frames have the format `pixels`."""
+    said = [f"{stream.type} stream {stream.index} is not copied" for stream in reading.streams if stream not in copies]
+    if transfer := HDR.get(video.color_trc):
+        said.append(f"{transfer} (HDR) video: faces are restored as if it were SDR")
+    if (bits := max(part.bits for part in pixels.components)) > 8:
+        said.append(f"its {bits} bits a colour are 8 in frames with a restored face")
+    # VP9's alpha is a second stream inside the first, which FFmpeg's own decoder passes over
+    alpha = {key.lower(): value for key, value in video.metadata.items()}.get("alpha_mode")
+    if any(part.is_alpha for part in pixels.components) or alpha == "1":
+        said.append("its transparency is not kept")
+    return tuple(said)
 
 
 def _demuxed(reading: Any, video: Any, streams: list, source: Path) -> Iterator:
