@@ -58,6 +58,13 @@ HYDRA_KEYS = {
     # training
     "PairStream.batch_size": "stage.NAME.batch_size",
     "accumulation": "trainer.accumulation",
+    "checkpoint_every": "trainer.checkpoint_every",
+    "keep_checkpoints": "trainer.keep_checkpoints",
+    "log_every": "trainer.log_every",
+    "max_steps": "stage.NAME.max_steps",
+    "num_workers": "trainer.num_workers",
+    "validation_images": "trainer.validation_images",
+    "warmup_steps": "stage.NAME.warmup_steps",
     "cache_latents": "trainer.cache_latents",
     "latent_cache": "trainer.latent_cache",
     "decode_crop": "trainer.decode_crop",

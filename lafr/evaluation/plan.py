@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lafr.data.benchmarks import Benchmark
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, require_whole, setting
 from lafr.models.restorer import require_fidelity
 
 LQ, HQ, MODEL, CEILING = "LQ input", "HQ", "LAFR", "codec(HQ)"
@@ -79,6 +79,8 @@ class Plan:
     config: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_whole(1, batch_size=self.batch_size)
+        require_whole(0, seed=self.seed)  # NumPy's generators take no others
         for fidelity in (self.fidelity, *self.sweep):
             require_fidelity(fidelity)
         if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lafr.errors import InputError
+from lafr.errors import InputError, require_whole
 from lafr.storage import DamagedError, JsonLines, atomic_folder, read_json, seal, unsealed, write_json
 
 TRAINED = "trained.safetensors"
@@ -57,6 +57,7 @@ class Checkpoints:
     LOGS = ("log.jsonl", "pairs.jsonl")
 
     def __init__(self, folder: str | Path, keep: int = 2):
+        require_whole(1, keep_checkpoints=keep)  # of 0 or -1, slices below would remove none, or the newest
         self.folder, self.keep = Path(folder), keep
 
     def steps(self) -> list[int]:

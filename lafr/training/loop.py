@@ -1,7 +1,7 @@
 """The training loop: one for every stage, on Accelerate. Running it again on the same folder resumes exactly."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lafr.errors import InputError, need
 from lafr.training.checkpoints import Checkpoints
 from lafr.training.log import Log
 from lafr.training.objectives import Objective
+from lafr.training.settings import require_numbers
 from lafr.training.state import TrainingState, load_finished, resume, save
 from lafr.training.stopping import StopSignals
 from lafr.training.validation import BestWeights, Validate, require_validation, validate_on_main
@@ -88,6 +89,9 @@ def train(
         stop: the signals that end the run after its running step, which is saved.
     """
     require_whole_weights(accelerator)
+    require_numbers(dict(max_steps=max_steps, batch_size=batch_size, warmup_steps=warmup_steps, patience=patience))
+    intervals = dict(log_every=log_every, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    require_numbers(intervals | dict(num_workers=num_workers, keep_checkpoints=keep_checkpoints))
     checkpoints = Checkpoints(folder, keep_checkpoints)
     # a finished stage: later stages and the saved model need its weights, and what `finish` derives from them
     if summary := load_finished(checkpoints, objective, max_steps, accelerator):
@@ -226,8 +230,19 @@ def new_optimizer(
 def optimiser_batches(loader: Iterable, accelerator: Accelerator) -> Iterable[list[dict[str, Tensor]]]:
     """Group the loader's micro-batches by optimiser step, on the device."""
     stream = iter(loader)  # one iterator: a DataLoader restarts with every `for`
-    while batches := list(islice(stream, accelerator.gradient_accumulation_steps)):
+    while batches := _read(stream, accelerator.gradient_accumulation_steps):
         yield [send_to_device(batch, accelerator.device) for batch in batches]
+
+
+def _read(stream: Iterator, count: int) -> list[dict[str, Tensor]]:
+    """Return the next micro-batches; an InputError of a loader process without the traceback that torch gives it."""
+    try:
+        return list(islice(stream, count))
+    except InputError as error:
+        *traceback, said = error.args[0].splitlines()
+        if not traceback:
+            raise
+        raise InputError(said.partition(": ")[2]) from None
 
 
 def mean_terms(all_terms: list[dict[str, Tensor]], accelerator: Accelerator) -> dict[str, float]:

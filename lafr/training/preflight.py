@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lafr.errors import InputError, Spell, as_python, setting
 from lafr.models.base.model import NULL, planned_parts
+from lafr.models.base.single_file import recognised
 from lafr.models.base.sources import HUB, TEXT, Found, find, hub_answers
 from lafr.networks import NEEDS, Needs
 from lafr.training.counting import count_step, without_values
@@ -97,8 +98,14 @@ def package(module: str, used_by: str = "") -> Finding:
     """Look for a package, without importing it."""
     # found, not imported: torch extensions and dlib take seconds to load
     there = importlib.util.find_spec(module) is not None
-    install = f"pip install {INSTALL.get(module, module)}"
+    install = install_line(module)
     return Finding(f"package {module}", there, "installed" if there else install, used_by, "" if there else install)
+
+
+def install_line(module: str) -> str:
+    """Return the shell line that installs a module's package, of the version whose files LAFR knows, if any."""
+    carried = (file.remedy for file in EXTERNAL.values() if file.package == module and file.remedy.startswith("pip "))
+    return next(carried, f"pip install {INSTALL.get(module, module)}")
 
 
 def external_file(name: str, used_by: str = "") -> Finding:
@@ -143,7 +150,11 @@ def networks(used: Mapping[str, Iterable[str]]) -> list[Finding]:
             for part in wanted:
                 found.setdefault(part, []).extend(users)
     by = {part: ", ".join(dict.fromkeys(users)) for part, users in (packages | files).items()}
-    return [package(name, by[name]) for name in packages] + [external_file(name, by[name]) for name in files]
+    modules = [package(name, by[name]) for name in packages]
+    absent = {name for name, found in zip(packages, modules, strict=True) if not found.there}
+    # of a package that is missing, the files that it carries are not named too
+    others = [name for name in files if EXTERNAL[name].package not in absent]
+    return modules + [external_file(name, by[name]) for name in others]
 
 
 def hub_weights(name: str, folder: str, used_by: str = "") -> Finding:
@@ -169,16 +180,17 @@ def base_model(
 ) -> tuple[Finding, Found | None]:
     """Look for the base model on this machine; a hub that answers counts as there, as the run fetches it first.
 
-    A folder that holds another model than `expect` is refused by its configurations; a single file, when it is loaded.
+    Another model than `expect` is refused, a folder's by its configurations, a single file's by its shapes.
     """
     fetch = remedy.partition(", or ")[0]
     try:
         found = find(sources, remedy, True, variant, text)
-        if expect and found.path.is_dir():
-            try:
-                planned_parts(found.path, expect)
-            except InputError as error:
-                return refused("base model", error), found
+        look = planned_parts if found.path.is_dir() else recognised
+        try:
+            if expect or look is recognised:
+                look(found.path, expect)
+        except InputError as error:
+            return refused("base model", error), found
         lacks = found.path.is_file() or not all((found.path / part / file).is_file() for part, file in TEXT.items())
         if text and lacks and not (found.path / NULL).is_file():
             where = f"{found.path} has no text encoder and no {NULL}, and the empty prompt is needed"

@@ -37,6 +37,7 @@ REPORTED = (
     "trainer.accumulation",
     "trainer.gradient_checkpointing",
     "trainer.cache_latents",
+    "trainer.feature_cache_gb",
     "trainer.validation_images",
     "data",
     "model.build.folder",

@@ -3,6 +3,7 @@
 import importlib
 import json
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,19 @@ def new_trackers(
 
 
 def identity(folder: Path) -> str:
-    """Return the id of the run in this folder, made at its first start."""
+    """Return the id of the run in this folder, made at its first start.
+
+    Where its file is damaged, wandb's own files, `run-ID.wandb`, still name it.
+    """
     path = folder / IDENTITY
-    if not path.is_file():
-        write_json({"id": uuid4().hex[:12]}, path)
-    return str(read_json(path)["id"])
+    if path.is_file():
+        try:
+            return str(read_json(path)["id"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            print(f"warning: {str(path)!r} is damaged; it is written again", file=sys.stderr)
+    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    write_json({"id": files[-1].stem.removeprefix("run-") if files else uuid4().hex[:12]}, path)
+    return identity(folder)
 
 
 def held_by_wandb(folder: Path) -> set[tuple[int, str]]:
@@ -71,11 +80,14 @@ def held_by_wandb(folder: Path) -> set[tuple[int, str]]:
     for path in paths:
         for data in wandb_records(path.read_bytes()):
             record = proto.Record()
-            record.ParseFromString(data)
-            # an image is a nested record: its key comes with the names of its parts
-            items = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
-            if "step" in items:
-                step = int(json.loads(items["step"]))
+            try:
+                record.ParseFromString(data)
+                # an image is a nested record: its key comes with the names of its parts
+                items = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+                step = int(json.loads(items["step"])) if "step" in items else None
+            except Exception:  # damaged, on which protobuf and json raise their own: it is logged again
+                continue
+            if step is not None:
                 held |= {(step, key) for key in items}
     return held
 

@@ -93,3 +93,15 @@ def compose_nothing():
     """Return a configuration composed after the command: it leaves Hydra as it found it."""
     with initialize_config_dir(str(CONFIGS), version_base=None):
         return compose("eval", ["benchmark=mini"])
+
+
+def test_a_missing_set_and_a_wrong_number_are_told_before_the_model_is_loaded(planned, monkeypatch):
+    def loaded(*_):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("lafr.evaluation.run.load_model", loaded)
+    with pytest.raises(MissingError, match="lq must be"):
+        evaluate(planned("benchmark=pair"))
+    for wrong in ("batch_size=0", "seed=-1"):
+        with pytest.raises(InputError, match=wrong.partition("=")[0]):
+            planned("benchmark=pair", wrong)

@@ -69,6 +69,12 @@ def test_the_newest_are_kept_in_order_of_their_steps(tmp_path):
     assert loaded(checkpoints)[1]["step"] == 1000
 
 
+def test_a_number_of_checkpoints_that_would_leave_none_is_refused(tmp_path):
+    for keep in (0, -1, True, 1.5):
+        with pytest.raises(InputError, match="keep_checkpoints must be a whole number, 1 or more"):
+            Checkpoints(tmp_path, keep)
+
+
 def test_the_result_replaces_the_checkpoints_but_the_last(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.final_is_whole() == (False, [])

@@ -14,8 +14,9 @@ from lafr.errors import InputError
 from lafr.losses.appearance import LatentL1, PixelMSE
 from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss
-from lafr.training.loop import train
+from lafr.training.loop import optimiser_batches, train
 from lafr.training.objectives import CodebookObjective, Objective, RestorationObjective, cropped
+from lafr.training.settings import require_numbers
 from lafr.training.validation import Validation
 
 
@@ -368,3 +369,28 @@ def test_a_stage_that_decodes_nothing_for_its_loss_is_the_same_with_and_without_
         restorer.adapter.load_state_dict(start)
         ends.append(run(CodebookObjective(restorer, {"latent_l1": 1.0}), str(side), decode_crop=side))
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+class Torn(torch.utils.data.Dataset):
+    """A face that cannot be read."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise InputError("'faces/a.png' is damaged or truncated; get a whole copy")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_face_that_a_loader_process_cannot_read_is_named_without_its_traceback(workers, accelerator):
+    loader = torch.utils.data.DataLoader(Torn(), num_workers=workers)
+    with pytest.raises(InputError) as error:
+        next(iter(optimiser_batches(loader, accelerator())))
+    assert error.value.args[0] == "'faces/a.png' is damaged or truncated; get a whole copy"
+
+
+def test_numbers_that_no_run_can_use_are_refused_by_name():
+    require_numbers({"patience": None, "validate_every": None, "num_workers": 0, "max_steps": 1, "other": -1})
+    for name, value in {"log_every": 0, "keep_checkpoints": -1, "max_steps": None, "validation_images": 0.5}.items():
+        with pytest.raises(InputError, match=f"{name} must be a whole number"):
+            require_numbers({name: value})
