@@ -83,6 +83,14 @@ PACKAGED = {
         licence="public domain",
         remedy="pip install scikit-image",
     ),
+    "grace_hopper": ExternalFile(
+        package="matplotlib",
+        path="mpl-data/sample_data/grace_hopper.jpg",
+        sha256="a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130",
+        source="PyPI matplotlib; US Navy portrait of Grace Hopper",
+        licence="public domain",
+        remedy="pip install matplotlib",
+    ),
     "insightface_t1": ExternalFile(
         package="insightface",
         path="data/images/t1.jpg",
@@ -280,20 +288,24 @@ METRICS = {
 EXTERNAL: dict[str, ExternalFile] = PACKAGED | DLIB | FACE_NETWORKS | TRUNKS | METRICS
 
 
+class MissingFileError(InputError):
+    """An external file is not on this machine."""
+
+
 def locate(name: str) -> Path:
     """Return the path of an external file whose sha256 matches.
 
     Looked for at the top of the folder named by the environment variable LAFR_WEIGHTS, then in the package that
     carries it (which is found, not imported). A line of the file SHA256SUMS next to it, the user's own, counts before
     the sha256 in EXTERNAL, and that is printed: the same weights may have been saved again. Raises InputError with
-    the remedy when it is absent, altered or has no sha256 to compare with.
+    the remedy when it is absent (MissingFileError), altered or has no sha256 to compare with.
     """
     file = EXTERNAL[name]
     found = next((path for path in _candidates(file) if path.is_file()), None)
     if found is None:
         as_named = "" if file.remedy.endswith(file.name) else f" as {file.name}"
         place = f"into ${FOLDER_VARIABLE}{as_named}"
-        raise InputError(
+        raise MissingFileError(
             f"{name} is missing: {file.remedy} " + (f"(or put it {place}){ALL}" if file.package else place)
         )
     pinned = _pinned(found)

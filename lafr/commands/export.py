@@ -1,6 +1,7 @@
 """Export a model: `lafr export model.folder=FOLDER output=FOLDER format=diffusers|onnx [full=true]`."""
 
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -14,6 +15,15 @@ def main(cfg: DictConfig) -> None:
     """Write the export atomically, and print where it is and how to use it."""
     if cfg.format not in FORMATS:
         raise InputError("format", cfg.format, f"one of {', '.join(FORMATS)}")
+    from lafr.export.model_card import read_results
+    from lafr.export.onnx import require_packages
+    from lafr.export.pipeline import require_free
+
+    # before the model, which takes longer: what is missing or in the way is said at once
+    if cfg.format == "onnx":
+        require_packages()
+    require_free(Path(cfg.output))
+    read_results(list(cfg.results))
     print(f"loading {cfg.model.folder} ...", file=sys.stderr, flush=True)
     write = to_onnx if cfg.format == "onnx" else to_diffusers
     card = dict(results=list(cfg.results), licence=cfg.licence, training_data=cfg.training_data)

@@ -44,7 +44,7 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
     from lafr.commands.devices import choose_device
     from lafr.commands.evaluate import plan_from_config
     from lafr.commands.launch import composed
-    from lafr.evaluation.run import open_model_and_set
+    from lafr.evaluation.run import load_model, open_set
     from lafr.evaluation.tsne import draw_latents, latents_of_set, require_packages
 
     require_packages()  # before minutes of encoding
@@ -53,8 +53,8 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
     overrides = [*(each for each in usual if each.partition("=")[0] not in given), *evaluation]
     plan = plan_from_config(composed("eval", *overrides))
     device = choose_device(plan.device)
-    restorer, benchmark, _ = open_model_and_set(plan, device)
-    latents = latents_of_set(restorer, benchmark, device=device)
+    benchmark, _ = open_set(plan)
+    latents = latents_of_set(load_model(plan, device), benchmark, device=device)
     draw_latents(latents, path, f"{plan.benchmark}, {len(latents['z_lq'])} faces: t-SNE of latents, {plan.model}")
 
 

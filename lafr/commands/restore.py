@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from lafr.commands.doors import Parser, as_option, one_line_errors, require_device_name
-from lafr.errors import InputError, Spell, as_python
+from lafr.errors import InputError, Spell, as_python, need
 from lafr.models.saved import Saved
 
 # `extension`, `only_center_face` and the like are named as arguments of `restore_files`
@@ -169,12 +169,15 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
         from lafr.models.fast import memory_kept, optimised
         from lafr.models.restorer import Restorer
         from lafr.photos.detectors import built, detector_named
+        from lafr.photos.files import VIDEOS
         from lafr.photos.journal import folder_state
         from lafr.photos.pasting import mask_named
         from lafr.photos.restorer import PhotoRestorer
         from lafr.photos.restoring import print_outcome, restore_files
 
     # before the model, which takes longer: what is missing is said at once
+    if all(Path(path).suffix.lower() in VIDEOS for path in given.paths):
+        need("av", "'lafr[video]'")
     place, detector = choose_device(given.device), detector_named(given.detector)
     mask, upscaler = mask_named(given.mask), built("upscaler", given.upscaler) if given.upscaler else None
     restorer = Restorer.from_pretrained(given.model, given.base, decoder=given.decoder, merged=True).to(place)

@@ -20,6 +20,7 @@ from lafr.evaluation.sweep import curve_metrics, name_at
 from lafr.metrics.card import Card, card_of
 from lafr.metrics.registry import Metric, describe
 from lafr.models.restorer import Restorer, model_folder
+from lafr.models.saved import Saved
 from lafr.provenance import read_training_set
 
 
@@ -80,7 +81,7 @@ def evaluate(
     an error; in the main process alone.
     """
     processes = processes or Processes()
-    restorer, whole, side = open_model_and_set(plan, device)
+    whole, side = open_set(plan)
     found = check_set(whole, plan.severity, notify if processes.is_main else None)
     has_truth = getattr(whole, "hq", True) is not None
     benchmark = PartialBenchmark(whole, plan.limit) if plan.limit and plan.limit < len(whole) else whole
@@ -88,6 +89,7 @@ def evaluate(
     if plan.truth_cache:
         cache_truth(metrics, Path(plan.truth_cache), device)
     axes = curve_metrics(list(metrics), *plan.curve) if plan.sweep else None
+    restorer = load_model(plan, device) if plan.needs_model else None
     names = [name for name in plan.methods if has_truth or name != CEILING]
     controls = {n: Restorer.from_pretrained(f).to(device) for n, f in plan.controls.items() if n in names}
     methods = build_methods(plan, names, restorer, controls, whole, side)
@@ -153,17 +155,20 @@ def load_model(plan: Plan, device: torch.device | str) -> Restorer:
     return Restorer.from_pretrained(plan.model, plan.base, decoder=plan.decoder).to(device)
 
 
-def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer | None, Benchmark, int]:
-    """Return the model (None where nothing needs one), the test set, and the side in pixels of its images.
+def open_set(plan: Plan) -> tuple[Benchmark, int]:
+    """Return the test set and the side in pixels of its images, by the model's index where a model is needed.
 
-    Raises MissingError that names both when both are missing, and InputError when they differ in size.
+    Raises MissingError that names model and set when both are missing, and InputError when they differ in size. The
+    model is loaded afterwards: it takes longer than to say what is missing.
     """
-    restorer, missing = None, []
+    missing = []
     if plan.needs_model and plan.lacks_model:
         missing.append(f"there is no model in {plan.model!r}: {plan.model_remedy}")
+        side = plan.side or 0  # a benchmark that names a model has one
     elif plan.needs_model:
-        restorer = load_model(plan, device)
-    side = restorer.resolution if restorer else plan.side or side_of(next(iter(plan.outputs.values())))
+        side = Saved.read(model_folder(plan.model)).resolution
+    else:
+        side = plan.side or side_of(next(iter(plan.outputs.values())))
     if plan.side not in (None, side):
         raise InputError(
             f"benchmark {plan.benchmark} is {plan.side} px and the model {plan.model!r} restores {side} px",
@@ -175,7 +180,7 @@ def open_model_and_set(plan: Plan, device: torch.device | str) -> tuple[Restorer
         missing.append(error.args[0])
     if missing:
         raise MissingError("; and ".join(missing))
-    return restorer, benchmark, side
+    return benchmark, side
 
 
 def build_metrics(plan: Plan, side: int, has_truth: bool) -> tuple[dict[str, Metric], dict[str, str]]:

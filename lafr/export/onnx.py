@@ -81,8 +81,7 @@ def save_onnx(
 
     Raises InputError when a package of the extra `onnx` is missing or the folder holds something else.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        need(package, EXTRA)
+    require_packages()
     folder, records = Path(folder), read_results(results)
     require_free(folder)
     difference = float("nan")
@@ -100,6 +99,12 @@ def save_onnx(
 
     atomic_folder(folder, fill)
     return difference
+
+
+def require_packages() -> None:
+    """Raise InputError when a package of the extra `onnx` is missing."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        need(package, EXTRA)
 
 
 def write_graph(restorer: Restorer, lq: Tensor, path: Path, said: Callable[[str], object]) -> None:

@@ -21,7 +21,7 @@ from lafr.models.loading import load_exactly, require_own
 from lafr.models.lora import lora_settings
 from lafr.models.saved import BASE_SETTINGS, INDEX, Saved
 from lafr.models.schema import require_fit
-from lafr.models.tiny import FOLDER, find_tiny, load_tiny, save_tiny
+from lafr.models.tiny import FOLDER, find_tiny, load_tiny, require_tiny, save_tiny
 from lafr.provenance import TRAINING_SET, read_training_set, write_training_set
 from lafr.storage import atomic_write
 from lafr.weights import mini_folder
@@ -79,6 +79,7 @@ class Restorer(nn.Module):
         self.codec, self.adapter, self.denoiser = codec, adapter, denoiser
         self.resolution, self.base = resolution, base
         self.base_settings = dict.fromkeys(BASE_SETTINGS) | (base_settings or {})
+        self.base_mark: str | None = None  # of the base's weights, before they are pruned: `Base.mark`
         self.trained_with: frozenset[str] = frozenset()  # origins of the pretrained networks used by its losses
         self.training_set: dict | None = None  # the record of its training faces, see `lafr.provenance`
 
@@ -164,11 +165,13 @@ class Restorer(nn.Module):
         base_settings: dict | None = None,
     ) -> "Restorer":
         """Build an untrained restorer on a loaded base, whose UNet is pruned in place; arguments as of `from_base`."""
-        null = None if text == "none" else base.null_embedding
+        null, mark = None if text == "none" else base.null_embedding, base.mark()
         denoiser = Denoiser.from_base(base.unet, base.scheduler, timestep, scale_input, text, null)
         if lora is not None:
             denoiser.add_lora(**lora)
-        return cls(base.codec(), adapter, denoiser, resolution, base.source, base_settings)
+        restorer = cls(base.codec(), adapter, denoiser, resolution, base.source, base_settings)
+        restorer.base_mark = mark
+        return restorer
 
     def save_pretrained(self, folder: str | Path, full: bool = False) -> None:
         """Write what was trained and a reference to the base; with `full`, everything."""
@@ -193,6 +196,7 @@ class Restorer(nn.Module):
             base=base,
             base_settings=self.base_settings,
             trained_with=sorted(self.trained_with),
+            base_mark=None if base in (None, "mini") else self.base_mark,
         )
         save_adapter(self.adapter, folder)
         if self.codec.tiny is not None:
@@ -230,6 +234,8 @@ class Restorer(nn.Module):
         Raises InputError, on one line, unless the folder is exactly what `save_pretrained` writes.
         """
         folder = model_folder(folder)
+        if decoder not in (None, "base", "tiny"):
+            require_tiny(decoder)  # before the model, which takes longer
         require_own(folder, (INDEX, ADAPTER_WEIGHTS, "codec", "denoiser", FOLDER, TRAINING_SET))
         saved = Saved.read(folder)
         adapter = load_adapter(folder, **saved.adapter)
@@ -253,6 +259,12 @@ class Restorer(nn.Module):
                 remedy=f"it is the base of {str(folder)!r}: put it there, or say where it is by {setting('base')}",
                 **saved.base_settings,
             )
+            # of the same shapes, another base would load and restore wrongly
+            if saved.base_mark not in (None, restorer.base_mark):
+                raise InputError(
+                    f"the base model {restorer.base!r} is not the one that {str(folder)!r} was trained on: its weights "
+                    f"differ; say where that one is by {setting('base')}"
+                )
             if saved.lora is not None:
                 restorer.denoiser.load_lora(folder / "denoiser", merged, **saved.lora)
         require_parts_fit(restorer, str(folder / INDEX))

@@ -36,6 +36,8 @@ class Saved:
         base: what finds the base model again; None when the folder holds everything.
         base_settings: of `Base.from_pretrained`, to repeat with `base`.
         trained_with: origins of the pretrained networks used by its losses.
+        base_mark: of the base's weights, see `lafr.models.base.model.Base.mark`; None, and not in the file, of the
+            miniature's base, which is shipped, and of models that were saved before there were marks.
     """
 
     resolution: Annotated[int, Range(8, 8192)]
@@ -49,12 +51,16 @@ class Saved:
     base: str | None
     base_settings: dict
     trained_with: list[str]
+    base_mark: str | None = None
 
     hints: ClassVar[Mapping[str, Any]]
 
     def write(self, folder: Path) -> None:
         """Write the index, last of all files: a folder without it is no model."""
-        write_text(folder / INDEX, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
+        record = {"format": FORMAT} | asdict(self)
+        if self.base_mark is None:
+            del record["base_mark"]
+        write_text(folder / INDEX, json.dumps(record, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -70,6 +76,7 @@ class Saved:
         where, record = repr(str(path)), read_object(path)
         # before the keys: an older format has others, and its message says what to do
         require_format(record.pop("format", None), where)
+        record = {"base_mark": None} | record
         require_fit(record, cls.hints, where)
         require_fit(record["adapter"], ADAPTER, f"adapter in {where}")
         require_fit(record["base_settings"], BASE_SETTINGS, f"base_settings in {where}")

@@ -43,9 +43,7 @@ def find_tiny(
     Raises InputError when there is none.
     """
     if str(name) != "tiny":
-        if not Path(name).is_dir():
-            raise InputError("decoder", str(name), "base, tiny, or the folder of an AutoencoderTiny")
-        return Path(name)
+        return require_tiny(name)
     if model is not None and (model / FOLDER).is_dir():
         return model / FOLDER
     if base == "mini":
@@ -55,6 +53,13 @@ def find_tiny(
     if differences(codec.vae.config, VAE):
         raise InputError("decoder", "tiny", "base, or a folder: this autoencoder is not Stable Diffusion 1 and 2's")
     return LOCAL if LOCAL.is_dir() else _downloaded(offline)
+
+
+def require_tiny(folder: str | Path) -> Path:
+    """Return the folder of a tiny decoder; raises InputError where there is none."""
+    if not Path(folder).is_dir():
+        raise InputError("decoder", str(folder), "base, tiny, or the folder of an AutoencoderTiny")
+    return Path(folder)
 
 
 def _downloaded(offline: bool) -> Path:

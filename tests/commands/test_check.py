@@ -33,3 +33,9 @@ def test_a_checkout_that_is_not_installed_is_installed_by_its_folder(monkeypatch
     assert check.project() == str(ROOT)
     monkeypatch.setattr(importlib.metadata, "distributions", lambda name: iter(["lafr"]))
     assert check.project() == "lafr"
+
+
+def test_what_a_release_is_built_with_is_pinned_by_hash():
+    for path in (ROOT / ".github" / "workflows").glob("*.yaml"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert "pip install" not in line or "--require-hashes" in line, path.name

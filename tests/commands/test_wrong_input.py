@@ -1,7 +1,9 @@
 """Wrong input, through the scripts themselves: one line names it and how to fix it, and nothing is written."""
 
 import json
+import os
 import runpy
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,11 @@ WRONG = [
     ("prepare_data", ["dataset=wider_test"], ["wider_test", "source", "drive.google.com"]),
     ("prepare_data", ["dataset=ffhq", "source={faces}", "count=few"], ["count", "few"]),
     ("demo", ["model.folder=no where"], ["no where"]),
+    ("train", ["+experiment=smoke", "trainer.checkpoint_every=0"], ["trainer.checkpoint_every", "1 or more"]),
+    ("train", ["+experiment=smoke", "stage.restoration.batch_size=0"], ["batch_size", "1 or more"]),
+    ("train", ["+experiment=smoke", "seed=-1"], ["seed", "0 or more"]),
+    ("prepare_data", ["dataset=lfw_test", "source=http://[x"], ["source", "http://[x"]),
+    ("export", ["model.folder=nowhere", "output={faces}"], ["other than an earlier export"]),
 ]
 
 
@@ -203,3 +210,20 @@ def test_a_prepared_set_is_evaluated_and_its_index_says_what_made_it(script, fac
     )
     assert ended.code == 0, ended.stderr
     assert "celeba_test_mild, 2 images" in ended.stdout
+
+
+def test_restore_takes_the_base_where_it_is_told_and_knows_when_that_changes(
+    script, restorer, base_folder, face_folder, tmp_path, monkeypatch
+):
+    restorer.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("LAFR_BASES", "")  # nobody vouches for the one that the model names
+    base = shutil.copytree(base_folder, tmp_path / "base")
+    face = str(sorted(Path(face_folder).glob("*.png"))[0])
+    command = [face, "-o", "out", "--model", str(tmp_path / "model"), "--aligned", "true", "--no-guard"]
+    refused = script("restore", *command)
+    assert refused.code == 1 and "--base" in refused.stderr
+    for said in ("wrote 1 of 1", "1 were done already", "wrote 1 of 1"):
+        done = script("restore", *command, "--base", str(base))
+        assert done.code == 0 and said in done.stdout
+        if "already" in said:
+            os.utime(base / "unet" / "config.json", ns=(1, 1))

@@ -71,12 +71,18 @@ def alter(monkeypatch, name: str, **changes) -> None:
     monkeypatch.setitem(weights.EXTERNAL, name, dataclasses.replace(weights.EXTERNAL[name], **changes))
 
 
-def test_missing_images_are_reported_by_the_faces_that_need_them(monkeypatch):
+def test_missing_images_are_reported_by_the_faces_that_need_them(monkeypatch, degradation, capsys):
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     alter(monkeypatch, "insightface_t1", package="not_installed_anywhere")
     assert len(PackagedFaces(8, ["astronaut"])) == 1
     with pytest.raises(InputError, match="insightface_t1 is missing: pip install"):
         PackagedFaces(8)
+    # both commands run with scikit-image and matplotlib alone, and say what they leave out
+    benchmark = packaged_benchmark("mini", 16, degradation, draws=8)
+    assert benchmark.name == "mini (1 of 7 faces)" and len(benchmark) == 8
+    training, held_out = packaged.train_and_validation(16)
+    assert (training.names, held_out.names) == (["grace_hopper"], ["astronaut"])
+    assert capsys.readouterr().err.count("insightface_t1 is missing: pip install") == 2
 
 
 def test_an_altered_file_is_refused(monkeypatch, tmp_path):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import BASE
 from safetensors.torch import load_file
 
 from lafr.errors import InputError
+from lafr.models.base.model import new_base
 from lafr.models.restorer import Restorer
 from lafr.weights import mini_folder
 from scripts.benchmarks.faults.folders import CASES, LOADERS, trials
@@ -64,7 +66,7 @@ def test_the_shipped_models_are_of_format_2():
 
 def test_an_index_says_what_the_model_is_and_no_more(saved):
     index = json.loads((saved / "lafr.json").read_text())
-    assert index.keys() == KEYS
+    assert index.keys() == KEYS | {"base_mark"}
     assert index["adapter"]["kind"] == "codebook" and index["adapter"]["settings"]["num_codes"] == 16
     assert index["lora"]["rank"] == 2 and index["lora"]["alpha"] == 4
     assert (index["fidelity"], index["decoder"]) == ("blend_latents", "base")
@@ -190,6 +192,18 @@ def test_a_base_outside_the_folder_is_read_where_the_user_vouches_for_it(restore
     refused(tmp_path / "model", "LAFR_BASES")
     monkeypatch.setenv("LAFR_BASES", f"{tmp_path}{os.pathsep}{Path(base_folder).parent}")
     Restorer.from_pretrained(tmp_path / "model")
+
+
+def test_another_base_of_the_same_shapes_is_refused_and_the_same_in_half_precision_is_not(restorer, base, tmp_path):
+    restorer.save_pretrained(tmp_path / "model")
+    base.save_pretrained(tmp_path / "half", variant=torch.float16)
+    Restorer.from_pretrained(tmp_path / "model", base=str(tmp_path / "half"))
+    new_base(**BASE, seed=1).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"other.*its weights differ.*base"):
+        Restorer.from_pretrained(tmp_path / "model", base=str(tmp_path / "other"))
+    # a model that was saved before there were marks
+    rewrite(tmp_path / "model", lambda index: index.pop("base_mark"))
+    Restorer.from_pretrained(tmp_path / "model", base=str(tmp_path / "other"))
 
 
 def test_a_snapshots_links_into_the_blobs_of_its_repository_are_its_own_files(restorer, tmp_path):

@@ -1,12 +1,14 @@
 """What a run needs is looked for before its first step, and everything that is missing is said at once."""
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from safetensors.torch import save_file
 from training_script import overrides
 
 from lafr.commands.doors import as_hydra
@@ -16,7 +18,7 @@ from lafr.errors import InputError
 from lafr.models.restorer import Restorer
 from lafr.networks import NEEDS, NETWORKS
 from lafr.training import hollow, preflight
-from lafr.training.preflight import Finding, disk, external_file, fetch_line, missing, networks, report
+from lafr.training.preflight import Finding, base_model, disk, external_file, fetch_line, missing, networks, report
 from lafr.weights import EXTERNAL
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -213,3 +215,17 @@ def test_the_report_says_each_line_once_and_names_the_folder_to_set(monkeypatch)
     optional = report([metric, Finding("b", True, "here")])
     assert not missing([metric]) and "MISSING" not in optional and "optional m" in optional
     assert optional.index("export LAFR_WEIGHTS=") < optional.index("/m x")
+
+
+def test_a_package_that_is_missing_is_named_once_with_the_version_whose_files_are_known(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "lpips" else find_spec(name))
+    found = networks({"lpips_vgg": ["restoration"], "lpips_alex": ["alignment"]})
+    assert report(found).count("lpips") == 3  # its line, and the command twice: beside it and below
+    assert named(found)["package lpips"].fetch == "pip install lpips==0.1.4"
+
+
+def test_a_single_file_of_another_model_is_refused_before_the_run(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    finding, _ = base_model(str(tmp_path / "other.safetensors"), expect="sd21_base")
+    assert not finding.there and "no Stable Diffusion checkpoint" in finding.where

@@ -30,13 +30,7 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
     A file has no configuration: that of the expected model is used, or of the known model whose shapes it has. Averaged
     weights (EMA) are preferred where both are there. What the UNet predicts is asked of the UNet itself.
     """
-    shapes = _read(path, meta=True)
-    try:
-        name = _recognise(path, shapes, expect)
-    except (ValueError, KeyError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{str(path)!r} has tensors of Stable Diffusion's names, not of its shapes") from None
+    name = recognised(path, expect)
     # without the text encoder: LAFR deletes the text input, or fixes it to a stored embedding
     state = {k: v.float() for k, v in _read(path).items() if k.startswith((UNET, "model_ema.", *VAE))}
     entry = known(name)
@@ -64,6 +58,16 @@ def load_single_file(path: Path, expect: str | None) -> tuple[AutoencoderKL, UNe
         require_finite(part.state_dict(), path)
     require_noise_predictor(unet, path)
     return vae, unet, DDPMScheduler(**entry.scheduler)
+
+
+def recognised(path: Path, expect: str | None) -> str:
+    """Return the known model whose shapes a file has; raises InputError that names any other. Reads no weights."""
+    try:
+        return _recognise(path, _read(path, meta=True), expect)
+    except (ValueError, KeyError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r} has tensors of Stable Diffusion's names, not of its shapes") from None
 
 
 @contextmanager
