@@ -6,13 +6,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lafr.commands.launch import run
-from lafr.errors import InputError
+from lafr.errors import InputError, require_whole
 
 
 def main(cfg: DictConfig) -> None:
     """Write the mean and covariance of Inception's features of a folder of sharp faces."""
     if not Path(cfg.input).is_dir():
         raise InputError("input", cfg.input, "a folder of images")
+    require_whole(1, resolution=cfg.resolution, batch_size=cfg.batch_size)
+    require_whole(0, seed=cfg.seed)
+    if cfg.count is not None:
+        require_whole(2, count=cfg.count)
     print("loading Inception ...", file=sys.stderr, flush=True)
     import numpy as np
 

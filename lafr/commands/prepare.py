@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from lafr.commands.doors import program
 from lafr.commands.launch import run, typed_arguments
+from lafr.errors import require_whole
 
 PLACES = ("source", "source_hq", "only", "output")
 
@@ -36,6 +37,8 @@ def sheet(cfg: DictConfig) -> None:
     from lafr.preparation.sheet import contact_sheet
     from lafr.storage import write_json
 
+    require_whole(1, resolution=cfg.resolution, draws=cfg.draws)
+    require_whole(0, seed=cfg.seed)
     degradation = instantiate(cfg.degradation, _convert_="all")
     if cfg.input is None:
         name, hq = ASTRONAUT[0], PackagedFaces(cfg.resolution, ASTRONAUT)[0]

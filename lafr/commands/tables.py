@@ -6,21 +6,6 @@ from pathlib import Path
 
 from lafr.commands.doors import Parser, as_option, one_line_errors
 from lafr.errors import InputError
-from lafr.storage import read_json
-
-
-def read_result(path: Path) -> dict:
-    """Return the record of a result; raises InputError for another file."""
-    from lafr.evaluation.tables import metrics_of
-
-    try:
-        record = read_json(path)
-        metrics_of(record)
-    except OSError as error:
-        raise InputError("result", str(path), "a result.json", f"it cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("result", str(path), "a result.json that `lafr eval` wrote") from None
-    return record
 
 
 def choose_metrics(record: dict, metrics: list[str]) -> dict:
@@ -63,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the table that was asked for; return the exit code."""
-    from lafr.evaluation.tables import table, with_published
+    from lafr.evaluation.tables import read_result, table, with_published
 
     record, style = read_result(given.result), given.format or style_here()
     if metrics := [metric for metric in given.metrics.split(",") if metric]:

@@ -14,7 +14,7 @@ from lafr.commands.launch import end_with_launcher, run
 from lafr.commands.preflight import require_everything
 from lafr.commands.processes import require_shared
 from lafr.errors import InputError, require_whole
-from lafr.training.settings import require_numbers
+from lafr.training.settings import require_settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -117,7 +117,7 @@ def require_known(cfg: DictConfig) -> None:
         raise InputError("stages", list(cfg.stages), f"some of {', '.join(cfg.stage)}")
     require_whole(0, seed=cfg.seed)
     for numbers in (cfg.trainer, *(cfg.stage[name] for name in cfg.stages)):
-        require_numbers(numbers)
+        require_settings(numbers)
     for tracker in cfg.trainer.trackers:  # Accelerate would leave an absent one out without a word
         if importlib.util.find_spec(tracker) is None:
             raise InputError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from lafr.data.degradation.operators import Degrade, degraded
 from lafr.data.faces import Faces, read_list
 from lafr.data.faces.sources import FaceSet
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, require_whole, setting
 from lafr.images import list_images, read_image, unicode_twins
 from lafr.storage import read_sealed
 
@@ -73,6 +73,7 @@ class SyntheticBenchmark:
         seed: int = 0,
     ):
         require_different(name, [faces.name(i) for i in range(len(faces))])
+        require_whole(1, draws=draws)
         self.name, self.faces, self.degradation, self.draws, self.seed = name, faces, degradation, draws, seed
 
     def __len__(self) -> int:

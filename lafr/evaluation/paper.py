@@ -15,7 +15,16 @@ from lafr.evaluation import markdown, published
 from lafr.evaluation.latex import floating, latex_text
 from lafr.evaluation.latex import latex_table as latex_of
 from lafr.evaluation.protocols import metrics_of
-from lafr.evaluation.tables import BOUNDS, MARKED, direction, label, markdown_table, title, with_published
+from lafr.evaluation.tables import (
+    BOUNDS,
+    MARKED,
+    direction,
+    label,
+    markdown_table,
+    read_result,
+    title,
+    with_published,
+)
 from lafr.evaluation.tables import metrics_of as metrics_of_result
 from lafr.evaluation.terminal import print_table
 from lafr.storage import atomic_write, read_json, shipped
@@ -171,7 +180,7 @@ def assembled(table: PaperTable, benchmark: str) -> dict:
             rows[row.method] = {}
             blanks.append(f"{row.method}: {row.experiment} has no result on {benchmark}")
             continue
-        result = read_json(path)
+        result = read_result(path)
         if first is None:
             first, first_path = result, path
             merged |= {key: result[key] for key in ("benchmark", "images", "resolution", "set") if key in result}
@@ -261,15 +270,25 @@ def costs(table: PaperTable) -> list[list[str]]:
         if not file.is_file():
             cells.append([f"({file.stem})", "–", f"{file} is missing"])
             continue
-        record = read_json(file)
-        if "trained_in_all" in record:
-            parts = {"UNet": record["unet"], "adapter": record["adapter"], "trained in all": record["trained_in_all"]}
-            cells += [[f"parameters, {name}", f"{count / 1e6:.2f} M", str(file)] for name, count in parts.items()]
-        for size, variants in record.get("batches", {}).items():
-            for variant, values in variants.items():
-                what = f"ms per image, batch {size}, {variant}"
-                where = f"{file}, {record.get('device') or record.get('machine', '')}"
-                cells.append([what, f"{values['ms_per_image']:.0f}", where])
+        try:
+            cells += costs_in(file)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            remedy = f"make it again: python -m scripts.benchmarks {file.stem}"
+            raise InputError(f"{str(file)!r} cannot be read ({type(error).__name__})", remedy=remedy) from None
+    return cells
+
+
+def costs_in(file: Path) -> list[list[str]]:
+    """Return the cells of one file of the table of costs."""
+    record, cells = read_json(file), []
+    if "trained_in_all" in record:
+        parts = {"UNet": record["unet"], "adapter": record["adapter"], "trained in all": record["trained_in_all"]}
+        cells += [[f"parameters, {name}", f"{count / 1e6:.2f} M", str(file)] for name, count in parts.items()]
+    for size, variants in record.get("batches", {}).items():
+        for variant, values in variants.items():
+            what = f"ms per image, batch {size}, {variant}"
+            where = f"{file}, {record.get('device') or record.get('machine', '')}"
+            cells.append([what, f"{values['ms_per_image']:.0f}", where])
     return cells
 
 

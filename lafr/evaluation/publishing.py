@@ -11,10 +11,11 @@ from lafr.evaluation.protocols import explain
 from lafr.evaluation.report import write_report
 from lafr.evaluation.run import Result
 from lafr.evaluation.sweep import name_at, write_curve
+from lafr.evaluation.tables import read_result
 from lafr.evaluation.terminal import print_table
 from lafr.metrics.ntire import ALLOWED, GATE_METRIC, NEEDED, QALIGN, THRESHOLDS, faces_below, passes, total_score
 from lafr.provenance import provenance
-from lafr.storage import read_json, write_json
+from lafr.storage import write_json
 
 
 def publish(plan: Plan, result: Result) -> None:
@@ -131,5 +132,5 @@ def explained(record: dict, folder: Path) -> str:
     """Return how the protocols' numbers differ, for each protocol that was scored in this folder."""
     work = folder.parent if record["protocol"] else folder
     paths = [*work.glob("result.json"), *sorted(work.glob("*/result.json"))]
-    found = [read_json(path) for path in paths]
-    return explain([*(other for other in found if other["protocol"] != record["protocol"]), record])
+    found = [read_result(path) for path in paths]
+    return explain([*(other for other in found if other.get("protocol") != record["protocol"]), record])

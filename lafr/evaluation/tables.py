@@ -6,11 +6,13 @@ Best and second best of the methods are marked, by the digits that are printed; 
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from lafr.errors import InputError
 from lafr.evaluation import markdown, published
 from lafr.metrics.registry import HIGHER, LOWER, describe
 from lafr.provenance import training_set_in_words
-from lafr.storage import csv_cell
+from lafr.storage import csv_cell, read_json
 
 BOUNDS = ("LQ input", "Input", "codec(HQ)", "adapter(HQ)")  # not methods: what comes in, and what is out of reach
 PARTS = ("codec(LQ)", "adapter only", "codec(HQ)", "adapter(HQ)")  # of LAFR: never compared with published values
@@ -306,3 +308,20 @@ def table(record: dict, style: str = "markdown", others: bool = False, together:
     if style == "latex":
         return "\n\n".join(map(latex_table, records))
     return "\n\n".join(f"{title(one)}. {MARKED}\n\n{markdown_table(one)}" for one in records)
+
+
+def read_result(path: Path) -> dict:
+    """Return the record of a result; raises InputError for another file, and for one that no table can be made of."""
+    try:
+        record = read_json(path)
+        # tried once: a damaged file has no one place where that shows
+        for style in ("markdown", "latex", "csv"):
+            table(record, style)
+        title(record, intervals=False), notes(record, brief=True), published.set_name(record)
+        [f"{value:.4g}" for value in (record.get("latents") or {}).values()]
+    except OSError as error:
+        raise InputError("result", str(path), "a result.json", f"it cannot be read: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        remedy = f"it is damaged, or of another program ({type(error).__name__})"
+        raise InputError("result", str(path), "a result.json that `lafr eval` wrote", remedy) from None
+    return record

@@ -121,6 +121,8 @@ def load_statistics(path: str | Path, features: str, sha256: str | None = None) 
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{str(path)!r} holds no FID statistics ({reason}); {BUILD.format(path=path)}") from None
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape or not np.isfinite(covariance).all():
+        raise InputError(f"{str(path)!r} is damaged: no mean and covariance of one set; {BUILD.format(path=path)}")
     if made_by != features:
         raise InputError(
             f"{str(path)!r} was made from features {made_by!r}, the metric has {features!r}: "

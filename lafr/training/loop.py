@@ -17,7 +17,7 @@ from lafr.errors import InputError, need
 from lafr.training.checkpoints import Checkpoints
 from lafr.training.log import Log
 from lafr.training.objectives import Objective
-from lafr.training.settings import require_numbers
+from lafr.training.settings import require_settings
 from lafr.training.state import TrainingState, load_finished, resume, save
 from lafr.training.stopping import StopSignals
 from lafr.training.validation import BestWeights, Validate, require_validation, validate_on_main
@@ -89,9 +89,11 @@ def train(
         stop: the signals that end the run after its running step, which is saved.
     """
     require_whole_weights(accelerator)
-    require_numbers(dict(max_steps=max_steps, batch_size=batch_size, warmup_steps=warmup_steps, patience=patience))
+    require_settings(dict(max_steps=max_steps, batch_size=batch_size, warmup_steps=warmup_steps, patience=patience))
     intervals = dict(log_every=log_every, validate_every=validate_every, checkpoint_every=checkpoint_every)
-    require_numbers(intervals | dict(num_workers=num_workers, keep_checkpoints=keep_checkpoints))
+    require_settings(intervals | dict(num_workers=num_workers, keep_checkpoints=keep_checkpoints))
+    require_settings(dict(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm))
+    require_settings(dict(schedule=schedule, ema_decay=ema_decay, decode_crop=decode_crop))
     checkpoints = Checkpoints(folder, keep_checkpoints)
     # a finished stage: later stages and the saved model need its weights, and what `finish` derives from them
     if summary := load_finished(checkpoints, objective, max_steps, accelerator):

@@ -1,8 +1,12 @@
 """Tables: the marks are right, nothing is lost, no two sources share a table, no name breaks one."""
 
+import copy
 import csv
+import functools
 import io
 import json
+import math
+import operator
 import re
 import shutil
 import subprocess
@@ -14,6 +18,7 @@ import pytest
 
 import lafr.commands.tables
 from lafr.commands.tables import choose_metrics
+from lafr.errors import InputError
 from lafr.evaluation import paper
 from lafr.evaluation.latex import latex_table, latex_text
 from lafr.evaluation.published import BENCHMARKS
@@ -21,6 +26,7 @@ from lafr.evaluation.tables import (
     conditions,
     markdown_table,
     marks,
+    read_result,
     shown,
     table,
     title,
@@ -370,6 +376,36 @@ def test_the_command_prints_the_chosen_columns_in_order(make_tables):
         str(ROOT / "results/mini/mini.json"), "--metrics", "lmd_68,psnr_rgb", "--format", "terminal"
     )
     assert stopped == 0 and "| method" not in out and out.index("lmd_68 ↓") < out.index("psnr_rgb ↑")
+
+
+def places(node, at=()):
+    """Yield the keys that lead to every value inside a record."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
+def test_a_result_that_is_damaged_anywhere_is_a_table_or_one_line(tmp_path, capsys):
+    whole = json.loads((ROOT / "results/mini/london.json").read_text(encoding="utf-8"))
+    whole |= {"config": {}, "rows": {name: dict(list(of.items())[:1]) for name, of in list(whole["rows"].items())[:2]}}
+    whole["metrics"] = dict(list(whole["metrics"].items())[:1])
+    path, refused, damages = tmp_path / "result.json", 0, [None, "x", 3, [], {}, [1], math.nan]
+    for number, at in enumerate(places(whole)):
+        record = copy.deepcopy(whole)
+        *above, last = at
+        place = functools.reduce(operator.getitem, above, record)
+        if number % 2:
+            del place[last]
+        else:
+            place[last] = damages[number // 2 % len(damages)]
+        path.write_text(json.dumps(record), encoding="utf-8")
+        try:
+            print_table(read_result(path), 100)
+        except InputError as error:
+            refused += 1
+            assert "result must be a result.json" in str(error) and "\n" not in str(error)
+    assert refused > 10
 
 
 def test_wrong_input_to_the_command_ends_in_one_line(make_tables):

@@ -16,7 +16,7 @@ from lafr.losses.identity import IdentityCosine
 from lafr.losses.multilevel import MultiLevelLoss
 from lafr.training.loop import optimiser_batches, train
 from lafr.training.objectives import CodebookObjective, Objective, RestorationObjective, cropped
-from lafr.training.settings import require_numbers
+from lafr.training.settings import require_settings
 from lafr.training.validation import Validation
 
 
@@ -390,7 +390,10 @@ def test_a_face_that_a_loader_process_cannot_read_is_named_without_its_traceback
 
 
 def test_numbers_that_no_run_can_use_are_refused_by_name():
-    require_numbers({"patience": None, "validate_every": None, "num_workers": 0, "max_steps": 1, "other": -1})
-    for name, value in {"log_every": 0, "keep_checkpoints": -1, "max_steps": None, "validation_images": 0.5}.items():
-        with pytest.raises(InputError, match=f"{name} must be a whole number"):
-            require_numbers({name: value})
+    require_settings({"patience": None, "validate_every": None, "num_workers": 0, "max_steps": 1, "other": -1})
+    wrong = {"log_every": 0, "keep_checkpoints": -1, "max_steps": None, "validation_images": 0.5, "decode_crop": 0}
+    wrong |= {"learning_rate": -1e-3, "clip_norm": math.nan, "ema_decay": 1, "weight_decay": "x", "schedule": "cosin"}
+    for name, value in (wrong | {"feature_cache_gb": math.inf, "mixed_precision": "fp8"}).items():
+        with pytest.raises(InputError, match=f"{name} must be"):
+            require_settings({name: value})
+    require_settings({"learning_rate": 0, "ema_decay": 0.99, "schedule": "cosine", "decode_crop": None})

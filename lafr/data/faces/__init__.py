@@ -1,6 +1,7 @@
 """Aligned faces, decoded once and kept as 8-bit pixels, from a folder, WebDataset shards or a Hugging Face dataset."""
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,6 +29,8 @@ class Faces:
     def __init__(self, items: Sequence[Item | str | Path], resolution: int, memory_gb: float = 2.0):
         self.items = [File(Path(i), Path(i).stem) if isinstance(i, str | Path) else i for i in items]
         self.resolution = resolution
+        if not 0 <= memory_gb < inf:
+            raise InputError("memory_gb", memory_gb, "a number, 0 or more")
         self._room = int(memory_gb * 1e9 / (3 * resolution**2))  # faces that fit, 3 R^2 bytes each
         self._pixels: dict[int, Tensor] = {}
 

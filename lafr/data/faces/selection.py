@@ -47,6 +47,10 @@ def training_and_held_out(
         seed: of the draws.
     """
     require_scores_used(scores, min_score, rank_by_score, num_images)
+    if not isinstance(validation_fraction, int | float) or not 0 <= validation_fraction <= 1:
+        raise InputError("validation_fraction", validation_fraction, "a number from 0 to 1")
+    if not isinstance(min_score, int | float | None):
+        raise InputError("min_score", min_score, "None or a number")
     # 1. a validation list is removed before anything is drawn
     held_out = listed(located(validation_list, root), items, root) if validation_list else None
     pool = without(items, held_out or ())
