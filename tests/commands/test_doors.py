@@ -14,7 +14,7 @@ from lafr.errors import InputError, setting
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 # parameters that no command sets by one key: Python's spelling serves
-PYTHON_ONLY = {"direction", "distributed_type", "family", "op", "output_type", "smoothing", "tile", "trunk"}
+PYTHON_ONLY = {"direction", "distributed_type", "family", "op", "output_type", "result", "smoothing", "tile", "trunk"}
 
 
 def keys_of(node, prefix: str = ""):

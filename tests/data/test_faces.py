@@ -194,7 +194,7 @@ def test_what_was_trained_on_is_named_by_the_index_of_its_preparation_or_by_its_
         path = tmp_path / "ffhq512" / "00000" / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 64)).save(path)
-    index = {"dataset": "ffhq_600", "settings": {"filter": "bicubic", "resolution": 64}}
+    index = {"dataset": "ffhq_600", "settings": {"filter": "bicubic", "resolution": 64}, "files": []}
     write_json(index, tmp_path / "ffhq512/index.json")
     faces, own = Faces(folder(str(tmp_path / "ffhq512")), 64), Faces(folder(str(face_folder)), 32)
     record = training_set(faces, own)

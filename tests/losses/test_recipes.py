@@ -102,19 +102,19 @@ def test_the_miniatures_recipes_train_a_step_on_shipped_networks(restorer):
         assert f"{key}/loss" in reported and all(value.isfinite() for value in reported.values())
 
 
-MULTILEVEL = {"torchvision_vgg16", "lpips", "lpips_vgg", "facexlib", "arcface_irse50", "awing_fan", "parsenet"}
+MULTILEVEL = {"torchvision_vgg16", "lpips", "facexlib", "arcface_irse50", "awing_fan", "parsenet"}
 LACKING = {  # recipe -> the packages and files that it needs besides the base model and the faces
     "latent": set(),
-    "appearance_lpips": {"torchvision_vgg16", "lpips", "lpips_vgg"},
+    "appearance_lpips": {"torchvision_vgg16", "lpips"},
     "multilevel": MULTILEVEL,
     "multilevel_clip": MULTILEVEL - {"arcface_irse50"} | {"clip", "transformers"},
     "multilevel_insightface": MULTILEVEL - {"arcface_irse50"} | {"insightface_w600k_r50", "onnx"},
     "multilevel_3d": MULTILEVEL | {"deep3d"},
-    "multilevel_dists": MULTILEVEL - {"lpips", "lpips_vgg"} | {"dists_comparison"},
-    "multilevel_edge_dists": MULTILEVEL - {"lpips", "lpips_vgg"} | {"dists_comparison"},
+    "multilevel_dists": MULTILEVEL - {"lpips"} | {"dists_comparison"},
+    "multilevel_edge_dists": MULTILEVEL - {"lpips"} | {"dists_comparison"},
     "multilevel_gan": MULTILEVEL,
     "multilevel_gan_features": MULTILEVEL | {"vision_transformer", "transformers"},
-    "osediff": {"torchvision_vgg16", "lpips", "lpips_vgg"},
+    "osediff": {"torchvision_vgg16", "lpips"},
 }
 
 
