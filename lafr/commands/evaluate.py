@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imported late: the configuration is composed before torch i
     from lafr.evaluation.plan import Plan
     from lafr.evaluation.progress import Processes
 
-MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv"}
+MINI_CONTROLS = {"no adapter": "mini/none", "conv adapter": "mini/conv", "one hard code": "mini/paper"}
 
 
 def plan_from_config(cfg: Any, command: str = "") -> "Plan":

@@ -1,6 +1,6 @@
 """Build the shipped miniature: train the base, the restorer and its controls, and pack them in half precision.
 
-About 4 h on two CPU cores: the seconds in `data/mini/training.json`. Needs the faces of
+About 20 h on two CPU cores: the seconds in `data/mini/training.json`. Needs the faces of
 `configs/data/congress_omi.yaml`.
 """
 
@@ -24,9 +24,10 @@ from lafr.weights import MINI_VARIABLE
 # experiment -> folder of the miniature; each is trained on those before it, as packed
 PARTS = {
     "mini_base": "base",
+    "mini_prior": "base",  # the same base, its prior trained further
     "mini_networks": "networks",
-    "mini_appearance": "appearance",
-    "mini_multilevel": "lafr",
+    "mini": "lafr",
+    "mini_paper": "paper",
     "mini_none": "none",
     "mini_conv": "conv",
     "mini_decoder": "tiny",

@@ -67,13 +67,13 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     assert findings(configuration(*arguments, "claims=[terms]"))["claims"] == found
 
 
-def test_each_term_is_compared_with_the_one_before_and_distribution_with_structure():
+def test_each_term_is_compared_with_the_one_before_and_distribution_with_perceptual():
     claim = OmegaConf.to_container(configuration().known.terms)
     methods = list(claim["runs"])
     before = references(claim, methods)
-    assert before == dict(zip(methods, [None, *methods[:-2], "and structure"], strict=True))
+    assert before == dict(zip(methods, [None, *methods[:-2], "and perceptual"], strict=True))
     # the one before of those that were run
-    assert references(claim, methods[:1] + methods[2:])["and perceptual"] == "latents"
+    assert references(claim, methods[:1] + methods[2:])["and identity"] == "latents"
 
 
 def test_the_claims_runs_are_those_of_the_experiments_that_they_name(tmp_path):

@@ -15,7 +15,7 @@ from lafr.losses.multilevel import Restoration
 from lafr.networks import load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WEIGHTED = ("pixel_mse", "perceptual", "latent_l1", "identity", "landmark_distance", "parsing", "region_l1")
+WEIGHTED = ("pixel_l1", "perceptual", "latent_l1", "identity", "landmark_distance", "parsing", "region_l1")
 NAMES = (*WEIGHTED, "landmark_heatmap")
 
 

@@ -1,0 +1,68 @@
+"""The gate of the miniature: thresholds on one evaluation, and pairs for a blind comparison."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.commands.evaluate import plan_from_config
+from lafr.commands.launch import command_line, composed
+from lafr.errors import InputError
+from lafr.evaluation import markdown
+from lafr.evaluation.plan import LQ, MODEL
+from lafr.evaluation.run import evaluate
+from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, blind_pairs, by_severity, measures, wins
+
+
+def gate(cfg: DictConfig) -> dict:
+    """Evaluate the model, write the pairs, and return the lines of the gate."""
+    evaluation = composed("eval", f"benchmark={cfg.benchmark}", f"seed={cfg.seed}", "run_name=gate", "report=false")
+    evaluation.model.folder, evaluation.data.root = cfg.model, cfg.data.root
+    evaluation.controls, evaluation.methods = {}, [LQ, MODEL]
+    evaluation.output = str(Path(cfg.pairs) / "evaluation")
+    result = evaluate(
+        plan_from_config(evaluation, command_line()),
+        choose_device(cfg.device),
+        notify=lambda text: tqdm.write(str(text)),
+    )
+    if result is None:
+        raise InputError("the gate is passed by one process")
+    of_images = {
+        method: {
+            metric: dict(zip(result.scores.stems, map(float, values), strict=True)) for metric, values in of.items()
+        }
+        for method, of in result.scores.scores.items()
+    }
+    chosen = by_severity(of_images[LQ]["psnr_rgb"])
+    blind_pairs(result.scores.folders, MODEL, chosen, cfg.seed, Path(cfg.pairs))
+    votes = {str(number): vote for number, vote in (cfg.votes or {}).items()}
+    preferred = wins(votes, Path(cfg.pairs) / "key.json", MODEL) if votes else None
+    lines = [asdict(line) for line in measures(of_images, MODEL, cfg.seed)]
+    return {
+        "model": cfg.model,
+        "set": cfg.benchmark,
+        "images": len(result.scores.stems),
+        "lines": lines,
+        "preferred": preferred,
+    }
+
+
+def gate_table(record: dict) -> str:
+    """Return the gate as Markdown."""
+    rows = [
+        [
+            line["name"],
+            f"{line['input']:.4g}",
+            f"{line['method']:.4g}",
+            line["wanted"],
+            "yes" if line["passed"] else "no",
+        ]
+        for line in record["lines"]
+    ]
+    preferred = record["preferred"]
+    eye = "not looked at" if preferred is None else f"{preferred} of {EYE_IMAGES}"
+    verdict = "" if preferred is None else ("yes" if preferred >= EYE_WINS else "no")
+    rows.append(["preferred by eye", "", eye, f"{EYE_WINS} of {EYE_IMAGES}", verdict])
+    return markdown(["measure", "input", "restored", "wanted", "passed"], rows)
