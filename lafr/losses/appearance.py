@@ -36,6 +36,21 @@ class LatentL1(nn.Module):
         return F.l1_loss(r.z_restored.float(), r.z_hq)
 
 
+class AlignedL1(nn.Module):
+    """Mean absolute error of the aligned latents: keeps an extractor that trains on with the LoRA aligned.
+
+    A constant where the adapter is frozen.
+    """
+
+    sees_latents_only = True
+
+    def forward(self, r: Restoration) -> Tensor:
+        """Return a scalar in units of the scaled latent; raises ValueError where no aligned latents are given."""
+        if r.z_aligned is None:
+            raise ValueError("aligned latents are known in the restoration stage alone")
+        return F.l1_loss(r.z_aligned.float(), r.z_hq)
+
+
 class PerceptualSTLPIPS(nn.Module):
     """ST-LPIPS distance: the miniature's perceptual term, whose weights a package carries.
 

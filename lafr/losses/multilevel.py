@@ -20,7 +20,8 @@ class Restoration:
     """Input of every term: images `[B, 3, H, W]` in [-1, 1], latents `[B, C, h, w]` at the codec's scale.
 
     `n [B]` are the numbers of the pairs, for terms that draw noise by them. `recall(network, hq)` returns what a
-    network says of the ground truth, where it is kept from earlier steps.
+    network says of the ground truth, where it is kept from earlier steps. `z_aligned [B, C, h, w]` is the adapter's,
+    where there is one.
     """
 
     restored: Tensor
@@ -29,6 +30,7 @@ class Restoration:
     z_hq: Tensor
     n: Tensor | None = None
     recall: Callable[[Network, Tensor], Any] | None = field(default=None, repr=False, compare=False)
+    z_aligned: Tensor | None = None
     # (side, network) -> output: identity, landmarks and parsing are shared by several terms
     _seen: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -13,7 +13,7 @@ from lafr.losses.distillation import NoisePrediction
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.models.base.model import Base
 from lafr.models.lora import LORA_TARGETS
-from lafr.models.restorer import Restorer
+from lafr.models.restorer import Latents, Restorer
 from lafr.training.objectives import Batch, LossObjective, RestorationObjective, hq_latents
 
 ENCODER_TARGETS = r"encoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|to_q|to_k|to_v|to_out\.0)"
@@ -42,9 +42,9 @@ class EncoderObjective(RestorationObjective):
         """The codec before training, which made z_hq."""
         return self.original
 
-    def restored_latents(self, batch: Batch) -> Tensor:
-        """Return z_restored `[B, C, h, w]`; z_lq is never kept, as its encoder learns."""
-        return self.restorer.latents(batch["lq"]).z_restored
+    def latents(self, batch: Batch) -> Latents:
+        """Return every latent on the way from the LQ images; z_lq is never kept, as its encoder learns."""
+        return self.restorer.latents(batch["lq"])
 
 
 class FullUNetObjective(RestorationObjective):

@@ -19,7 +19,7 @@ from lafr.losses.learned import Gather
 from lafr.losses.multilevel import MultiLevelLoss, Restoration
 from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
 from lafr.models.adapter import Adapter
-from lafr.models.restorer import Restorer
+from lafr.models.restorer import Latents, Restorer
 
 Batch = dict[str, Tensor]
 
@@ -336,9 +336,10 @@ class RestorationObjective(LossObjective):
         """Return the terms of the loss."""
         with torch.no_grad():  # a target
             z_hq = hq_latents(batch, self.codec, self.kept)  # [B, C, h, w]
-        z_restored, hq = self.restored_latents(batch), batch["hq"]  # [B, C, h, w], [B, 3, H, W]
+        latents, hq = self.latents(batch), batch["hq"]  # [B, C, h, w] each, [B, 3, H, W]
+        z_restored, z_aligned = latents.z_restored, latents.z_aligned
         if self.loss.sees_latents_only:  # the decoder is three quarters of a step, and would go unused
-            return self.loss(Restoration(hq, hq, z_restored, z_hq, batch["n"]))
+            return self.loss(Restoration(hq, hq, z_restored, z_hq, batch["n"], z_aligned=z_aligned))
         recall = None
         # of a crop nothing is kept: it is another one each time
         if self.kept and "face" in batch and not self.crop:
@@ -348,11 +349,11 @@ class RestorationObjective(LossObjective):
             z_decoded, hq = cropped(z_restored, hq, batch["n"], *self.crop)
         restored = self.codec.decode(z_decoded)  # not clamped: a clamped value has no gradient
         # latent terms see all of z_restored, image terms the decoded crop
-        return self.loss(Restoration(restored, hq, z_restored, z_hq, batch["n"], recall))
+        return self.loss(Restoration(restored, hq, z_restored, z_hq, batch["n"], recall, z_aligned))
 
-    def restored_latents(self, batch: Batch) -> Tensor:
-        """Return z_restored `[B, C, h, w]`."""
-        return self.restorer.latents_of(lq_latents(batch, self.restorer.codec, self.kept_lq)).z_restored
+    def latents(self, batch: Batch) -> Latents:
+        """Return every latent on the way from the LQ images."""
+        return self.restorer.latents_of(lq_latents(batch, self.restorer.codec, self.kept_lq))
 
     def decode_crops(self, side: int, seed: int) -> None:
         """Decode only a crop of each face for the loss: an approximation, as the decoder then lacks its surroundings.

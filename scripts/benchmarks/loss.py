@@ -85,7 +85,8 @@ def works(objective: RestorationObjective, batch: dict) -> dict[str, Callable[[]
 
     def term(names: list[str]) -> None:
         restored = batch["lq"].clone().requires_grad_()
-        r = Restoration(restored, batch["hq"], z_restored.clone().requires_grad_(), z_hq, batch["n"], recall)
+        z = z_restored.clone().requires_grad_()
+        r = Restoration(restored, batch["hq"], z, z_hq, batch["n"], recall, z_aligned=z)
         sum(terms[name](r) for name in names).backward()
 
     return {

@@ -15,7 +15,16 @@ from lafr.losses.multilevel import Restoration
 from lafr.networks import load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WEIGHTED = ("pixel_l1", "perceptual", "latent_l1", "identity", "landmark_distance", "parsing", "region_l1")
+WEIGHTED = (
+    "pixel_l1",
+    "perceptual",
+    "latent_l1",
+    "aligned_l1",
+    "identity",
+    "landmark_distance",
+    "parsing",
+    "region_l1",
+)
 NAMES = (*WEIGHTED, "landmark_heatmap")
 
 
@@ -46,12 +55,12 @@ def test_a_term_is_zero_for_the_same_face_and_pulls_at_a_blurred_one(loss, faces
             hq, term = faces[:count], loss.terms[name]
             z = torch.randn(count, 4, 32, 32, generator=torch.Generator().manual_seed(0))
             same = hq.clone().requires_grad_()
-            assert abs(float(term(Restoration(same, hq, z, z)).detach())) < 1e-6
+            assert abs(float(term(Restoration(same, hq, z, z, z_aligned=z)).detach())) < 1e-6
             restored, z_restored = blurred(hq, 2.0).requires_grad_(), (z + 0.1).requires_grad_()
-            value = term(Restoration(restored, hq, z_restored, z))
+            value = term(Restoration(restored, hq, z_restored, z, z_aligned=z_restored))
             assert value.shape == () and value > 0
             value.backward()
-            gradient = (z_restored if name == "latent_l1" else restored).grad
+            gradient = (z_restored if name in ("latent_l1", "aligned_l1") else restored).grad
             assert gradient.isfinite().all()
             assert (gradient.flatten(1).abs().sum(1) > 0).all()  # of every face in the batch
 
