@@ -26,7 +26,6 @@ PAGES = {
     "data/mini/README.md": "miniature.md",
     "results/benchmarks/README.md": "benchmarks.md",
     "results/findings.md": "findings.md",
-    "results/loss_trials/README.md": "trials.md",
 }
 SITE_TO_REPOSITORY = {name: source for source, name in PAGES.items()}
 IMAGES = (".png", ".jpg", ".svg")

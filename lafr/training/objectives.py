@@ -303,7 +303,8 @@ class RestorationObjective(LossObjective):
         restorer: whose LoRA is trained.
         loss: the multi-level loss.
         train_extractor: the adapter's extractor learns on too, through the codes by straight-through; else the whole
-            adapter is frozen (the paper's).
+            adapter is frozen (the paper's). For a stage in latents: nothing here holds the features to their codes, and
+            through the decoder, at 7e-4, they left them after 1,000 steps of 8 faces (gradient norm 0.4 to 8.5).
 
     Attributes:
         crop: (side, seed) of the crop of each latent that is decoded, see `cropped`; None decodes all of it.

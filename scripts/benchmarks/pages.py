@@ -172,6 +172,8 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "files": of_topic("files"),
     "timesteps": of_topic("timesteps"),
     "prior": of_topic("prior"),
+    "gate": of_topic("gate"),
+    "alignment": of_topic("alignment"),
     "recipes": of_topic("training"),
     "losses": of_topic("losses"),
     "hours": hours_block,

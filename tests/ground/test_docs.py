@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "data/README.md", "data/mini/README.md")),
-    *(ROOT / "results" / name for name in ("findings.md", "benchmarks/README.md", "loss_trials/README.md")),
+    *(ROOT / "results" / name for name in ("findings.md", "benchmarks/README.md")),
 ]
 EXEMPT = r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?"
 BLOCK = re.compile(rf"{EXEMPT}^```(?P<kind>[a-z]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,62 @@
+"""How close each adapter brings a face to its ground truth before the UNet sees it: `decode(z_aligned)`."""
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from lafr.commands.devices import choose_device
+from lafr.commands.evaluate import benchmark_builder
+from lafr.errors import InputError
+from lafr.evaluation import markdown
+from lafr.evaluation.summary import mean_and_interval
+from lafr.models.restorer import Restorer
+
+INPUT = "input"
+
+
+def alignment(cfg: DictConfig) -> dict:
+    """Return each adapter's latent gap to z_hq and the scores of `decode(z_aligned)`, means and 95 % intervals."""
+    if not cfg.models:
+        raise InputError("models", cfg.models, "name: folder of a trained model, ...")
+    device = choose_device(cfg.device)
+    metrics = {name: instantiate(cfg.metrics[name], _convert_="all") for name in cfg.scored}
+    rows, pairs = {}, None
+    for name, folder in cfg.models.items():
+        restorer = Restorer.from_pretrained(folder).to(device)
+        pairs = pairs or benchmark_builder(cfg.benchmark.build, cfg.degradation)(restorer.resolution)
+        found = aligned(restorer, pairs, metrics, cfg.batch_size, name)
+        for method in (INPUT, name):
+            own = {metric: mean_and_interval(np.array(values), cfg.seed) for metric, values in found[method].items()}
+            rows.setdefault(method, own)
+        rows[name]["values"] = sum(p.numel() for p in restorer.adapter.parameters())
+    return {"rows": rows, "images": len(pairs), "set": pairs.name, "device": str(device)}
+
+
+@torch.no_grad()
+def aligned(restorer, pairs, metrics, batch_size, name):
+    """Return method -> metric -> a number an image, of the input through the codec alone and of the adapter."""
+    found = {method: {metric: [] for metric in ("latent_gap", *metrics)} for method in (INPUT, name)}
+    codec, device = restorer.codec, next(restorer.parameters()).device
+    for start in tqdm(range(0, len(pairs), batch_size), desc=name, unit="batch"):
+        batch = [pairs[n] for n in range(start, min(start + batch_size, len(pairs)))]
+        lq, hq = (torch.stack([getattr(pair, side) for pair in batch]).to(device) for side in ("lq", "hq"))
+        z_lq, z_hq = codec.encode(lq), codec.encode(hq)
+        for method, z in ((INPUT, z_lq), (name, restorer.adapter(z_lq))):
+            found[method]["latent_gap"] += (z - z_hq).abs().mean(dim=(1, 2, 3)).tolist()
+            image = codec.decode(z)
+            for metric, score in metrics.items():
+                found[method][metric] += score(image, hq).tolist()
+    return found
+
+
+def alignment_table(record: dict) -> str:
+    """Return a line for the input and one for each adapter."""
+    metrics = [key for key in record["rows"][INPUT] if key != "values"]
+    rows = []
+    for name, of in record["rows"].items():
+        shown = [f"{of[key]['mean']:.4f} ({of[key]['low']:.4f}–{of[key]['high']:.4f})" for key in metrics]
+        rows.append([name, *shown, f"{of['values']:,}" if "values" in of else ""])
+    table = markdown.table(["adapter", *(f"`{key}`" for key in metrics), "values"], rows)
+    return f"{table}\n\n{record['images']} faces of `{record['set']}`; mean (95 % bootstrap interval over images)."
