@@ -18,8 +18,8 @@ from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, blind_pairs, by_severity, 
 
 def gate(cfg: DictConfig) -> dict:
     """Evaluate the model, write the pairs, and return the lines of the gate."""
-    evaluation = composed("eval", f"benchmark={cfg.benchmark}", f"seed={cfg.seed}", "run_name=gate", "report=false")
-    evaluation.model.folder, evaluation.data.root = cfg.model, cfg.data.root
+    evaluation = composed("eval", f"benchmark={cfg.set}", f"seed={cfg.seed}", "run_name=gate", "report=false")
+    evaluation.model.folder, evaluation.data.root = cfg.model.folder, cfg.data.root
     evaluation.controls, evaluation.methods = {}, [LQ, MODEL]
     evaluation.output = str(Path(cfg.pairs) / "evaluation")
     result = evaluate(
@@ -41,8 +41,8 @@ def gate(cfg: DictConfig) -> dict:
     preferred = wins(votes, Path(cfg.pairs) / "key.json", MODEL) if votes else None
     lines = [asdict(line) for line in measures(of_images, MODEL, cfg.seed)]
     return {
-        "model": cfg.model,
-        "set": cfg.benchmark,
+        "model": str(cfg.model.folder),
+        "set": cfg.set,
         "images": len(result.scores.stems),
         "lines": lines,
         "preferred": preferred,
@@ -65,4 +65,4 @@ def gate_table(record: dict) -> str:
     eye = "not looked at" if preferred is None else f"{preferred} of {EYE_IMAGES}"
     verdict = "" if preferred is None else ("yes" if preferred >= EYE_WINS else "no")
     rows.append(["preferred by eye", "", eye, f"{EYE_WINS} of {EYE_IMAGES}", verdict])
-    return markdown(["measure", "input", "restored", "wanted", "passed"], rows)
+    return markdown.table(["measure", "input", "restored", "wanted", "passed"], rows)
