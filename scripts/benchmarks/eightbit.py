@@ -63,7 +63,7 @@ def eightbit(cfg: DictConfig) -> dict:
 
 def quality(cfg: DictConfig, int8: bool) -> dict:
     """Return the PSNR in dB to the float32 decoder on restored latents, their mean and their least."""
-    restorer = Restorer.from_pretrained(cfg.model)
+    restorer = Restorer.from_pretrained(cfg.model.folder)
     degradation = instantiate(cfg.degradation, _convert_="all")
 
     def restored(draws: int, seed: int) -> list[Tensor]:

@@ -75,7 +75,7 @@ def answered(name: str, claim: dict, runs: dict[str, dict[int, Path]], cfg: Dict
         methods[method] = found
     made = provenance(command_line(), cfg.seed)
     facts = {key: made[key] for key in ("command", "date", "commit", "machine")}
-    return {"benchmark": cfg.benchmark, "images": images, "methods": methods, "made_by": facts}
+    return {"benchmark": cfg.set, "images": images, "methods": methods, "made_by": facts}
 
 
 def references(claim: dict, methods: list[str]) -> dict[str, str | None]:
@@ -108,7 +108,7 @@ def compared(
 def scored(name: str, runs: dict[str, dict[int, Path]], cfg: DictConfig) -> tuple[dict[str, dict[int, Scores]], int]:
     """Return method -> seed -> scores, those of the input under its own name, and the number of images."""
     models = {f"{method}, seed {seed}": path / "model" for method, own in runs.items() for seed, path in own.items()}
-    arguments = [f"benchmark={cfg.benchmark}", f"run_name=findings_{name}", f"seed={cfg.seed}", "report=false"]
+    arguments = [f"benchmark={cfg.set}", f"run_name=findings_{name}", f"seed={cfg.seed}", "report=false"]
     evaluation = composed("eval", *arguments)
     evaluation.data.root, evaluation.limit = cfg.data.root, cfg.limit
     evaluation.controls = {label: str(path) for label, path in models.items()}

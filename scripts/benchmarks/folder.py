@@ -38,7 +38,7 @@ PARTS: dict[str, tuple[object, str]] = {
 
 def folder(cfg: DictConfig) -> dict:
     """Return photos a second of both ways, their ratio in each turn, and the seconds of each part, alone."""
-    restorer = Restorer.from_pretrained(cfg.model, merged=True)
+    restorer = Restorer.from_pretrained(cfg.model.folder, merged=True)
     if cfg.fast:
         optimised(restorer)
     photos = PhotoRestorer(restorer, batch_size=cfg.batch_size)
@@ -76,7 +76,7 @@ def folder(cfg: DictConfig) -> dict:
         "ratio": {"ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios)},
         "parts_seconds": {name: median(values) for name, values in parts.items()},
         "repeats": cfg.repeats,
-        "model": str(cfg.model),
+        "model": str(cfg.model.folder),
         "resolution": restorer.resolution,
         "fast": cfg.fast,
     }

@@ -37,7 +37,9 @@ def gate(cfg: DictConfig) -> dict:
     }
     chosen = by_severity(of_images[LQ]["psnr_rgb"])
     blind_pairs(result.scores.folders, MODEL, chosen, cfg.seed, Path(cfg.pairs))
-    votes = {str(number): vote for number, vote in (cfg.votes or {}).items()}
+    votes = {f"{number:02d}": vote for number, vote in enumerate(cfg.votes or "")}
+    if votes and len(votes) != len(chosen):
+        raise InputError("votes", cfg.votes, f"{len(chosen)} letters, one a pair: A, B or =")
     preferred = wins(votes, Path(cfg.pairs) / "key.json", MODEL) if votes else None
     lines = [asdict(line) for line in measures(of_images, MODEL, cfg.seed)]
     return {
@@ -45,6 +47,7 @@ def gate(cfg: DictConfig) -> dict:
         "set": cfg.set,
         "images": len(result.scores.stems),
         "lines": lines,
+        "votes": votes,
         "preferred": preferred,
     }
 

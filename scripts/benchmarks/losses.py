@@ -21,19 +21,19 @@ from scripts.benchmarks.parts import once
 
 def losses(cfg: DictConfig) -> dict:
     """Return trained values of the model and of the terms, and peak memory under each preset, of each loss."""
-    kept, found = of_ground_truth(cfg.experiment, cfg.losses[0]), {}
+    kept, found = of_ground_truth(cfg.of, cfg.losses[0]), {}
     for name in tqdm(cfg.losses, desc="counting", unit="loss"):
         presets: dict[str, dict] = {}
         for preset in tqdm(cfg.presets, desc=name):
             # operations of the first alone: counting them takes half of the time
-            asked = {"experiment": cfg.experiment, "loss": name, "preset": preset, "operations": not presets}
+            asked = {"experiment": cfg.of, "loss": name, "preset": preset, "operations": not presets}
             presets[preset] = once(cfg.folder, f"{name}_{preset}", asked, partial(counted, **asked))
         first = next(iter(presets.values()))
         whole = {key: first[key] for key in ("lora", "own", "tera_operations")}
         measured = ("peak_gb", "validation_gb", "micro_batch")
         found[name] = whole | {key: {preset: values[key] for preset, values in presets.items()} for key in measured}
     cards = {preset: cfg.cards[preset] for preset in cfg.presets}
-    return {"experiment": cfg.experiment, "losses": found, "cards_gb": cards, "kept": kept, "kept_of": cfg.losses[0]}
+    return {"experiment": cfg.of, "losses": found, "cards_gb": cards, "kept": kept, "kept_of": cfg.losses[0]}
 
 
 def of_ground_truth(experiment: str, loss: str) -> dict[str, dict[str, float]]:

@@ -199,7 +199,7 @@ def test_the_controls_differ_from_the_miniature_in_the_adapter_alone():
             config["model"]["build"].pop("adapter", None)
             config["stage"]["latents"]["objective"].pop("train_extractor", None)  # the paper's adapter is frozen there,
             for stage in ("codebook", "alignment"):  # and so it has its steps before
-                config["stage"][stage].pop("max_steps")
+                config["stage"][stage].pop("max_steps", None)
         different = {key for key in mini if mini[key] != control[key]}
         assert different == {"adapter", "run_name", "run_dir"}, name
 
@@ -312,3 +312,13 @@ def test_identity_is_scored_by_networks_that_have_nothing_in_common_with_the_tra
     for name, metric in resolved("eval", "benchmark=mini")["metrics"].items():
         if name.startswith("identity"):
             assert not trained & get_object(NETWORKS[metric["network"]]).origins
+
+
+def test_no_plain_setting_of_a_command_bears_the_name_of_a_group():
+    # `model=FOLDER` would choose a file of configs/model/, and be refused before the command sees it
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        config = OmegaConf.load(path)
+        chosen = {key.split()[-1].split("@")[0] for entry in config.defaults if entry != "_self_" for key in entry}
+        plain = {key for key, value in OmegaConf.to_container(config).items() if not isinstance(value, dict)}
+        assert not plain & (groups - chosen), path.name
