@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -13,7 +14,7 @@ from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.evaluation.plan import LQ, MODEL
 from lafr.evaluation.run import evaluate
-from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, blind_pairs, by_severity, measures, wins
+from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, Scores, blind_pairs, by_severity, measures, wins
 
 
 def gate(cfg: DictConfig) -> dict:
@@ -47,9 +48,21 @@ def gate(cfg: DictConfig) -> dict:
         "set": cfg.set,
         "images": len(result.scores.stems),
         "lines": lines,
+        "identity_by_third": identity_by_third(of_images),
         "votes": votes,
         "preferred": preferred,
     }
+
+
+def identity_by_third(scores: Scores) -> dict[str, list[float]]:
+    """Return method -> mean SFace cosine to the ground truth in the least, the middle and the most degraded third."""
+    severity = scores[LQ]["psnr_rgb"]
+    thirds = np.array_split(sorted(severity, key=lambda image: -severity[image]), 3)
+    sface = {method: scores[method]["identity_cos_sface"] for method in (LQ, MODEL)}
+    found = {}
+    for method, of in sface.items():
+        found[method] = [float(np.nanmean([of[image] for image in third])) for third in thirds]
+    return found
 
 
 def gate_table(record: dict) -> str:
@@ -68,4 +81,9 @@ def gate_table(record: dict) -> str:
     eye = "not looked at" if preferred is None else f"{preferred} of {EYE_IMAGES}"
     verdict = "" if preferred is None else ("yes" if preferred >= EYE_WINS else "no")
     rows.append(["preferred by eye", "", eye, f"{EYE_WINS} of {EYE_IMAGES}", verdict])
-    return markdown.table(["measure", "input", "restored", "wanted", "passed"], rows)
+    table = markdown.table(["measure", "input", "restored", "wanted", "passed"], rows)
+    shown = {method: ", ".join(f"{value:.3f}" for value in of) for method, of in record["identity_by_third"].items()}
+    return (
+        f"{table}\n\n{record['images']} faces of `{record['set']}`. SFace in the least, the middle and the most degraded "
+        f"third: input {shown[LQ]}; restored {shown[MODEL]}."
+    )
