@@ -84,6 +84,6 @@ def gate_table(record: dict) -> str:
     table = markdown.table(["measure", "input", "restored", "wanted", "passed"], rows)
     shown = {method: ", ".join(f"{value:.3f}" for value in of) for method, of in record["identity_by_third"].items()}
     return (
-        f"{table}\n\n{record['images']} faces of `{record['set']}`. SFace in the least, the middle and the most degraded "
-        f"third: input {shown[LQ]}; restored {shown[MODEL]}."
+        f"{table}\n\n{record['images']} faces of `{record['set']}`. SFace in the least, the middle and the most "
+        f"degraded third: input {shown[LQ]}; restored {shown[MODEL]}."
     )
