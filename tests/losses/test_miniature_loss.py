@@ -1,4 +1,4 @@
-"""The miniature's whole loss on real faces: every term of `configs/loss/multilevel_mini.yaml`."""
+"""The miniature's losses on real faces: every term of `configs/loss/multilevel_mini.yaml` and `aligned_mini.yaml`."""
 
 from pathlib import Path
 
@@ -31,7 +31,10 @@ NAMES = (*WEIGHTED, "landmark_heatmap")
 @pytest.fixture(scope="module")
 def loss():
     with initialize_config_dir(str(CONFIGS / "loss"), version_base=None):
-        return instantiate(compose("multilevel_mini"), _convert_="all")
+        loss = instantiate(compose("multilevel_mini"), _convert_="all")
+        aligned = instantiate(compose("aligned_mini"), _convert_="all")
+    loss.terms["aligned_l1"], loss.weights["aligned_l1"] = aligned.terms["aligned_l1"], aligned.weights["aligned_l1"]
+    return loss
 
 
 @pytest.fixture(scope="module")

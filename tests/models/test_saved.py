@@ -55,12 +55,12 @@ def rewrite(folder, change):
 
 
 def test_the_shipped_models_are_of_format_2():
-    for name in ("lafr", "appearance", "none", "conv"):
+    for name in ("lafr", "paper", "none", "conv"):
         index = json.loads((mini_folder() / name / "lafr.json").read_text())
         assert index.keys() == KEYS and index["format"] == 2
         files = {p.relative_to(mini_folder() / name).as_posix() for p in (mini_folder() / name).rglob("*.*")}
-        assert files == {"lafr.json", LORA} | ({ADAPTER} if name != "none" else set())
-        tensors = [v for file in files - {"lafr.json"} for v in load_file(mini_folder() / name / file).values()]
+        assert files == {"lafr.json", "training_set.json", LORA} | ({ADAPTER} if name != "none" else set())
+        tensors = [v for file in files & {LORA, ADAPTER} for v in load_file(mini_folder() / name / file).values()]
         assert {v.dtype for v in tensors if v.is_floating_point()} == {torch.float16}
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from lafr.data.packaged import read_pil
 from lafr.errors import InputError
 from lafr.photos.detectors import Detection
+from lafr.photos.guard import THRESHOLD
 from lafr.photos.restorer import FaceReport, PhotoRestorer, PhotoResult
 from lafr.photos.video import container_for, restore_video
 from lafr.photos.video.frames import as_stored, upright
@@ -305,14 +306,14 @@ def test_force_and_upscale_reach_the_frames_and_the_faces_that_are_left_are_coun
 
 def test_a_face_near_the_guards_threshold_is_restored_in_every_frame_or_in_none(photo, tmp_path, monkeypatch):
     source = make_video(tmp_path / "in.mp4", photo, tone=False)
-    for first, restored in ((0.52, 20), (0.48, 0)):
-        alike = itertools.cycle([first, 1 - first])  # flickers around 0.5
+    for first, restored in ((0.02, 20), (-0.02, 0)):
+        alike = itertools.cycle([THRESHOLD + first, THRESHOLD - first])  # flickers around it
         monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after, alike=alike: [next(alike)])
         photos = PhotoRestorer(Brighter(), lambda image: [Detection(tuple(v / 2 for v in FACE), POINTS / 2, 0.9)])
         report = restore_video(source, tmp_path / "out.mp4", photos, force=True)
         assert (report.frames, report.faces) == (20, restored)
     # a change that is clear is followed
-    alike = iter([0.52] * 10 + [0.2] * 5 + [0.9] * 5)
+    alike = iter([THRESHOLD + 0.02] * 10 + [0.2] * 5 + [0.9] * 5)
     monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after: [next(alike)])
     assert restore_video(source, tmp_path / "out.mp4", photos, force=True).faces == 15
 
