@@ -1,6 +1,7 @@
 """How good the miniature's recogniser, landmarker and parser are on faces that they were not trained on."""
 
 import itertools
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,7 +72,7 @@ def degraded_copies(faces: Faces, seed: int) -> dict[str, Tensor]:
     """Return the copies `[N, 3, S, S]` that must find their own face: degraded, or also mirrored, moved, recoloured."""
     plain, moved = [], []
     for i in range(len(faces)):
-        rng = np.random.default_rng([seed, zlib.crc32(faces.name(i).encode())])
+        rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(faces.name(i)))])
         plain.append(X16(faces[i], rng))
         other = recoloured(warped(faces[i].flip(-1), random_affine(rng, 1.0)), rng)
         moved.append(X16(other, rng))
