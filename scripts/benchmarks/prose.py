@@ -171,7 +171,7 @@ SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
     "moves the latent {:.0f} % closer to the sharp face's": closer,
     "brings the perceptual distance from {:.2f} to {:.2f}": one_step,
     "all adapters and none lie within {:.1f} dB of each other": spread,
-    "likeness by SFace rises from {:.2f} to {:.2f}": likeness,
+    "likeness by SFace falls from {:.2f} to {:.2f}": likeness,
     "t* = 200 is {:.0f} times nearer to the sharp latent than t* = 999": early_step,
     "in {:.0f} megapixels upright faces are found from {:.0f} px on": lambda: [
         record("benchmarks/small_faces")["megapixels"],
