@@ -1,5 +1,8 @@
 """How close each adapter brings a face to its ground truth before the UNet sees it: `decode(z_aligned)`."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from hydra.utils import instantiate
@@ -22,10 +25,14 @@ def alignment(cfg: DictConfig) -> dict:
         raise InputError("models", cfg.models, "name: folder of a trained model, ...")
     device = choose_device(cfg.device)
     metrics = {name: instantiate(cfg.metrics[name], _convert_="all") for name in cfg.scored}
-    rows, pairs = {}, None
-    for name, folder in cfg.models.items():
-        restorer = Restorer.from_pretrained(folder).to(device)
-        pairs = pairs or benchmark_builder(cfg.benchmark.build, cfg.degradation)(restorer.resolution)
+    restorers = {name: Restorer.from_pretrained(folder) for name, folder in cfg.models.items()}
+    sides = {restorer.resolution for restorer in restorers.values()}
+    if len(sides) > 1:
+        raise InputError("models", sorted(sides), "models of one resolution")
+    pairs = benchmark_builder(cfg.benchmark.build, cfg.degradation)(*sides)
+    rows: dict[str, dict] = {}
+    for name, restorer in restorers.items():
+        restorer.to(device)
         found = aligned(restorer, pairs, metrics, cfg.batch_size, name)
         for method in (INPUT, name):
             own = {metric: mean_and_interval(np.array(values), cfg.seed) for metric, values in found[method].items()}
@@ -35,9 +42,13 @@ def alignment(cfg: DictConfig) -> dict:
 
 
 @torch.no_grad()
-def aligned(restorer, pairs, metrics, batch_size, name):
+def aligned(
+    restorer: Restorer, pairs: Any, metrics: Mapping[str, Callable], batch_size: int, name: str
+) -> dict[str, dict[str, list[float]]]:
     """Return method -> metric -> a number an image, of the input through the codec alone and of the adapter."""
-    found = {method: {metric: [] for metric in ("latent_gap", *metrics)} for method in (INPUT, name)}
+    found: dict[str, dict[str, list[float]]] = {
+        method: {metric: [] for metric in ("latent_gap", *metrics)} for method in (INPUT, name)
+    }
     codec, device = restorer.codec, next(restorer.parameters()).device
     for start in tqdm(range(0, len(pairs), batch_size), desc=name, unit="batch"):
         batch = [pairs[n] for n in range(start, min(start + batch_size, len(pairs)))]
