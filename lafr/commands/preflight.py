@@ -120,7 +120,8 @@ def may_be_short(stages: Iterable[tuple[Any, int]]) -> bool:
     """Return whether the memory of stages, objectives with faces at a time, is worth counting before a run."""
     import torch
 
-    largest = max(sum(value.numel() for value in objective.parameters()) for objective, _ in stages)
+    # none for the parts of a miniature, whose objectives are built with their networks
+    largest = max((sum(value.numel() for value in objective.parameters()) for objective, _ in stages), default=0)
     return torch.cuda.is_available() or largest > WORTH_COUNTING
 
 

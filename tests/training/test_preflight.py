@@ -204,6 +204,12 @@ def test_a_flat_folder_of_ones_own_faces_trains_the_miniature(composed, face_fol
     assert (len(train), len(held_out)) == (9, 1)
 
 
+def test_the_parts_of_a_miniature_which_are_no_stages_of_a_restorer_are_checked_too(composed, face_folder):
+    for name in ("mini_base", "mini_prior", "mini_networks", "mini_decoder"):
+        found = training_findings(composed(f"+experiment={name}", f"data.root={face_folder}"))
+        assert "memory" not in {finding.name for finding in found} and found, name
+
+
 def test_the_report_says_each_line_once_and_names_the_folder_to_set(monkeypatch):
     monkeypatch.delenv("LAFR_WEIGHTS", raising=False)
     lines = report(
