@@ -57,6 +57,13 @@ class Benchmark(Protocol):
         """Return the name of image `index`."""
 
 
+def own_generator(seed: int, name: str, *numbers: int) -> np.random.Generator:
+    """Return the generator of one sample of an image, by its name and further numbers; no other image moves it."""
+    # crc32, not hash(): Python salts the hash of a string in every process
+    # as bytes: a file's name may hold some that are no text
+    return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), *numbers])
+
+
 class SyntheticBenchmark:
     """HQ faces, each degraded `draws` times with fixed random parameters.
 
@@ -87,10 +94,7 @@ class SyntheticBenchmark:
     def __getitem__(self, index: int) -> Pair:
         face, draw = divmod(index, self.draws)
         name, hq = self.faces.name(face), self.faces[face]
-        # crc32, not hash(): Python salts the hash of a string in every process
-        # as bytes: a file's name may hold some that are no text
-        rng = np.random.default_rng([self.seed, zlib.crc32(os.fsencode(name)), draw])
-        hq, lq = degraded(hq, self.degradation, rng)
+        hq, lq = degraded(hq, self.degradation, own_generator(self.seed, name, draw))
         return Pair(self.stem(index), lq, hq)
 
 

@@ -71,7 +71,7 @@ def restore_and_score(
     if processes.is_main:
         report(log.damaged)
     processes.wait()  # nobody writes before all have read
-    groups = [range(len(benchmark))[start : start + batch_size] for start in range(0, len(benchmark), batch_size)]
+    groups = groups_of(len(benchmark), batch_size)
     for batch in own_batches(benchmark, groups, device, processes):
         images.make(batch)
         report(images.warnings)
@@ -98,6 +98,11 @@ def as_methods(methods: Mapping, benchmark: Benchmark, has_truth: bool) -> dict[
     if not has_truth and (lost := [name for name, method in compared.items() if method.needs_hq]):
         raise InputError("methods", lost, f"such as need no ground truth, as benchmark {benchmark.name} has none")
     return compared
+
+
+def groups_of(count: int, batch_size: int) -> list[range]:
+    """Return the numbers of the images of each batch."""
+    return [range(count)[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
 def own_batches(

@@ -1,6 +1,6 @@
 """Build the shipped miniature: train the base, the restorer and its controls, and pack them in half precision.
 
-About 20 h on two CPU cores: the seconds in `data/mini/training.json`. Needs the faces of
+About 10 h on two CPU cores: the seconds in `data/mini/training.json`. Needs the faces of
 `configs/data/congress_omi.yaml`.
 """
 

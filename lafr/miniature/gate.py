@@ -42,10 +42,15 @@ def by_severity(psnr_of_input: Mapping[str, float], count: int = EYE_IMAGES) -> 
     return [ordered[int(position)] for position in middles]
 
 
+def thirds(psnr_of_input: Mapping[str, float]) -> list[list[str]]:
+    """Return the images in three parts by the PSNR of their input: the least, the middle and the most degraded."""
+    ordered = sorted(psnr_of_input, key=lambda image: (psnr_of_input[image], image), reverse=True)
+    return [part.tolist() for part in np.array_split(ordered, 3)]
+
+
 def most_degraded_third(psnr_of_input: Mapping[str, float]) -> list[str]:
-    """Return the third of the images whose input has the lowest PSNR."""
-    ordered = sorted(psnr_of_input, key=lambda image: (psnr_of_input[image], image))
-    return ordered[: len(ordered) // 3]
+    """Return the third of the images whose input has the lowest PSNR, the lowest first."""
+    return thirds(psnr_of_input)[-1][::-1]
 
 
 def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:

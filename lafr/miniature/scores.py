@@ -1,18 +1,16 @@
 """How good the miniature's recogniser, landmarker and parser are on faces that they were not trained on."""
 
 import itertools
-import os
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.utils import draw_keypoints, draw_segmentation_masks
 
 from lafr import networks
+from lafr.data.benchmarks import own_generator
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.faces import Faces, read_list
 from lafr.errors import InputError
@@ -72,7 +70,7 @@ def degraded_copies(faces: Faces, seed: int) -> dict[str, Tensor]:
     """Return the copies `[N, 3, S, S]` that must find their own face: degraded, or also mirrored, moved, recoloured."""
     plain, moved = [], []
     for i in range(len(faces)):
-        rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(faces.name(i)))])
+        rng = own_generator(seed, faces.name(i))
         plain.append(X16(faces[i], rng))
         other = recoloured(warped(faces[i].flip(-1), random_affine(rng, 1.0)), rng)
         moved.append(X16(other, rng))

@@ -3,9 +3,7 @@
 import hashlib
 import itertools
 import math
-import os
 import random
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from lafr.data.benchmarks import own_generator
 from lafr.data.degradation.batched import CHAIN, apply_batch
 from lafr.data.degradation.first_order import first_order, odd
 from lafr.data.degradation.operators import Recipe, Record, apply, as_text, target
@@ -92,11 +91,6 @@ def recipe_draw(degradation: Recipe, seed: int, number_of_draw: int = 0) -> Draw
         return degradation.draw(height, width, own_generator(seed, name, number_of_draw))
 
     return draw
-
-
-def own_generator(seed: int, name: str, draw: int) -> np.random.Generator:
-    """Return the generator of one degraded sample of an image; it does not depend on the other images."""
-    return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), draw])  # a name may hold bytes that are no text
 
 
 def degrade_exactly(hq: Tensor, record: Record) -> Tensor:

@@ -89,11 +89,12 @@ def train(
         stop: the signals that end the run after its running step, which is saved.
     """
     require_whole_weights(accelerator)
-    require_settings(dict(max_steps=max_steps, batch_size=batch_size, warmup_steps=warmup_steps, patience=patience))
+    steps = dict(max_steps=max_steps, batch_size=batch_size, warmup_steps=warmup_steps, patience=patience)
     intervals = dict(log_every=log_every, validate_every=validate_every, checkpoint_every=checkpoint_every)
-    require_settings(intervals | dict(num_workers=num_workers, keep_checkpoints=keep_checkpoints))
-    require_settings(dict(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm))
-    require_settings(dict(schedule=schedule, ema_decay=ema_decay, decode_crop=decode_crop))
+    kept = dict(num_workers=num_workers, keep_checkpoints=keep_checkpoints)
+    rates = dict(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+    others = dict(schedule=schedule, ema_decay=ema_decay, decode_crop=decode_crop)
+    require_settings(steps | intervals | kept | rates | others)
     checkpoints = Checkpoints(folder, keep_checkpoints)
     # a finished stage: later stages and the saved model need its weights, and what `finish` derives from them
     if summary := load_finished(checkpoints, objective, max_steps, accelerator):

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
 from lafr.commands.evaluate import benchmark_builder
 from lafr.errors import InputError
 from lafr.evaluation import markdown
+from lafr.evaluation.batches import groups_of, own_batches
+from lafr.evaluation.progress import Processes
 from lafr.evaluation.summary import mean_and_interval
 from lafr.models.restorer import Restorer
 
@@ -50,15 +51,13 @@ def aligned(
         method: {metric: [] for metric in ("latent_gap", *metrics)} for method in (INPUT, name)
     }
     codec, device = restorer.codec, next(restorer.parameters()).device
-    for start in tqdm(range(0, len(pairs), batch_size), desc=name, unit="batch"):
-        batch = [pairs[n] for n in range(start, min(start + batch_size, len(pairs)))]
-        lq, hq = (torch.stack([getattr(pair, side) for pair in batch]).to(device) for side in ("lq", "hq"))
-        z_lq, z_hq = codec.encode(lq), codec.encode(hq)
+    for batch in own_batches(pairs, groups_of(len(pairs), batch_size), device, Processes()):
+        z_lq, z_hq = codec.encode(batch.lq), codec.encode(batch.hq)
         for method, z in ((INPUT, z_lq), (name, restorer.adapter(z_lq))):
             found[method]["latent_gap"] += (z - z_hq).abs().mean(dim=(1, 2, 3)).tolist()
             image = codec.decode(z)
             for metric, score in metrics.items():
-                found[method][metric] += score(image, hq).tolist()
+                found[method][metric] += score(image, batch.hq).tolist()
     return found
 
 

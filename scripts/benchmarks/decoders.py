@@ -4,11 +4,12 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
 from lafr.commands.evaluate import benchmark_builder
 from lafr.evaluation import markdown
+from lafr.evaluation.batches import groups_of, own_batches
+from lafr.evaluation.progress import Processes
 from lafr.evaluation.summary import mean_and_interval
 from lafr.metrics.fidelity import psnr_rgb
 from lafr.models.restorer import Restorer
@@ -25,12 +26,10 @@ def decoders(cfg: DictConfig) -> dict:
     found: dict[str, dict[str, list[float]]] = {name: {"base": [], "tiny": []} for name in metrics}
     between: list[float] = []
     largest = 0.0
-    for start in tqdm(range(0, len(pairs), cfg.batch_size), desc="decoders", unit="batch"):
-        batch = [pairs[n] for n in range(start, min(start + cfg.batch_size, len(pairs)))]
-        lq, hq = (torch.stack([getattr(pair, side) for pair in batch]).to(device) for side in ("lq", "hq"))
+    for batch in own_batches(pairs, groups_of(len(pairs), cfg.batch_size), device, Processes()):
         with torch.no_grad():
             restorer.codec.tiny = None
-            z = restorer.latents(lq).z_restored
+            z = restorer.latents(batch.lq).z_restored
             images = {"base": restorer.codec.decode(z)}
             restorer.codec.tiny = tiny
             images["tiny"] = restorer.codec.decode(z)
@@ -38,7 +37,7 @@ def decoders(cfg: DictConfig) -> dict:
             between += psnr_rgb(images["tiny"], images["base"]).tolist()
             for name, metric in metrics.items():
                 for decoder, image in images.items():
-                    found[name][decoder] += metric(image, hq).tolist()
+                    found[name][decoder] += metric(image, batch.hq).tolist()
     rows: dict[str, dict] = {}
     for name, of in found.items():
         both = {decoder: np.array(values, dtype=float) for decoder, values in of.items()}

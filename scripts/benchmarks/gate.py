@@ -14,7 +14,7 @@ from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.evaluation.plan import LQ, MODEL
 from lafr.evaluation.run import evaluate
-from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, Scores, blind_pairs, by_severity, measures, wins
+from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, Scores, blind_pairs, by_severity, measures, thirds, wins
 
 
 def gate(cfg: DictConfig) -> dict:
@@ -56,13 +56,11 @@ def gate(cfg: DictConfig) -> dict:
 
 def identity_by_third(scores: Scores) -> dict[str, list[float]]:
     """Return method -> mean SFace cosine to the ground truth in the least, the middle and the most degraded third."""
-    severity = scores[LQ]["psnr_rgb"]
-    thirds = np.array_split(sorted(severity, key=lambda image: -severity[image]), 3)
     sface = {method: scores[method]["identity_cos_sface"] for method in (LQ, MODEL)}
-    found = {}
-    for method, of in sface.items():
-        found[method] = [float(np.nanmean([of[image] for image in third])) for third in thirds]
-    return found
+    parts = thirds(scores[LQ]["psnr_rgb"])
+    return {
+        method: [float(np.nanmean([of[image] for image in part])) for part in parts] for method, of in sface.items()
+    }
 
 
 def gate_table(record: dict) -> str:
