@@ -42,10 +42,10 @@ test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	$(LOW) .ci/lowest.py > .venv-lowest/constraints.txt
 	$(LOW) -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt \
-		-e '.[train,data,metrics,figures,onnx,video,heic,wandb]' scipy pandas pytest pytest-xdist build hatchling
+		-e '.[dev]'
 	$(LOW) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r data/requirements-no-deps.txt
-	OMP_NUM_THREADS=1 $(LOW) -m pytest -q -n logical --maxprocesses 4 --ignore-glob='tests/photos/test_demo*'
+	OMP_NUM_THREADS=1 $(LOW) -m pytest -q -n logical --maxprocesses 4
 
 walk: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/walks/test_headline.py

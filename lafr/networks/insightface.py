@@ -229,7 +229,7 @@ def _copy(parameter: Tensor, value: Tensor) -> None:
 def _load_norm(norm: nn.BatchNorm2d | nn.BatchNorm1d, values: list | Tensor) -> None:
     """Copy scale, shift, mean, variance and epsilon, or make it add a merged layer's bias and nothing else."""
     if torch.is_tensor(values):
-        values = [torch.ones_like(values), values, torch.zeros_like(values), torch.ones_like(values), 0.0]
+        values = [torch.ones_like(values), values, torch.zeros_like(values), torch.ones_like(values), 1e-12]
     *tensors, norm.eps = values
     for own, value in zip((norm.weight, norm.bias, norm.running_mean, norm.running_var), tensors, strict=True):
         _copy(own, value)

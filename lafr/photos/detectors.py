@@ -96,8 +96,10 @@ class YuNet:
         small, per_pixel = resized(image, side)
         self._network.setInputSize(small.size)
         rows = self._network.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))[1]  # BGR; None without faces
-        # in a picture 1 px wide OpenCV sees boxes without a size
-        rows = () if rows is None else rows[(rows[:, 2:4] >= 1).all(1)]
+        rows = np.empty((0, 15)) if rows is None else rows
+        # in a picture a few pixels wide OpenCV sees boxes without a size, and 4.13 boxes beside it
+        centre = rows[:, :2] + rows[:, 2:4] / 2
+        rows = rows[(rows[:, 2:4] >= 1).all(1) & (centre >= 0).all(1) & (centre < small.size).all(1)]
         return [seen_in(row[:2], row[:2] + row[2:4], row[4:14], row[14], per_pixel) for row in rows]
 
 

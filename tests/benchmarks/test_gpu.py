@@ -71,7 +71,7 @@ def test_the_table_says_missing_for_every_row_that_was_not_measured(tmp_path):
 
 def test_the_wheels_and_the_bare_machine_have_all_that_the_wheels_require():
     there = (
-        "einops filelock huggingface-hub numpy packaging pillow psutil pyyaml regex requests safetensors scipy sympy"
+        "einops filelock httpx huggingface-hub numpy packaging pillow psutil pyyaml regex requests safetensors scipy sympy"
     )
     there += " torch torchvision tqdm typing-extensions setuptools"
     unused = {"importlib-metadata"}  # Python has them
