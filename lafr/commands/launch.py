@@ -39,6 +39,7 @@ PATHS = (
 )  # fmt: skip
 NAMES = ("run_name",)  # text, although Hydra would read 2024_11_05 and 1.10 as numbers
 LISTS = ("model.build.folder", "outputs", "only")
+MULTIRUN = ("-m", "--multirun")
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 
 _typed: list[str] = []
@@ -65,8 +66,9 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         if asks_for_help(_typed):
             print(help_page(config_name, program(), _typed))
             return
-        require_known_options(_typed)
-        sys.argv[1:] = quote_paths(_typed)
+        arguments = sorted(_typed, key=lambda argument: argument not in MULTIRUN)  # Hydra refuses it between settings
+        require_known_options(arguments)
+        sys.argv[1:] = quote_paths(arguments)
         swept = swept_overrides(sys.argv[1:])
 
         @wraps(task)
@@ -128,7 +130,7 @@ def require_given(cfg: DictConfig, config_name: str) -> None:
 
 def swept_overrides(arguments: Sequence[str]) -> list[Override]:
     """Return the overrides of a sweep that have several values: `stage.restoration.learning_rate=1e-3,1e-4`."""
-    if not {"-m", "--multirun"} & set(arguments):
+    if not set(MULTIRUN) & set(arguments):
         return []
     given = [argument for argument in get_args_parser().parse_args(arguments).overrides or ()]
     return [override for override in OverridesParser.create().parse_overrides(given) if override.is_sweep_override()]

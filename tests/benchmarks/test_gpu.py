@@ -71,9 +71,9 @@ def test_the_table_says_missing_for_every_row_that_was_not_measured(tmp_path):
 
 def test_the_wheels_and_the_bare_machine_have_all_that_the_wheels_require():
     there = (
-        "einops filelock httpx huggingface-hub numpy packaging pillow psutil pyyaml regex requests safetensors scipy sympy"
+        "einops filelock httpx huggingface-hub numpy packaging pillow psutil pyyaml regex requests safetensors scipy"
     )
-    there += " torch torchvision tqdm typing-extensions setuptools"
+    there += " sympy torch torchvision tqdm typing-extensions setuptools"
     unused = {"importlib-metadata"}  # Python has them
     unused |= {"filterpy", "numba", "opencv-python"}  # of facexlib's detectors, installed without here too
     names = {re.match(r"[\w-]+", line)[0] for name in WHEELS for line in importlib.metadata.requires(name) or []

@@ -210,7 +210,7 @@ def test_help_and_wrong_options_write_nothing_and_never_import_torch(tmp_path):
 
 def test_a_sweep_runs_its_jobs_in_folders_named_by_their_overrides(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["-m", "+experiment=smoke", "stage.restoration.learning_rate=1e-3,1e-4", "model.build.folder=a,b"]
+    arguments = ["+experiment=smoke", "-m", "stage.restoration.learning_rate=1e-3,1e-4", "model.build.folder=a,b"]
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
     seen = []
     launch.run(lambda cfg: seen.append((cfg.run_dir, cfg.stage.restoration.learning_rate)), "train")
