@@ -18,7 +18,7 @@ from lafr.evaluation.figures import save_svg
 from lafr.images import write_image
 from lafr.miniature.objectives import PriorObjective
 from lafr.models.base.model import Base
-from lafr.storage import read_json
+from lafr.storage import JsonLines, read_json
 
 ERRORS = ("eps_mse", *(f"eps_mse_t{time}" for time in PriorObjective.PROBED))
 
@@ -32,7 +32,17 @@ def prior(cfg: DictConfig) -> dict:
         faces = sampled(Base.from_pretrained(cfg.base, text=True), cfg.samples, cfg.ddim_steps, cfg.seed, device)
         write_image(tiled(faces), Path(cfg.sheet))
         print(f"samples  {cfg.sheet}")
-    return {"curve": points, "runs": list(cfg.runs)}
+    restored = {int(images): [last_psnr(Path(run)) for run in runs] for images, runs in (cfg.restored or {}).items()}
+    return {"curve": points, "runs": list(cfg.runs), "restored": restored}
+
+
+def last_psnr(run: Path) -> float:
+    """Return the last validation's psnr_rgb of a run's restoration."""
+    log = run / "restoration" / "log.jsonl"
+    found = [line["validation/psnr_rgb"] for line in JsonLines(log).read() if "validation/psnr_rgb" in line]
+    if not found:
+        raise InputError("restored", str(run), "a run with a validation in its restoration")
+    return found[-1]
 
 
 def curve(runs: Sequence[Path]) -> list[dict]:
@@ -102,4 +112,11 @@ def prior_table(record: dict) -> str:
     chosen = points[:-1:step] + points[-1:]
     rows = [[f"{point['images']:,}", *(f"{point[name]:.4f}" for name in ERRORS)] for point in chosen]
     heads = ["images seen", *(name.replace("eps_mse_t", "t = ").replace("eps_mse", "all t") for name in ERRORS)]
-    return f"{markdown.table(heads, rows)}\n\nMean squared error of the predicted noise on the validation faces."
+    told = f"{markdown.table(heads, rows)}\n\nMean squared error of the predicted noise on the validation faces."
+    if record["restored"]:
+        by_images = [
+            [f"{int(images):,}", ", ".join(f"{one:.2f}" for one in of)] for images, of in record["restored"].items()
+        ]
+        told += "\n\nThe same latent restoration from each, `psnr_rgb` of the validation faces, a seed each:\n\n"
+        told += markdown.table(["images seen", "dB"], by_images)
+    return told

@@ -134,6 +134,54 @@ def eight_bits_in_the_decoder() -> list[float]:
     return [before / after, ways["OpenVINO int8"]["psnr"]["decoder"]]
 
 
+def prior_pays() -> list[float]:
+    """Return the first and last prior that restored, the gain in dB, and the most between two seeds."""
+    restored = {int(images): of for images, of in record("benchmarks/prior")["restored"].items()}
+    before, after = sorted(restored)[-2:]
+    gain = sum(restored[after]) / len(restored[after]) - sum(restored[before]) / len(restored[before])
+    return [before, after, gain, max(max(of) - min(of) for of in restored.values())]
+
+
+def speed_of_the_prior() -> list[float]:
+    """Return the images a second of the prior's last part."""
+    trained = read_json(ROOT / "data" / "mini" / "training.json")["experiments"]["mini_prior"]["prior"]
+    return [trained["steps"] * trained["batch_size"] / trained["seconds"]]
+
+
+def networks() -> list[float]:
+    """Return millions of values of the recogniser and of the landmarker, and megabytes of all three networks."""
+    sizes = record("mini_networks/london")["parameters"]
+    weights = (ROOT / "data" / "mini" / "networks").rglob("*.safetensors")
+    return [sizes["recogniser"] / 1e6, sizes["landmarker"] / 1e6, sum(file.stat().st_size for file in weights) / 1e6]
+
+
+def resembling(*pairs: str) -> list[float]:
+    """Return Spearman's correlation of the pairwise similarities of two recognisers each."""
+    return [record("mini_networks/london")["spearman"][pair] for pair in pairs]
+
+
+def regions() -> list[float]:
+    """Return the parser's mean IoU without the inner mouth on london, and of all regions on the validation faces."""
+    own = record("mini_networks/london")["region_iou"]
+    others = [iou for region, iou in own.items() if region != "inner_mouth"]
+    return [sum(others) / len(others), record("mini_networks/val")["region_iou_mean"]]
+
+
+def ahead() -> list[float]:
+    """Return how far, in dB, the best other row is ahead of LAFR, and LAFR of the hard code."""
+    best = max(mean(method, "psnr_rgb") for method in ("no adapter", "conv adapter"))
+    own = mean("LAFR", "psnr_rgb")
+    return [best - own, own - mean("one hard code", "psnr_rgb")]
+
+
+def press_photos() -> list[float]:
+    """Return the gain in PSNR, and the perceptual distance before and after, on the packaged photos."""
+    rows = record("mini/mini")["rows"]
+    before, after = rows["LQ input"], rows["LAFR"]
+    gain = after["psnr_rgb"]["mean"] - before["psnr_rgb"]["mean"]
+    return [gain, before["st_lpips_vgg"]["mean"], after["st_lpips_vgg"]["mean"]]
+
+
 def left_unchanged() -> list[float]:
     """Return the thresholds of a face that is left unchanged."""
     from lafr.photos import faces
@@ -197,6 +245,28 @@ SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
     "under {:.1f} dB severe": lambda: severity()[1:],
     "(within {:.0f} dB of {:.1f}: a warning)": severity,
     "{:.0f} values that others printed": published,
+    "small decoder ({:.2f} M values for {:.2f} M)": lambda: [
+        record("benchmarks/decoders")["values"][decoder] / 1e6 for decoder in ("tiny", "base")
+    ],
+    "recogniser ({:.2f} M values), landmarker and parser ({:.2f} M each) of the loss; {:.1f} MB": networks,
+    "from {:,.0f} to {:,.0f} the latent restoration gained {:.2f} dB, less than the {:.2f} dB between": prior_pays,
+    "its images, at the {:.1f} a second": speed_of_the_prior,
+    "agrees with SFace on who resembles whom at {:.2f}": lambda: resembling("mini_recogniser, sface"),
+    "Its teacher agrees at {:.2f}": lambda: resembling("sface, faceplugin_feature (teacher)"),
+    "SFace and dlib agree with each other at {:.2f}": lambda: resembling("sface, dlib"),
+    "they find a quarter, the recogniser {:.0f} %": lambda: [
+        100 * record("mini_networks/london")["finds_itself"]["mini_recogniser"]["x16, mirrored, moved, recoloured"]
+    ],
+    "The parser's mean IoU is {:.2f}": lambda: [record("mini_networks/london")["region_iou_mean"]],
+    "The other five regions reach {:.2f}; on the validation faces, who smile, all six reach {:.2f}": regions,
+    "PSNR rises by {:.0f} dB, the perceptual distance halves": lambda: [
+        mean("LAFR", "psnr_rgb") - mean("LQ input", "psnr_rgb")
+    ],
+    "ahead of the residual codes by {:.2f} dB at most, these ahead of one hard code by {:.2f} dB": ahead,
+    "PSNR rises by {:.1f} dB, the perceptual distance falls from {:.2f} to {:.2f}": press_photos,
+    "the default's gap on london is {:.3f} for the input's {:.3f}": lambda: [
+        record("mini/london")["latents"][f"latent_gap_{side}"] for side in ("after", "before")
+    ],
 }
 
 
