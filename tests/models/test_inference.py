@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +17,7 @@ from lafr.data.degradation.first_order import Degradation
 from lafr.data.packaged import PackagedFaces
 from lafr.data.stream import PairStream
 from lafr.errors import InputError
+from lafr.models.attention import BlockedAttention
 from lafr.models.fast import choose_dtype, fold_upsampling, optimised, transposed
 from lafr.models.restorer import Restorer
 
@@ -49,6 +51,21 @@ def test_a_transposed_convolution_equals_upsampling_and_convolving_borders_inclu
     conv = nn.Conv2d(3, 5, 3, padding=1, bias=bias).double()
     x = torch.randn(2, 3, 5, 4, generator=draw, dtype=torch.float64)
     torch.testing.assert_close(transposed(conv)(x), conv(F.interpolate(x, scale_factor=2.0)), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("block", [1, 40 * 7, 1 << 20])
+def test_attention_in_blocks_of_queries_is_diffusers_attention(block, monkeypatch):
+    monkeypatch.setattr("lafr.models.attention.BLOCK", 8 * block)  # bytes of float64: 1, 7 or all of 40 rows at once
+    torch.manual_seed(0)
+    of_unet = Attention(24, heads=3, dim_head=8, out_bias=True).double()
+    of_vae = Attention(24, heads=1, dim_head=24, norm_num_groups=4, residual_connection=True, bias=True).double()
+    prompted = Attention(24, cross_attention_dim=12, heads=3, dim_head=8).double()
+    given = {of_unet: (torch.randn(2, 40, 24),), of_vae: (torch.randn(2, 24, 5, 8),)}
+    given[prompted] = (torch.randn(2, 40, 24), torch.randn(2, 7, 12))
+    for layer, tensors in given.items():
+        expected = layer(*(tensor.double() for tensor in tensors))
+        layer.set_processor(BlockedAttention())
+        torch.testing.assert_close(layer(*(tensor.double() for tensor in tensors)), expected, rtol=0, atol=1e-12)
 
 
 def test_folding_leaves_four_ninths_of_the_multiplications_of_upsampling(base):
