@@ -85,15 +85,15 @@ def cached_steps() -> list[float]:
     return [100 * stage["ratio"] for stage in record("benchmarks/latents")["stages"].values()]
 
 
-def speeds() -> list[float]:
+def speeds(name: str = "inference", method: str = "LAFR bfloat16") -> list[float]:
     """Return LAFR's speed relative to the reference, with the exact and the tiny decoder."""
-    found = record("benchmarks/inference")["batches"]["1"]
-    return [found[name]["parts"]["whole"]["speed"] for name in ("LAFR bfloat16", "LAFR bfloat16, tiny decoder")]
+    found = record(f"benchmarks/{name}")["batches"]["1"]
+    return [found[row]["parts"]["whole"]["speed"] for row in (method, f"{method}, tiny decoder")]
 
 
-def shares(method: str, parts: Sequence[str]) -> list[float]:
+def shares(method: str, parts: Sequence[str], name: str = "inference") -> list[float]:
     """Return what parts of a method reach of the matrix product's rate, in per cent."""
-    made = record("benchmarks/inference")
+    made = record(f"benchmarks/{name}")
     found = made["batches"]["1"][method]
     ceiling = made["matmul_gmacs_per_second"][found["dtype"]]
     timed = [found["parts"][part] for part in parts]
@@ -122,16 +122,6 @@ def eight_bits_without_encoder() -> list[float]:
         after -= parts[part]["seconds"] * (1 - few["avx512"][block] / half["avx512"][block])
     psnr = together(half["psnr"]["encoder"], few["psnr"]["UNet"], few["psnr"]["decoder"])
     return [before / after, psnr]
-
-
-def eight_bits_in_the_decoder() -> list[float]:
-    """Return speed relative to float32, and PSNR, of the decoder alone in OpenVINO's eight bits, on AVX2."""
-    ways = record("benchmarks/precision")["ways"]
-    block = [ways[name]["avx2"]["decoder block"] for name in ("torch float32", "OpenVINO int8")]
-    parts = record("benchmarks/inference")["batches"]["1"]["reference"]["parts"]
-    before = parts["whole"]["seconds"]
-    after = before - parts["decoder"]["seconds"] * (1 - block[1] / block[0])
-    return [before / after, ways["OpenVINO int8"]["psnr"]["decoder"]]
 
 
 def prior_pays() -> list[float]:
@@ -238,7 +228,8 @@ SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
     "the reference reaches {:.0f} % of it in the decoder": lambda: shares("reference", ("decoder",)),
     "below 40 dB (ONNX Runtime {:.1f} dB, OpenVINO {:.1f} dB)": eight_bits_everywhere,
     "the whole {:.1f} times as fast as bfloat16, at {:.1f} dB": eight_bits_without_encoder,
-    "the whole {:.1f} times as fast as float32, at {:.1f} dB": eight_bits_in_the_decoder,
+    "{:.2f}x exact and {:.2f}x tiny": lambda: speeds("inference_avx2", "LAFR float32"),
+    "as a matrix product does, the UNet at {:.0f} % of it": lambda: shares("LAFR float32", ("UNet",), "inference_avx2"),
     "more than {:.1f} times the model's resolution": lambda: of_faces("LARGEST"),
     "more than {:.0f} degrees; over {:.0f} % outside the photo; under {:.0f} px": left_unchanged,
     "restored face less than {:.1f} like the input's": guard,
