@@ -80,7 +80,10 @@ HYDRA_KEYS = {
     "trackers": "trainer.trackers",
     "validate_every": "trainer.validate_every",
     "weights": "loss.weights",
+    "Objective.weights": "stage.NAME.objective.weights",
     "FeatureDiscriminator.layers": "loss.terms.adversarial.discriminator.layers",
+    "LearnedTerm.learning_rate": "loss.terms.adversarial.learning_rate",
+    **{f"Adversarial.{name}": f"loss.terms.adversarial.{name}" for name in ("r1", "r1_sigma", "warmup")},
 }
 # owner -> configuration key or group that holds all of its parameters, those of the user's own adapters too
 GROUPS = {"Adapter": "adapter", "Limits": "limits"}

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lafr.errors import InputError, require_whole, setting
 from lafr.losses.discriminators import Discriminator
 from lafr.losses.learned import LearnedTerm, seeded_noise
 from lafr.losses.multilevel import Restoration
@@ -33,6 +34,12 @@ class Adversarial(LearnedTerm):
         seed: int = 0,
     ):
         super().__init__(learning_rate)
+        require_whole(0, **{"Adversarial.warmup": warmup})
+        if not 0 <= r1 < float("inf"):
+            raise InputError("Adversarial.r1", r1, "a number, 0 or more")
+        if not 0 < r1_sigma < float("inf"):  # it divides: at 0 the discriminator would become NaN
+            without = f"{setting('Adversarial.r1', 0)} leaves the penalty out"
+            raise InputError("Adversarial.r1_sigma", r1_sigma, "a number above 0", without)
         self.discriminator, self.r1, self.r1_sigma = discriminator, r1, r1_sigma
         self.warmup, self.seed = warmup, seed
         # then no face has to be decoded for this term

@@ -17,7 +17,7 @@ from lafr.errors import InputError
 from lafr.losses.multilevel import Restoration
 from lafr.models.base.model import Base
 from lafr.models.lora import LORA_TARGETS
-from lafr.networks.recognisers import CLIP_MEAN, CLIP_STD
+from lafr.networks.recognisers import CLIP_MEAN, CLIP_STD, transformers_model
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -86,7 +86,7 @@ class UNetEncoderDiscriminator(Discriminator):
         self.unet = copy.deepcopy(unet).requires_grad_(False)
         self.timestep = timestep
         # not persistent: the checkpoint holds what was trained, the base has this
-        self.register_buffer("null_embedding", base.null_embedding, persistent=False)
+        self.register_buffer("null_embedding", base.null_condition(), persistent=False)
         width, groups = base.unet.config.block_out_channels[-1], base.unet.config.norm_num_groups
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -139,7 +139,8 @@ class FeatureDiscriminator(Discriminator):
         # saved with the model: metrics by this network are marked
         self.origins = frozenset({f"{self.features.config.model_type}:{folder}"})
         config = self.features.config
-        if wrong := [layer for layer in layers if not 0 < layer <= config.num_hidden_layers]:
+        wrong = [layer for layer in layers if not 0 < layer <= config.num_hidden_layers]
+        if wrong or not layers:
             raise InputError("FeatureDiscriminator.layers", wrong, f"from 1 to {config.num_hidden_layers}")
         self.layers, self.size = tuple(layers), config.image_size if "clip" in config.model_type else size
         for name, value in zip(("mean", "std"), statistics, strict=True):
@@ -159,19 +160,16 @@ class FeatureDiscriminator(Discriminator):
         """
         from transformers import AutoConfig, CLIPVisionModel, Dinov2Model
 
+        what = "a DINOv2 or CLIP model"
         try:
             kind = AutoConfig.from_pretrained(folder).model_type
-            if kind == "dinov2":
-                model, statistics = Dinov2Model.from_pretrained(folder), (IMAGENET_MEAN, IMAGENET_STD)
-            elif kind.startswith("clip"):
-                model, statistics = CLIPVisionModel.from_pretrained(folder), (CLIP_MEAN, CLIP_STD)
-            else:
-                raise InputError("folder", folder, f"of a DINOv2 or CLIP model, not {kind}")
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError("folder", folder, "a folder or repository that holds a DINOv2 or CLIP model") from None
-        return model.requires_grad_(False).eval(), statistics
+        except (OSError, ValueError):
+            raise InputError("folder", folder, f"a folder or repository that holds {what}") from None
+        if kind == "dinov2":
+            return transformers_model(Dinov2Model, folder, what), (IMAGENET_MEAN, IMAGENET_STD)
+        if kind.startswith("clip"):
+            return transformers_model(CLIPVisionModel, folder, what), (CLIP_MEAN, CLIP_STD)
+        raise InputError("folder", folder, f"of {what}, not {kind}")
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the heads."""

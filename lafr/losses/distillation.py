@@ -8,6 +8,7 @@ from diffusers.utils import scale_lora_layers, unscale_lora_layers
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from lafr.errors import InputError
 from lafr.losses.learned import LearnedTerm, seeded_noise
 from lafr.losses.multilevel import Restoration
 from lafr.models.base.model import Base
@@ -18,11 +19,12 @@ class NoisePrediction(nn.Module):
     """A base model's noise schedule and its UNet with the empty prompt.
 
     Classifier-free guidance has no effect on the empty prompt: its scale and second pass are omitted.
+    Raises InputError for a base without a null embedding.
     """
 
     def __init__(self, base: Base):
         super().__init__()
-        self.register_buffer("null_embedding", base.null_embedding, persistent=False)
+        self.register_buffer("null_embedding", base.null_condition(), persistent=False)
         self.register_buffer("alphas_cumprod", base.scheduler.alphas_cumprod.clone(), persistent=False)
 
     def noise_in(self, unet: nn.Module, z_t: Tensor, t: Tensor) -> Tensor:
@@ -65,6 +67,9 @@ class ScoreDistillation(LearnedTerm):
         self, base: Base, rank: int = 4, learning_rate: float = 5e-5, low: int = 20, high: int = 980, seed: int = 0
     ):
         super().__init__(learning_rate)
+        if not 0 <= low < high <= len(base.scheduler.alphas_cumprod):
+            steps = len(base.scheduler.alphas_cumprod)
+            raise InputError(f"the distillation's times low={low} and high={high} are not 0 <= low < high <= {steps}")
         self.low, self.high, self.seed = low, high, seed
         self.prediction = NoisePrediction(base)
         self.unet = copy.deepcopy(base.unet).requires_grad_(False)

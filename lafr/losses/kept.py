@@ -83,8 +83,13 @@ def _joined(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def tensors_of(output: Any) -> list[Tensor]:
+    """Return the tensors of an output: itself, or those of a list or a record."""
+    found: list[Tensor] = []
+    _mapped(found.append, output)
+    return found
+
+
 def bytes_of(output: Any) -> int:
     """Return the bytes of an output's tensors."""
-    sizes: list[int] = []
-    _mapped(lambda tensor: sizes.append(tensor.nbytes), output)
-    return sum(sizes)
+    return sum(tensor.nbytes for tensor in tensors_of(output))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lafr.errors import InputError
+
 if TYPE_CHECKING:
     from lafr.losses.multilevel import Restoration
 
@@ -30,6 +32,8 @@ class LearnedTerm(nn.Module):
 
     def __init__(self, learning_rate: float, weight_decay: float = 1e-2, clip_norm: float = 1.0):
         super().__init__()
+        if not 0 < learning_rate < float("inf"):  # torch would say so after the first step
+            raise InputError("LearnedTerm.learning_rate", learning_rate, "a number above 0")
         self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
         self.updates = 0  # optimiser steps of the term's own
         self._optimizer: torch.optim.AdamW | None = None
@@ -74,11 +78,13 @@ class LearnedTerm(nn.Module):
                 (loss / len(seen)).backward()  # the mean over micro-batches, as the stage's own loss
                 reported.append({"loss": loss.detach()} | numbers)
             _average_gradients(parameters, gather)
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
             self.optimizer().step()
             self.optimizer().zero_grad()
         self.updates += 1
-        return {name: _mean([numbers[name] for numbers in reported], gather) for name in reported[0]}
+        means = {name: _mean([numbers[name] for numbers in reported], gather) for name in reported[0]}
+        # an infinite gradient of a finite loss ruins the parameters too: the log refuses it before a checkpoint
+        return means | {"grad_norm": norm.detach()}
 
     def optimizer(self) -> torch.optim.AdamW:
         """Return the term's optimiser, made when it is first needed: the parameters are on their device by then."""
@@ -142,11 +148,13 @@ def _mean(values: Sequence[Tensor], gather: Gather) -> Tensor:
 def seeded_noise(like: Tensor, n: Tensor, seed: int) -> Tensor:
     """Return white noise `[B, ...]` that depends on (seed, pair number) alone.
 
-    It is drawn on the CPU: the same noise on every device, in any batch, after any resumption.
+    It is drawn on the CPU: the same noise on every device, in any batch, after any resumption. Any `seed` of 0 or more
+    is possible.
     """
     draws = []
     for number in n.tolist():
-        # 1,000,003 is a prime above the number of pairs of a run: (seed, number) -> one number without collisions
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        # (seed, number) -> one number, without collisions in a run of up to 1,000,003 pairs; a generator takes 64 bits,
+        # which a date as the seed exceeds where the number of updates is mixed in too
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**64)
         draws.append(torch.randn(like.shape[1:], generator=generator))
     return torch.stack(draws).to(like)

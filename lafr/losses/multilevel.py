@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lafr.errors import InputError
+from lafr.losses.kept import tensors_of
 from lafr.losses.learned import Gather, LearnedTerm
 from lafr.networks import origins
 
@@ -37,7 +38,8 @@ class Restoration:
     def through(self, network: Network, autocast: bool = False) -> tuple[Any, Any]:
         """Return `network(restored)` and, without gradient, `network(hq)`, in float32 or as the step's autocast says.
 
-        Each is computed once, however many terms ask.
+        Each is computed once, however many terms ask. Raises InputError where a trained term's network computes no
+        gradient.
         """
         # A term that is reported only (no gradient) takes the trained terms' output where there is one.
         trained = torch.is_grad_enabled() or ("trained", network) in self._seen
@@ -55,7 +57,12 @@ class Restoration:
             device = image.device.type
             enabled = autocast and torch.is_autocast_enabled(device)
             with torch.autocast(device, enabled=enabled), torch.set_grad_enabled(gradient):
-                self._seen[side, network] = compute(image.float())
+                output = compute(image.float())
+            if gradient and image.requires_grad and not any(one.requires_grad for one in tensors_of(output)):
+                # else the term would be added to the others and train nothing
+                name = type(getattr(network, "__self__", network)).__name__
+                raise InputError(f"{name} computes no gradient", remedy="give its term weight 0 or another network")
+            self._seen[side, network] = output
         return self._seen[side, network]
 
 

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lafr.data.faces.sources import FaceSet
-from lafr.errors import InputError
 from lafr.losses.learned import seeded_noise
 from lafr.losses.multilevel import Restoration
 from lafr.models.base.model import Base
@@ -64,13 +63,8 @@ class PriorObjective(Objective):
 
     def __init__(self, base: Base, seed: int = 0):
         super().__init__()
-        if base.null_embedding is None:
-            raise InputError(
-                f"the base {base.source!r} has no null embedding, which the prior is conditioned on",
-                remedy="save a null_embedding.safetensors of shape [1, L, D] next to its unet/",
-            )
         self.codec, self.unet, self.seed = base.codec(), base.unet.requires_grad_(True), seed
-        self.register_buffer("null_embedding", base.null_embedding, persistent=False)
+        self.register_buffer("null_embedding", base.null_condition(), persistent=False)
         self.register_buffer("alphas_cumprod", base.scheduler.alphas_cumprod, persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -4,11 +4,13 @@ Each maps `[B, 3, H, W]` in [-1, 1], FFHQ-aligned, to unit embeddings `[B, D]`: 
 as the network was trained on, `embed` is its forward pass. Built without a state dict it has random weights.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lafr.errors import InputError, need
+from lafr.errors import InputError, need, reason_of
 from lafr.networks.crops import SimilarityCrop
 from lafr.weights import NO_DEPS, load_pickle
 
@@ -169,10 +171,7 @@ class CLIPImage(Recogniser):
         """Load the network from a folder or a Hugging Face repository; raises InputError when it cannot be had."""
         from transformers import CLIPVisionModelWithProjection
 
-        try:
-            return cls(CLIPVisionModelWithProjection.from_pretrained(folder))
-        except OSError:
-            raise InputError("folder", folder, "a folder or repository that holds CLIP's weights") from None
+        return cls(transformers_model(CLIPVisionModelWithProjection, folder, "CLIP's weights"))
 
     def prepare(self, image: Tensor) -> Tensor:
         """Return `[B, 3, size, size]`, normalised."""
@@ -183,6 +182,22 @@ class CLIPImage(Recogniser):
     def embed(self, pixels: Tensor) -> Tensor:
         """Return the projected embedding `[B, D]`, not of unit length."""
         return self.vision(pixel_values=pixels).image_embeds
+
+
+def transformers_model(kind: Any, folder: str, what: str) -> nn.Module:
+    """Return a transformers model of class `kind`, frozen, from a folder or a Hugging Face repository.
+
+    Raises InputError, which says `what` is wanted, when it cannot be had, and when some of its weights are not there:
+    transformers would draw those at random.
+    """
+    wanted = f"a folder or repository that holds {what}"
+    try:
+        model, found = kind.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # the hub, safetensors and transformers raise many kinds
+        raise InputError("folder", folder, wanted, reason_of(error)) from None
+    if lost := sorted(found["missing_keys"]):
+        raise InputError("folder", folder, wanted, f"it lacks {len(lost)} weights of a {kind.__name__}: {lost[0]}, ...")
+    return model.requires_grad_(False).eval()
 
 
 def _freeze(recogniser: nn.Module, network: nn.Module, state: dict[str, Tensor] | None) -> None:

@@ -32,12 +32,15 @@ class Objective(nn.Module):
 
     Attributes:
         weights: name -> weight of each term that `forward` returns; others are reported only.
+        absent: names of terms that some models have not; their weights are then without effect.
         codec: the frozen codec, in stages that need z_hq; a batch that holds "z_hq" need not be encoded.
         kept: outputs of frozen networks on ground-truth faces; None computes them at each step.
         kept_lq: latents of LQ images that a later stage sees again; None encodes them at each step.
     """
 
     weights: dict[str, float]
+    absent: frozenset[str] = frozenset()
+    weights_of = "Objective.weights"  # in errors
     kept: Kept | None = None
     kept_lq: Kept | None = None
 
@@ -46,9 +49,15 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum that is minimised."""
+        """Return the weighted sum that is minimised; raises InputError where a weight has no term, or all are 0."""
         # weight 0 means "report, don't train": such a term needs no backward pass
-        return sum(weight * terms[name] for name, weight in self.weights.items() if weight)
+        trained = {name: weight for name, weight in self.weights.items() if weight}
+        if unknown := trained.keys() - terms.keys() - self.absent:
+            raise InputError(self.weights_of, sorted(unknown), f"weights of the terms {', '.join(terms)}")
+        weighted = [weight * terms[name] for name, weight in trained.items() if name in terms]
+        if not weighted:
+            raise InputError(self.weights_of, self.weights, f"above 0 for one of {', '.join(terms)} at least")
+        return sum(weighted)
 
     def require_ready(self) -> None:
         """Raise InputError where the model lacks what an earlier stage gives it."""
@@ -224,8 +233,10 @@ class AlignmentObjective(Objective):
 
     Terms: `latent_l1` of z_aligned to z_hq, `feature_mse` to the HQ code (CodeFormer, DAEFR) and `index_ce`,
     the cross-entropy of the HQ code's index given the distances to all codes. `latent_gap_before`,
-    the distance of z_lq to z_hq, is reported only.
+    the distance of z_lq to z_hq, is reported only. Without codes there is `latent_l1` alone.
     """
+
+    absent = frozenset({"feature_mse", "index_ce"})
 
     def __init__(self, restorer: Restorer, weights: dict[str, float]):
         super().__init__()
@@ -262,10 +273,6 @@ class AlignmentObjective(Objective):
         terms["latent_gap_before"] = F.l1_loss(z_lq, z_hq)
         return terms
 
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum over the terms that this adapter has: without codes, latent_l1 alone."""
-        return sum(weight * terms[name] for name, weight in self.weights.items() if weight and name in terms)
-
     def restore(self, batch: Batch) -> Tensor:
         """Return the decoded aligned latents."""
         return self.codec.decode(self.adapter(self.codec.encode(batch["lq"])))
@@ -273,6 +280,8 @@ class AlignmentObjective(Objective):
 
 class LossObjective(Objective):
     """An objective whose terms are those of a `MultiLevelLoss`, some of which may train parameters of their own."""
+
+    weights_of = "weights"
 
     def __init__(self, loss: MultiLevelLoss):
         super().__init__()

@@ -50,9 +50,14 @@ def test_pixel_and_latent_terms_are_the_mean_distances_they_are_named_after():
     torch.testing.assert_close(LatentL1()(r), (r.z_restored - r.z_hq).abs().mean())
 
 
-def test_terms_and_weights_must_have_the_same_names():
+def test_weights_must_name_terms_and_one_of_them_must_count(restorer):
     with pytest.raises(InputError, match=r"terms a, got \['b'\]"):
         MultiLevelLoss({"a": PixelMSE()}, {"b": 1.0})
+    terms = {name: torch.ones(()) for name in ("latent_l1", "latent_gap_before")}  # of an adapter without codes
+    for weights in ({"latent_l1": 1.0, "feature_mze": 1.0}, {"latent_l1": 0.0}):
+        with pytest.raises(InputError, match=r"weights must be .*latent_l1"):
+            AlignmentObjective(restorer, weights).total(terms)
+    assert AlignmentObjective(restorer, ALIGNMENT).total(terms) == 1
 
 
 def test_a_term_of_weight_0_is_reported_but_trains_nothing(restorer):

@@ -5,6 +5,7 @@ import torch
 from conftest import SIZE
 from torch import nn
 
+from lafr.errors import InputError
 from lafr.evaluation.summary import mean_and_interval, trained_on
 from lafr.evaluation.tables import markdown_table, marks
 from lafr.losses.appearance import LatentL1, PerceptualSTLPIPS, PixelMSE
@@ -47,11 +48,23 @@ def test_a_shared_network_is_asked_once_a_side_and_still_trains(reported_first):
     assert r.restored.grad.abs().sum() > 0
 
 
-def test_two_trained_terms_cost_two_calls_in_all():
+class Scores(Counted):
+    """A recogniser that only scores."""
+
+    @torch.no_grad()
+    def forward(self, image):
+        return super().forward(image)
+
+
+def test_two_trained_terms_cost_two_calls_in_all_and_a_network_without_a_gradient_is_refused():
     network = Counted()
     loss = MultiLevelLoss({n: IdentityCosine(network) for n in "ab"}, {"a": 1.0, "b": 2.0})
     loss(restoration())
     assert sorted(network.calls) == [False, True]
+    with pytest.raises(InputError, match="Scores computes no gradient"):  # AdaFace did, without a word
+        MultiLevelLoss({"identity": IdentityCosine(Scores())}, {"identity": 1.0})(restoration())
+    reported = MultiLevelLoss({"identity": IdentityCosine(Scores())}, {"identity": 0.0})
+    assert reported(restoration())["identity"] > 0
 
 
 def test_networks_see_float32_under_autocast():

@@ -85,7 +85,7 @@ def test_osediffs_loss_is_a_configuration_on_the_base_that_is_trained(base_folde
     terms = objective(batch())
     objective.total(terms).backward()
     reported = objective.after_step(0, lambda tensor: tensor)
-    assert reported.keys() == {"vsd/loss"} and float(terms["vsd"].detach()) == 0
+    assert reported.keys() == {"vsd/loss", "vsd/grad_norm"} and float(terms["vsd"].detach()) == 0
     assert any(not torch.equal(a, b) for a, b in zip(before, vsd.trained_parameters(), strict=True))
     assert not any(p.requires_grad or p.grad is not None for p in vsd.parameters())
     assert float(objective(batch())["vsd"].detach()) > 0

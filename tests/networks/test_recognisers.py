@@ -341,6 +341,13 @@ def test_a_missing_package_is_one_line_with_its_command(build, module, command, 
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_clip_folder_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"CLIP's weights.*nowhere"):
-        CLIPImage.from_pretrained(str(tmp_path / "nowhere"))
+def test_a_clip_folder_that_is_missing_damaged_or_lacks_weights_is_one_line(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tiny = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=8)
+    # without the projection, which transformers would draw at random
+    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**tiny)).save_pretrained(tmp_path / "half")
+    transformers.CLIPVisionConfig(**tiny).save_pretrained(tmp_path / "torn")
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
+    for folder, said in (("nowhere", ""), ("half", "; it lacks 1 weights .*visual_projection"), ("torn", "; ")):
+        with pytest.raises(InputError, match=rf"CLIP's weights, got '.*{folder}'{said}"):
+            CLIPImage.from_pretrained(str(tmp_path / folder))

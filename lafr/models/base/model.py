@@ -54,6 +54,15 @@ class Base:
         """Return the frozen codec around the autoencoder."""
         return Codec(self.vae)
 
+    def null_condition(self) -> Tensor:
+        """Return the null embedding, for what cannot do without; raises InputError where there is none."""
+        if self.null_embedding is None:
+            raise InputError(
+                f"the base {self.source!r} has no null embedding, which its UNet is conditioned on here",
+                remedy=f"save a {NULL} of shape [1, L, D] next to its unet/",
+            )
+        return self.null_embedding
+
     def mark(self) -> str | None:
         """Return a hash of a few values of each weight, in half precision: equal for "fp16" files of the same weights.
 
