@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lafr.errors import InputError
+from lafr.errors import InputError, reason_of
 from lafr.storage import sha256_of_file, shipped
 
 FOLDER_VARIABLE = "LAFR_WEIGHTS"  # a folder that is searched first: for machines without a network
@@ -354,12 +354,19 @@ def sha256(path: str | Path) -> str:
 def load_pickle(name: str) -> dict[str, Tensor]:
     """Return the state dict of a third-party pickle on the CPU, after its sha256 and with `weights_only`.
 
-    Raises InputError when the pickle holds more than tensors and plain containers.
+    Raises InputError when the file cannot be read, or holds more than tensors and plain containers.
     """
     path = locate(name)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except Exception as error:  # torch raises many kinds for a torn file
+        with open(path, "rb") as file:
+            begins = file.read(256).lstrip().lower()
+        # what Google Drive sends in place of a large file, and who pins it has not looked
+        if begins.startswith((b"<!doctype", b"<html")):
+            raise InputError(f"{str(path)!r} is a web page, not weights; download it again in a browser") from None
+        if not isinstance(error, pickle.UnpicklingError):
+            raise InputError(f"{str(path)!r} cannot be read ({reason_of(error)}); get a whole copy") from None
         raise InputError(
             f"{str(path)!r} holds more than weights and isn't unpickled; save its state dict alone, as {path.name}"
         ) from None

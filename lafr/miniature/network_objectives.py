@@ -24,11 +24,12 @@ class RecogniserObjective(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return cosine and relation."""
-        student, teacher = self.network(batch["lq"]), self.teacher(batch["hq"])  # [B, D] each, of length 1
-        return {
-            "cosine": (1 - (student * teacher).sum(1)).mean(),
-            "relation": F.mse_loss(student @ student.T, teacher @ teacher.T),  # [B, B] cosines
-        }
+        student, teacher = self.network(batch["lq"]).float(), self.teacher(batch["hq"]).float()  # [B, D], of length 1
+        with torch.autocast(student.device.type, enabled=False):  # bfloat16 would round cosines to 1/256
+            return {
+                "cosine": (1 - (student * teacher).sum(1)).mean(),
+                "relation": F.mse_loss(student @ student.T, teacher @ teacher.T),  # [B, B] cosines
+            }
 
 
 class LandmarkerObjective(Objective):

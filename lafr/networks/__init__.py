@@ -8,10 +8,11 @@ shares an origin with the loss says so.
 import importlib
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from torch import nn
 
-from lafr.errors import InputError
+from lafr.errors import InputError, reason_of
 
 NETWORKS = {
     # shipped in data/mini, trained here
@@ -84,12 +85,16 @@ def load(name: str, **settings: str) -> nn.Module:
 
     Terms and metrics that name the same network share it, and its output for a batch is computed once. `settings` are
     those of its `from_pretrained`: CLIP's `folder`.
+
+    Raises InputError when it cannot be had, and when its file holds another network's weights.
     """
-    if name not in NETWORKS:
-        raise InputError("name", name, f"one of {', '.join(NETWORKS)}")
-    module, _, kind = NETWORKS[name].rpartition(".")
-    network = getattr(importlib.import_module(module), kind).from_pretrained(**settings)
-    return network.requires_grad_(False).eval()
+    kind = _kind_of(name)
+    try:
+        return kind.from_pretrained(**settings).requires_grad_(False).eval()
+    except InputError:
+        raise
+    except Exception as error:  # of weights that do not fit: RuntimeError, KeyError, EOFError, SafetensorError, ...
+        raise InputError(f"network {name} cannot be built of its settings and weights: {reason_of(error)}") from error
 
 
 @cache
@@ -98,13 +103,20 @@ def hollow(name: str, **settings: str) -> nn.Module:
 
     Networks that compute no gradient or read their shape from a file cannot be built so: TypeError.
     """
-    module, _, kind = NETWORKS[name].rpartition(".")
+    kind = _kind_of(name)
     if name == "clip":
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         vision = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=512))  # the default: ViT-B/32
-        return getattr(importlib.import_module(module), kind)(vision).requires_grad_(False).eval()
-    return getattr(importlib.import_module(module), kind)().requires_grad_(False).eval()
+        return kind(vision).requires_grad_(False).eval()
+    return kind().requires_grad_(False).eval()
+
+
+def _kind_of(name: str) -> Any:
+    if name not in NETWORKS:
+        raise InputError("name", name, f"one of {', '.join(NETWORKS)}")
+    module, _, kind = NETWORKS[name].rpartition(".")
+    return getattr(importlib.import_module(module), kind)
 
 
 def origins(module: nn.Module) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lafr.errors import InputError, need
+from lafr.errors import InputError, need, reason_of
 from lafr.networks.crops import SimilarityCrop
 from lafr.networks.recognisers import Recogniser
 from lafr.weights import load_pickle, locate
@@ -86,7 +86,10 @@ class IResNet(Recogniser):
     @classmethod
     def from_onnx(cls, path: str | Path, **settings: Any) -> "IResNet":
         """Load the network from an ONNX graph of a model pack; raises InputError when it is another network's."""
-        layers = GraphLayers(path)
+        try:
+            layers = GraphLayers(path)
+        except (IndexError, KeyError) as error:  # a layer whose weights are not where an IResNet has them
+            raise InputError(f"{str(path)!r} is no IResNet of an insightface pack: {reason_of(error)}") from None
         widths = [weight.shape[0] for weight in layers.convolutions(3)]
         # the stem and a unit's two convolutions: 1 + 2 n of width 64, 2 n of the others
         network = cls(tuple(widths.count(width) // 2 for width in WIDTHS), **settings)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lafr.errors import need
+from lafr.errors import InputError, need
 from lafr.networks.crops import SimilarityCrop
 from lafr.weights import locate
 
@@ -73,10 +73,15 @@ class FacePluginFeature(MobileFaceNet):
 
 @torch.no_grad()
 def load_onnx(network: MobileFaceNet, path: str) -> None:
-    """Copy the weights of an ONNX MobileFaceNet, in the order of its nodes; a shape that differs is an error."""
+    """Copy the weights of an ONNX MobileFaceNet, in the order of its nodes; raises InputError where a shape differs."""
     onnx = need("onnx", "onnx")
     graph = onnx.load(path).graph
     stored = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
-    values = [stored[name] for node in graph.node if node.op_type in ("Conv", "PRelu") for name in node.input[1:]]
+    layers = [node for node in graph.node if node.op_type in ("Conv", "PRelu")]
+    names = [name for node in layers for name in node.input[1:] if name in stored]
+    # slopes of a PReLU are stored as [C, 1, 1]
+    values = [stored[name].flatten() if stored[name].ndim == 3 else stored[name] for name in names]
+    if [value.shape for value in values] != [parameter.shape for parameter in network.parameters()]:
+        raise InputError(f"{str(path)!r} is no MobileFaceNet of faceplugin: its layers have other shapes")
     for parameter, value in zip(network.parameters(), values, strict=True):
-        parameter.copy_(value.reshape(parameter.shape))
+        parameter.copy_(value)

@@ -54,6 +54,7 @@ class STLPIPS(nn.Module):
 
     def __init__(self, trunk: str, state: dict[str, Tensor] | None = None):
         super().__init__()
+        trunk_file(trunk)  # refuses an unknown one
         self.origins = frozenset({f"st_lpips_{trunk}"})
         state = load_pickle(f"st_lpips_{trunk}") if state is None else state
         self.layers = LAYERS[trunk]

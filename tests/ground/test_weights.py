@@ -106,10 +106,20 @@ def test_a_pickle_of_weights_is_read(folder, monkeypatch, unpinned):
     assert weights.load_pickle("net")["weight"].tolist() == [1, 1]
 
 
-def test_code_in_a_pickle_does_not_run(folder, monkeypatch, unpinned):
+def test_code_in_a_pickle_does_not_run_and_what_is_no_pickle_is_named(folder, monkeypatch, unpinned):
     torch.save({"weight": torch.nn.Linear(1, 1)}, folder / "net.pth")
-    known(monkeypatch, (folder / "net.pth").read_bytes())
-    assert "holds more than weights and isn't unpickled" in error_of(weights.load_pickle, "net")
+    whole = (folder / "net.pth").read_bytes()
+    page = b"<!DOCTYPE html><html>Google Drive can't scan this file for viruses"
+    for content, said in (
+        (whole, "holds more than weights and isn't unpickled"),
+        (whole[: len(whole) // 2], "cannot be read"),
+        (b"", "cannot be read"),
+        (page, "is a web page, not weights"),
+    ):
+        (folder / "net.pth").write_bytes(content)
+        known(monkeypatch, content)
+        weights.sha256.cache_clear()
+        assert said in error_of(weights.load_pickle, "net")
 
 
 def test_a_file_saved_again_is_taken_where_the_users_own_sha256_vouches_for_it(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from lafr.miniature.network_objectives import LandmarkerObjective, ParserObjecti
 from lafr.networks.landmarkers import centre_of_mass
 from lafr.networks.mini import REGIONS, MiniNetworks
 from lafr.networks.mobilefacenet import MobileFaceNet, load_onnx
-from lafr.weights import locate, mini_folder
+from lafr.weights import MINI_VARIABLE, locate, mini_folder
 
 CLEAR = Degradation(blur_sigma=(3, 3), down=(4, 4), noise_sigma=(3, 3), jpeg_quality=(90, 91))
 NAMES = ("recogniser", "landmarker", "parser")
@@ -43,8 +43,22 @@ def test_a_name_gives_one_frozen_network_and_an_unknown_name_is_refused():
     one = networks.load("mini_parser")
     assert one is networks.load("mini_parser") and not one.training
     assert not any(p.requires_grad for p in one.parameters())
-    with pytest.raises(InputError, match=r"mini_recogniser.*'nobody'"):
-        networks.load("nobody")
+    for known in (networks.load, networks.hollow):
+        with pytest.raises(InputError, match=r"mini_recogniser.*'nobody'"):
+            known("nobody")
+
+
+def test_a_setting_or_weights_that_a_network_has_not_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"mini_parser .*'folder'"):
+        networks.load("mini_parser", folder="x")
+    others = (mini_folder() / "networks" / "landmarker.safetensors").read_bytes()
+    (tmp_path / "networks").mkdir()
+    monkeypatch.setenv(MINI_VARIABLE, str(tmp_path))
+    for content in (None, b"torn", others):
+        if content is not None:
+            (tmp_path / "networks" / "parser.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match="network mini_parser cannot be built"):
+            networks.load.__wrapped__("mini_parser")
 
 
 def test_degraded_copies_are_nearest_to_their_own_face(faces):
@@ -94,6 +108,12 @@ def test_distillation_is_over_when_the_student_equals_the_teacher(faces):
     assert all(abs(float(value)) < 1e-6 for value in same(batch).values())
     assert all(float(value) > 1e-4 for value in same(batch | {"lq": faces.flip(0)}).values())
     assert same.trained_state().keys() == {f"network.{name}" for name in teacher.state_dict()}
+    # cosines are not rounded to bfloat16, of which 0.6 is 0.6016
+    angles = torch.tensor([0.0, 0.9273])
+    pair = torch.stack([angles.cos(), angles.sin()], 1)
+    same.network, same.teacher = Says(pair), Says(torch.eye(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(same(batch)["relation"]) == pytest.approx(2 * 0.6**2 / 4, rel=1e-4)
 
 
 def test_what_is_saved_lies_between_the_teacher_and_the_trained_recogniser(untrained, tmp_path):
@@ -173,8 +193,13 @@ def written_as_onnx(network, path):
     onnx.save(model, path)
 
 
-def test_weights_read_from_onnx_answer_as_onnxruntime_does(untrained, tmp_path):
+def test_weights_read_from_onnx_answer_as_onnxruntime_does_and_other_shapes_are_refused(untrained, tmp_path):
     written_as_onnx(untrained.recogniser, tmp_path / "random.onnx")
+    other = pytest.importorskip("onnx").load(tmp_path / "random.onnx")
+    other.graph.initializer[0].dims[:] = [64, 27, 1, 1]  # as many values
+    pytest.importorskip("onnx").save(other, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match=r"other\.onnx"):
+        load_onnx(MobileFaceNet(), tmp_path / "other.onnx")
     read = MobileFaceNet()
     load_onnx(read, tmp_path / "random.onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")

@@ -115,12 +115,22 @@ def test_a_graph_with_every_normalisation_of_its_own_gives_the_same(network, ima
         assert_same(IResNet.from_onnx(path)(image), network(image))
 
 
+def graph_whose_weights_are_computed():
+    import onnx
+
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"])]
+    ends = [onnx.helper.make_tensor_value_info(name, 1, None) for name in "xwy"]
+    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:2], ends[2:]))
+
+
 def test_another_networks_graph_is_refused(tmp_path):
-    pytest.importorskip("onnx", reason="needs onnx")
+    onnx = pytest.importorskip("onnx", reason="needs onnx")
     export = dict(input_names=["input.1"], opset_version=13, dynamo=False)
     torch.onnx.export(nn.Conv2d(3, 64, 3, 1, 1), torch.zeros(1, 3, 112, 112), str(tmp_path / "a.onnx"), **export)
-    with pytest.raises(InputError, match=r"a\.onnx"):
-        IResNet.from_onnx(tmp_path / "a.onnx")
+    onnx.save(graph_whose_weights_are_computed(), tmp_path / "b.onnx")
+    for name in ("a", "b"):
+        with pytest.raises(InputError, match=rf"{name}\.onnx"):
+            IResNet.from_onnx(tmp_path / f"{name}.onnx")
 
 
 def test_sizes_are_those_of_r50_and_r100():

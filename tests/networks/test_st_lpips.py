@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 
+from lafr.errors import InputError
 from lafr.networks.perceptual import LAYERS, STLPIPS
 
 
@@ -74,6 +75,11 @@ def test_the_gradient_flows_to_the_first_image_alone_and_to_no_weight(network):
     assert a.grad.abs().sum() > 0
     assert b.grad is None
     assert not list(network.parameters())
+
+
+def test_an_unknown_trunk_is_refused():
+    with pytest.raises(InputError, match="trunk must be one of vgg, alex"):
+        STLPIPS("vgg16")
 
 
 def test_the_weights_stay_out_of_checkpoints(network):
