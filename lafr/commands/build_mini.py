@@ -1,6 +1,8 @@
 """Build the miniature that is shipped in data/mini, or score its networks: `lafr build-mini [--scores val|london]`."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from lafr.commands.doors import Parser, as_option, one_line_errors, program
@@ -8,7 +10,7 @@ from lafr.storage import shipped, write_json
 
 EXAMPLES = """\
 examples:
-  {prog}                                  about 4 h on two CPU cores; run again, it resumes
+  {prog}                                  hours on two CPU cores; run again, it resumes
   {prog} --faces FOLDER -o my_mini        from other faces, into another folder ($LAFR_MINI makes LAFR use it)
   {prog} --scores london                  how good its recogniser, landmarker and parser are
 """
@@ -31,7 +33,8 @@ def build(given: argparse.Namespace) -> None:
     from lafr.miniature import build as miniature
 
     output = Path(given.output) if given.output else shipped("data/mini")
-    size = miniature.build(output, Path(given.runs), [f"data.root={given.faces}"])
+    command = f"{program()} {shlex.join(sys.argv[1:])}".strip()
+    size = miniature.build(output, Path(given.runs), [f"data.root={given.faces}"], command)
     print(f"packed {', '.join(miniature.PARTS.values())} into {output}: {size:.1f} MB")
 
 

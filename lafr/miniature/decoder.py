@@ -18,6 +18,7 @@ from lafr.models.restorer import Restorer
 from lafr.models.tiny import save_tiny
 from lafr.storage import read_tensors, sha256_of_tensors, sha256_of_values, write_tensors
 from lafr.training.objectives import Batch, Objective
+from lafr.training.record import sha256_of_faces
 
 CHUNK = 64  # items of a cached file
 
@@ -68,7 +69,7 @@ class LatentStream(PairStream):
     ):
         super().__init__(faces, degradation, seed)
         self.restorer, self.folder = restorer.requires_grad_(False).eval(), folder
-        self.items = decoded_latents(super().__getitem__, count, self._cache("train"), self.restorer)
+        self.items = decoded_latents(super().__getitem__, count, self._cache("train", faces), self.restorer)
 
     def __getitem__(self, n: int) -> dict[str, Tensor]:
         return item(self.items, n)
@@ -76,12 +77,12 @@ class LatentStream(PairStream):
     def held_out(self, faces: FaceSet) -> "HeldOutLatents":
         """Return validation items: as many as faces, every other one restored."""
         pairs = HeldOut(faces, self.degradation, self.seed)
-        items = decoded_latents(pairs.__getitem__, len(pairs), self._cache("val"), self.restorer)
+        items = decoded_latents(pairs.__getitem__, len(pairs), self._cache("val", faces), self.restorer)
         return HeldOutLatents(pairs, items)
 
-    def _cache(self, part: str) -> Path:
-        weights = sha256_of_tensors(self.restorer.state_dict())
-        return Path(self.folder) / sha256_of_values(weights, repr(self.degradation), self.seed, part)[:16]
+    def _cache(self, part: str, faces: FaceSet) -> Path:
+        weights, items = sha256_of_tensors(self.restorer.state_dict()), sha256_of_faces(faces)
+        return Path(self.folder) / sha256_of_values(weights, items, repr(self.degradation), self.seed, part)[:16]
 
 
 class HeldOutLatents(HeldOut):

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lafr.errors import InputError
+from lafr.evaluation.plan import LQ as INPUT
 from lafr.evaluation.summary import mean_and_interval
 from lafr.images import read_pil
 from lafr.storage import atomic_write, write_json
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # method -> metric -> image -> value
 
-INPUT = "LQ input"
 EYE_IMAGES = 24  # compared by eye
 EYE_WINS = 20  # of them the restored one must be preferred in so many
 GAP, MARGIN = 8, 22  # pixels between the two sides, and above them for the number
@@ -26,17 +27,28 @@ GAP, MARGIN = 8, 22  # pixels between the two sides, and above them for the numb
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of the gate: what was measured, for the input and for the method, and whether it suffices."""
+    """One line of the gate: what was measured, for the input and for the method, and whether it suffices.
+
+    `failed` images are left out of both means: one of the two could not be measured.
+    """
 
     name: str
     input: float
     method: float
     wanted: str
     passed: bool
+    failed: int = 0
 
 
 def by_severity(psnr_of_input: Mapping[str, float], count: int = EYE_IMAGES) -> list[str]:
-    """Return `count` images, spread evenly from the most to the least degraded, by the input's PSNR."""
+    """Return `count` images, spread evenly from the most to the least degraded, by the input's PSNR.
+
+    Raises InputError where there are fewer: an image would be shown twice.
+    """
+    if len(psnr_of_input) < count:
+        raise InputError(
+            f"{count} images are compared by eye and the set has {len(psnr_of_input)}; choose a larger set"
+        )
     ordered = sorted(psnr_of_input, key=lambda image: (psnr_of_input[image], image))
     middles = (np.arange(count) + 0.5) * len(ordered) / count
     return [ordered[int(position)] for position in middles]
@@ -54,19 +66,17 @@ def most_degraded_third(psnr_of_input: Mapping[str, float]) -> list[str]:
 
 
 def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:
-    """Return the gate's lines for a method. Metrics as in `configs/metrics/mini.yaml`; NaN pairs are left out."""
+    """Return the gate's lines for a method, over the images that both could be measured on.
+
+    Metrics as in `configs/metrics/mini.yaml`.
+    """
     severe = most_degraded_third(scores[INPUT]["psnr_rgb"])
 
-    def pairs(metric: str, images: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        chosen = images or list(scores[INPUT][metric])
-        before = np.array([scores[INPUT][metric][image] for image in chosen])
-        after = np.array([scores[method][metric][image] for image in chosen])
-        both = np.isfinite(before) & np.isfinite(after)
-        return before[both], after[both]
-
     def line(name: str, metric: str, wanted: str, holds: Callable, images: Sequence[str] | None = None) -> Measure:
-        before, after = pairs(metric, images)
-        return Measure(name, float(before.mean()), float(after.mean()), wanted, bool(holds(before, after)))
+        chosen = images or list(scores[INPUT][metric])
+        before, after = measured_on_both(scores, method, metric, chosen)
+        means = (float(values.mean()) if len(values) else float("nan") for values in (before, after))
+        return Measure(name, *means, wanted, bool(len(before) and holds(before, after)), len(chosen) - len(before))
 
     def clearly_above(before: np.ndarray, after: np.ndarray) -> bool:
         low = mean_and_interval(after - before, seed)["low"]
@@ -86,6 +96,13 @@ def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:
         line("ST-LPIPS vgg", "st_lpips_vgg", "0.60 of the input's", mean_is(lambda b, a: a <= 0.60 * b)),
         line("landmarks, LMD", "lmd_68", "0.80 of the input's", mean_is(lambda b, a: a <= 0.80 * b)),
     ]
+
+
+def measured_on_both(scores: Scores, method: str, metric: str, images: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a metric of the input and of a method, on those of `images` where neither failed."""
+    before, after = (np.array([scores[side][metric][image] for image in images]) for side in (INPUT, method))
+    both = np.isfinite(before) & np.isfinite(after)
+    return before[both], after[both]
 
 
 def blind_pairs(folders: Mapping[str, Path], method: str, images: Sequence[str], seed: int, out: Path) -> None:
@@ -113,6 +130,13 @@ def blind_pairs(folders: Mapping[str, Path], method: str, images: Sequence[str],
         atomic_write(out / f"{number:02d}.png", sheet.save)
         key.append({"number": number, "image": image, "A": sides[0], "B": sides[1]})
     write_json(key, out / "key.json")
+
+
+def require_votes(votes: str) -> dict[str, str]:
+    """Return a pair's number ("07") -> A, B or "=", of a letter a pair; raises InputError for others or too few."""
+    if votes and (len(votes) != EYE_IMAGES or set(votes) - set("AB=")):
+        raise InputError("votes", votes, f"{EYE_IMAGES} letters, one a pair: A, B or =")
+    return {f"{number:02d}": vote for number, vote in enumerate(votes)}
 
 
 def wins(votes: Mapping[str, str], key: Path, method: str) -> int:

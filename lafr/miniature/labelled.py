@@ -1,8 +1,10 @@
 """Faces with landmarks, warped and degraded: training data of the miniature's recogniser, landmarker and parser."""
 
+import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from lafr.data.degradation.operators import Degrade
 from lafr.data.faces import Faces
 from lafr.data.stream import MIRRORED, PairStream
-from lafr.errors import InputError, setting
+from lafr.errors import InputError, reason_of, setting
 from lafr.miniature.regions import draw_regions
 
 # Mirroring swaps left and right: point i of the mirrored face is point MIRROR[i] of the original (iBUG's 68).
@@ -25,7 +27,7 @@ MIRROR = np.array([
 def read_landmarks(root: str | Path | None, folders: Sequence[str] | None) -> dict[str, np.ndarray]:
     """Return "folder/name" -> points `[68, 2]` in pixels of the 512 crop, from `FOLDER_landmarks68.npz` in `root`.
 
-    Faces in which none were detected are left out.
+    Faces in which none were detected are left out. Raises InputError when a file is missing or damaged.
     """
     if root is None or not folders:
         example = setting("data", "congress_omi")
@@ -35,10 +37,26 @@ def read_landmarks(root: str | Path | None, folders: Sequence[str] | None) -> di
         path = Path(root) / f"{folder}_landmarks68.npz"
         if not path.is_file():
             raise InputError(f"landmarks {str(path)!r} are missing; they must lie in the faces' folder")
-        with np.load(path) as stored:
-            names, points, detected = (stored[key] for key in ("names", "landmarks", "detected"))
-        found |= {f"{folder}/{name}": p for name, p, there in zip(names, points, detected, strict=True) if there}
+        try:
+            with np.load(path) as stored:
+                names, points, detected = (stored[key] for key in ("names", "landmarks", "detected"))
+            found |= {f"{folder}/{name}": p for name, p, there in zip(names, points, detected, strict=True) if there}
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as error:
+            raise InputError(f"landmarks {str(path)!r} are damaged ({reason_of(error)}); get a whole copy") from None
     return found
+
+
+def points_of(landmarks: Mapping[str, np.ndarray], paths: Sequence[PurePath]) -> list[np.ndarray]:
+    """Return the points of faces by their paths, `[68, 2]` each; raises InputError where a face has none."""
+    keys = [key_of(path) for path in paths]
+    if missing := [key for key in keys if key not in landmarks]:
+        raise InputError(f"{len(missing)} faces have no landmarks, first {missing[0]!r}; remove them")
+    return [landmarks[key] for key in keys]
+
+
+def key_of(path: PurePath) -> str:
+    """Return the "folder/name" by which landmarks are stored."""
+    return "/".join(path.parts[-2:])
 
 
 class LabelledStream(PairStream):
@@ -63,10 +81,7 @@ class LabelledStream(PairStream):
         super().__init__(faces, degradation, seed)
         self.landmarks = landmarks
         self.mix, self.degraded, self.warp = mix, degraded, warp
-        keys = ["/".join(path.parts[-2:]) for path in faces.paths]
-        if missing := [key for key in keys if key not in landmarks]:
-            raise InputError(f"{len(missing)} faces have no landmarks, first {missing[0]!r}; remove them")
-        self.points = [landmarks[key] for key in keys]
+        self.points = points_of(landmarks, faces.paths)
 
     def held_out(self, faces: Any) -> "HeldOutFaces":  # Faces: landmarks are found by path
         """Return validation items: one warp and degradation for each face, no blends."""

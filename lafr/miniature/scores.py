@@ -16,7 +16,7 @@ from lafr.data.faces import Faces, read_list
 from lafr.errors import InputError
 from lafr.images import from_uint8, list_images, to_uint8
 from lafr.metrics import recognition
-from lafr.miniature.labelled import random_affine, read_landmarks, recoloured, warped
+from lafr.miniature.labelled import key_of, points_of, random_affine, read_landmarks, recoloured, warped
 from lafr.miniature.regions import draw_regions
 from lafr.networks.crops import SimilarityCrop, resize
 from lafr.networks.mini import REGIONS
@@ -44,8 +44,8 @@ def score_networks(root: str | Path, chosen: str, seed: int = 0) -> tuple[dict, 
     landmarks = training | read_landmarks(root, ["london"])
     faces = Faces(paths, SIDE)
     images = torch.stack([faces[i] for i in range(len(faces))])
-    truth = torch.stack([torch.from_numpy(landmarks[_name(path)]) for path in paths])  # [N, 68, 2]
-    hidden = {_name(path) for path in held_out}
+    truth = torch.stack([torch.from_numpy(points) for points in points_of(landmarks, paths)])  # [N, 68, 2]
+    hidden = {key_of(path) for path in held_out}
     others = Faces([root / name for name in training if name not in hidden], SIDE)
 
     with torch.no_grad():
@@ -122,10 +122,6 @@ def overlay(images: Tensor, points: Tensor, labels: Tensor) -> Tensor:
         masks = torch.stack([classes == i for i in range(len(COLOURS))])
         columns.append(torch.cat([marked, draw_segmentation_masks(image, masks, 0.6, COLOURS)], 1))
     return from_uint8(torch.cat(columns, 2))
-
-
-def _name(path: Path) -> str:
-    return "/".join(path.parts[-2:])
 
 
 def _size(network: str) -> int:

@@ -12,7 +12,15 @@ from lafr.errors import InputError, setting
 from lafr.images import to_uint8
 from lafr.models.restorer import Restorer
 from lafr.provenance import changes, versions
-from lafr.storage import MANIFEST, DamagedError, read_sealed, sha256_of_tensors, sha256_of_values, write_sealed
+from lafr.storage import (
+    MANIFEST,
+    DamagedError,
+    read_json,
+    read_sealed,
+    sha256_of_tensors,
+    sha256_of_values,
+    write_sealed,
+)
 
 RECORDS = ("config.json", "config.copy.json")  # in the run's folder; the second is read where the first is damaged
 
@@ -94,6 +102,18 @@ def read_record(run_dir: Path) -> tuple[dict | None, list[str]]:
         f"the record of the run in {str(run_dir)!r} is lost: {'; '.join(damage)}",
         remedy=f"restore one of them from a copy, choose another {setting('run_name')} or delete the folder",
     )
+
+
+def settings_of(run_dir: Path) -> dict:
+    """Return the settings of a run, for what is told of it; raises InputError where there is none.
+
+    A run of version 0.1 has them alone in its record.
+    """
+    path = run_dir / RECORDS[0]
+    if not path.is_file():
+        raise InputError(f"{str(run_dir)!r} is no folder of a run: it has no {RECORDS[0]}")
+    record = read_json(path)
+    return record.get("config", record)
 
 
 def freedom(name: str, old: Any, new: Any, stages: Sequence[str], begun: Collection[str]) -> str:

@@ -1,5 +1,6 @@
 """The paper's claims on the miniature: question, answer, plot, table and what it does not say, from finished runs."""
 
+import glob
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,9 @@ Scores = Mapping[str, np.ndarray]  # metric -> a number an image
 
 def findings(cfg: DictConfig) -> dict:
     """Score the finished runs of each chosen claim; the others keep what is recorded, or are "not run"."""
+    for chosen, known in ((cfg.claims, cfg.known), (cfg.measured, composed("eval", f"benchmark={cfg.set}").metrics)):
+        if unknown := [name for name in chosen if name not in known]:
+            raise InputError(f"findings have no {', '.join(unknown)}; choose among {', '.join(known)}")
     target = Path(cfg.output) / "findings.json"
     record = read_json(target)["claims"] if target.is_file() else {}
     claims = {}
@@ -50,9 +54,11 @@ def finished_runs(folder: Path, runs: Mapping[str, str]) -> dict[str, dict[int, 
     for method, name in runs.items():
         place = folder / name
         # a sweep over seeds appends them to a folder's name; without one the seed is the configuration's, 0
-        seeds = {seed: place.with_name(f"{place.name},seed={seed}") for seed in range(10)}
-        own = {seed: path for seed, path in seeds.items() if is_finished(path)}
-        own = own or ({0: place} if is_finished(place) else {})
+        swept = place.parent.glob(f"{glob.escape(place.name)},seed=*")
+        own = {
+            int(seed): path for path in swept if (seed := path.name.rpartition("=")[2]).isdigit() and is_finished(path)
+        }
+        own = dict(sorted(own.items())) or ({0: place} if is_finished(place) else {})
         if own:
             found[method] = own
     return found

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -14,11 +13,23 @@ from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.evaluation.plan import LQ, MODEL
 from lafr.evaluation.run import evaluate
-from lafr.miniature.gate import EYE_IMAGES, EYE_WINS, Scores, blind_pairs, by_severity, measures, thirds, wins
+from lafr.miniature.gate import (
+    EYE_IMAGES,
+    EYE_WINS,
+    Scores,
+    blind_pairs,
+    by_severity,
+    measured_on_both,
+    measures,
+    require_votes,
+    thirds,
+    wins,
+)
 
 
 def gate(cfg: DictConfig) -> dict:
     """Evaluate the model, write the pairs, and return the lines of the gate."""
+    votes = require_votes(str(cfg.votes or ""))  # before minutes of evaluation
     evaluation = composed("eval", f"benchmark={cfg.set}", f"seed={cfg.seed}", "run_name=gate", "report=false")
     evaluation.model.folder, evaluation.data.root = cfg.model.folder, cfg.data.root
     evaluation.controls, evaluation.methods = {}, [LQ, MODEL]
@@ -38,9 +49,6 @@ def gate(cfg: DictConfig) -> dict:
     }
     chosen = by_severity(of_images[LQ]["psnr_rgb"])
     blind_pairs(result.scores.folders, MODEL, chosen, cfg.seed, Path(cfg.pairs))
-    votes = {f"{number:02d}": vote for number, vote in enumerate(cfg.votes or "")}
-    if votes and len(votes) != len(chosen):
-        raise InputError("votes", cfg.votes, f"{len(chosen)} letters, one a pair: A, B or =")
     preferred = wins(votes, Path(cfg.pairs) / "key.json", MODEL) if votes else None
     lines = [asdict(line) for line in measures(of_images, MODEL, cfg.seed)]
     return {
@@ -56,18 +64,16 @@ def gate(cfg: DictConfig) -> dict:
 
 def identity_by_third(scores: Scores) -> dict[str, list[float]]:
     """Return method -> mean SFace cosine to the ground truth in the least, the middle and the most degraded third."""
-    sface = {method: scores[method]["identity_cos_sface"] for method in (LQ, MODEL)}
     parts = thirds(scores[LQ]["psnr_rgb"])
-    return {
-        method: [float(np.nanmean([of[image] for image in part])) for part in parts] for method, of in sface.items()
-    }
+    pairs = [measured_on_both(scores, MODEL, "identity_cos_sface", part) for part in parts]
+    return {side: [float(pair[k].mean()) for pair in pairs] for k, side in enumerate((LQ, MODEL))}
 
 
 def gate_table(record: dict) -> str:
     """Return the gate as Markdown."""
     rows = [
         [
-            line["name"],
+            f"{line['name']} ({line['failed']} failed)" if line.get("failed") else line["name"],
             f"{line['input']:.4g}",
             f"{line['method']:.4g}",
             line["wanted"],

@@ -1,6 +1,5 @@
 """The miniature's diffusion prior: its validation error against images seen, and faces that it draws."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from lafr.evaluation.figures import save_svg
 from lafr.images import write_image
 from lafr.miniature.objectives import PriorObjective
 from lafr.models.base.model import Base
-from lafr.storage import JsonLines, read_json
+from lafr.storage import JsonLines
+from lafr.training.record import settings_of
 
 ERRORS = ("eps_mse", *(f"eps_mse_t{time}" for time in PriorObjective.PROBED))
 
@@ -46,26 +46,30 @@ def last_psnr(run: Path) -> float:
 
 
 def curve(runs: Sequence[Path]) -> list[dict]:
-    """Return the errors of each validation by the number of images seen, over runs that continue one another."""
+    """Return the errors of each validation by the number of images seen, over runs that continue one another.
+
+    Raises InputError where one of them is not there.
+    """
     points, before = [], 0
     for run in runs:
-        batch_size = read_json(run / "config.json")["stage"]["prior"]["batch_size"]
-        lines = (run / "prior" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        validations = [record for record in map(json.loads, lines) if "validation/eps_mse" in record]
-        for record in validations:
-            errors = {name: record[f"validation/{name}"] for name in ERRORS}
-            points.append({"images": before + record["step"] * batch_size, **errors})
-        before = points[-1]["images"]
+        batch_size = settings_of(run)["stage"]["prior"]["batch_size"]
+        lines = JsonLines(run / "prior" / "log.jsonl").read()
+        for record in lines:
+            if "validation/eps_mse" in record:
+                errors = {name: record[f"validation/{name}"] for name in ERRORS}
+                points.append({"images": before + record["step"] * batch_size, **errors})
+        # its steps, after the last of which it may not have been validated
+        before += batch_size * max((record["step"] for record in lines), default=0)
+    if not points:
+        raise InputError("runs", [str(run) for run in runs], "runs with a validation of their prior")
     return points
 
 
 @torch.no_grad()
 def sampled(base: Base, count: int, steps: int, seed: int, device: torch.device) -> Tensor:
     """Return `count` faces `[N, 3, H, W]` drawn from noise by DDIM (Song et al., ICLR 2021; eta = 0)."""
-    if base.null_embedding is None:
-        raise InputError("base", base.source, "a miniature's, whose prior is conditioned on a null embedding")
     codec, unet = base.codec().to(device), base.unet.to(device).eval()
-    null_embedding = base.null_embedding.to(device).expand(count, -1, -1)
+    null_embedding = base.null_condition().to(device).expand(count, -1, -1)
     # alpha_bar of the last step is the schedule's first, not 1, as in Stable Diffusion
     scheduler = DDIMScheduler.from_config(base.scheduler.config, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)

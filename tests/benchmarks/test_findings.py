@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from lafr.errors import InputError
 from scripts.benchmarks.findings import findings, findings_table, finished_runs, references
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -24,13 +25,14 @@ def configuration(*overrides):
 @pytest.fixture
 def runs(trained, face_folder, tmp_path):
     """Two methods of the claim about parts, two seeds each, as training leaves them; and faces to score them on."""
-    names = [f"{part},seed={seed}" for part in ("restoration", "unet") for seed in (0, 1)]
+    names = [f"{part},seed={seed}" for part in ("restoration", "unet") for seed in (0, 11)]
     for number, name in enumerate(names):
         folder = tmp_path / "runs" / "claim_parts" / f"{STEP}={name}"
         with torch.no_grad():
             for parameter in trained.denoiser.lora_parameters():
                 parameter.mul_(1 - 0.3 * number)  # no two restore alike
         trained.save_pretrained(folder / "model", full=True)
+        (folder / "config.json").write_text('{"config": {"stage": {"restoration": {}}}}', encoding="utf-8")
         stage = folder / "restoration"
         (stage / "final").mkdir(parents=True)
         summary = {"steps": 10, "seconds": 5.0 + number, "trained_parameters": 7}
@@ -51,7 +53,7 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     parts = found["parts"]
     assert list(parts["methods"]) == ["LoRA", "whole UNet"] and parts["not_run"] == ["VAE encoder and LoRA"]
     lora, unet = parts["methods"].values()
-    assert (lora["seeds"], lora["against"], unet["seeds"], unet["against"]) == ([0, 1], None, [0, 1], "LoRA")
+    assert (lora["seeds"], lora["against"], unet["seeds"], unet["against"]) == ([0, 11], None, [0, 11], "LoRA")
     assert (lora["seconds"], unet["seconds"], lora["curve"]) == (5.5, 7.5, [[2.0, 11.0]])
     # image by image, and between seeds
     difference = unet["difference"]["psnr_rgb"]
@@ -65,6 +67,9 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     (runs / "out" / "findings.json").write_text(json.dumps({"claims": found}), encoding="utf-8")
     shutil.rmtree(runs / "runs")
     assert findings(configuration(*arguments, "claims=[terms]"))["claims"] == found
+    for wrong in ("claims=[term]", "measured=[psnr]"):
+        with pytest.raises(InputError, match=r"have no (term|psnr); choose among .*(terms|psnr_rgb)"):
+            findings(configuration(*arguments, wrong))
 
 
 def test_each_term_is_compared_with_the_one_before_and_distribution_with_perceptual():

@@ -3,21 +3,32 @@
 import json
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
+from lafr.errors import InputError
+from lafr.training.record import remember
 from scripts.benchmarks.prior import ERRORS, curve, sampled, tiled
 
 
 def test_images_are_counted_over_runs_of_different_batch_sizes(tmp_path):
     for name, batch_size, steps in (("one", 32, (250, 500)), ("two", 8, (100,))):
         (tmp_path / name / "prior").mkdir(parents=True)
-        (tmp_path / name / "config.json").write_text(json.dumps({"stage": {"prior": {"batch_size": batch_size}}}))
+        settings = {"stage": {"prior": {"batch_size": batch_size}}}
+        if name == "one":
+            remember(tmp_path / name, settings, {}, {})
+        else:  # as version 0.1 wrote it
+            (tmp_path / name / "config.json").write_text(json.dumps(settings))
         lines = [{"step": 10, "eps_mse": 1.0}]
         lines += [{"step": step, **{f"validation/{error}": step / 1000 for error in ERRORS}} for step in steps]
         (tmp_path / name / "prior" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with open(tmp_path / "one" / "prior" / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write('{"step": 520, "eps_mse": 1.0}\n{"step": 53')  # trained on after its last validation; a torn line
     points = curve([tmp_path / "one", tmp_path / "two"])
-    assert [(point["images"], point["eps_mse"]) for point in points] == [(8000, 0.25), (16000, 0.5), (16800, 0.1)]
+    assert [(point["images"], point["eps_mse"]) for point in points] == [(8000, 0.25), (16000, 0.5), (17440, 0.1)]
+    with pytest.raises(InputError, match="absent' is no folder of a run"):
+        curve([tmp_path / "absent"])
 
 
 class Knows(nn.Module):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lafr.miniature.gate import INPUT, blind_pairs, by_severity, measures, most_degraded_third, wins
+from lafr.errors import InputError
+from lafr.miniature.gate import INPUT, blind_pairs, by_severity, measures, most_degraded_third, require_votes, wins
 
 METRICS = {  # input, method: every line of the gate holds
     "psnr_rgb": (23.0, 24.6),
@@ -51,9 +52,11 @@ def test_identity_must_be_above_the_input_beyond_the_interval_of_the_paired_diff
 def test_a_failed_measurement_leaves_its_pair_out():
     of = scores()
     of["LAFR"]["psnr_rgb"]["03"] = float("nan")
-    line = next(line for line in measures(of, "LAFR") if line.name == "PSNR")
+    lines = {line.name: line for line in measures(of, "LAFR")}
+    line = lines["PSNR"]
     rest = [value for image, value in of[INPUT]["psnr_rgb"].items() if image != "03"]
     assert line.input == pytest.approx(np.mean(rest), abs=1e-12)
+    assert line.failed == 1 and lines["identity, SFace"].failed == 0
 
 
 def test_images_for_the_eye_are_spread_over_severity_and_depend_on_the_input_alone():
@@ -63,6 +66,8 @@ def test_images_for_the_eye_are_spread_over_severity_and_depend_on_the_input_alo
     assert len(set(chosen)) == 24 and ranks == sorted(ranks)
     assert max(np.diff(ranks)) <= 7 and ranks[0] <= 6 and ranks[-1] >= 153
     assert most_degraded_third(psnr) == [f"{i:03d}" for i in range(53)]
+    with pytest.raises(InputError, match=r"24 images .* has 23"):  # none is shown twice
+        by_severity(dict(list(psnr.items())[:23]))
 
 
 def test_the_key_names_the_side_that_each_image_stands_on(tmp_path):
@@ -85,3 +90,10 @@ def test_the_key_names_the_side_that_each_image_stands_on(tmp_path):
     assert wins(votes, tmp_path / "out" / "key.json", "LAFR") == 12
     votes["00"] = "="
     assert wins(votes, tmp_path / "out" / "key.json", "LAFR") == 11
+
+
+def test_votes_are_a_known_letter_a_pair():
+    assert require_votes("AB=" * 8)["23"] == "=" and require_votes("") == {}
+    for wrong in ("ab=" * 8, "AB=" * 7):  # small letters would count as lost
+        with pytest.raises(InputError, match="votes must be 24 letters"):
+            require_votes(wrong)

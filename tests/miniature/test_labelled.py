@@ -97,6 +97,12 @@ def test_a_face_without_landmarks_is_named(labelled):
         stream(labelled, count=3)
     with pytest.raises(InputError, match="missing"):
         read_landmarks(labelled, ["other"])
+    path = labelled / "some_landmarks68.npz"
+    whole = path.read_bytes()
+    for damaged in (b"", b"no archive", whole[:-40], whole[:200] + b"\0" * 50 + whole[250:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"some_landmarks68\.npz' are damaged"):
+            read_landmarks(labelled, ["some"])
 
 
 @pytest.mark.parametrize("size", [64, 128, 512])

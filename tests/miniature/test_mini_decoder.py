@@ -5,6 +5,7 @@ import torch
 from conftest import SIZE
 
 from lafr.data.degradation.first_order import Degradation
+from lafr.data.packaged import ASTRONAUT, PackagedFaces
 from lafr.errors import InputError
 from lafr.miniature.decoder import DecoderObjective, LatentStream, TinyStudent
 from lafr.models.base.model import Base
@@ -27,6 +28,8 @@ def test_half_of_the_latents_are_encoded_faces_half_restored_ones_and_a_stopped_
     monkeypatch.setattr(trained.codec, "encode", lambda _: pytest.fail("encoded again"))
     again = LatentStream(faces, Degradation(), 0, trained, str(tmp_path), count=6)
     assert all(torch.equal(again[n]["z"], stream[n]["z"]) for n in range(6))
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):  # other faces have other latents
+        LatentStream(PackagedFaces(SIZE, ASTRONAUT), Degradation(), 0, trained, str(tmp_path), count=6)
 
 
 def test_a_student_learns_and_is_saved_for_the_codec_that_it_was_distilled_from(base_folder, trained, tmp_path):
