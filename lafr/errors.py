@@ -88,6 +88,13 @@ def require_whole(least: int, **given: object) -> None:
             raise InputError(parameter, value, f"a whole number, {least} or more")
 
 
+def require_seed(seed: object) -> None:
+    """Raise InputError unless `seed` is one that every generator takes: NumPy's own takes 32 bits."""
+    require_whole(0, seed=seed)
+    if isinstance(seed, int) and seed >= 2**32:
+        raise InputError("seed", seed, f"below 2^32, {2**32}")
+
+
 def need(module: str, install: str) -> ModuleType:
     """Return a module of an optional package; raises InputError with `pip install {install}` when it is missing."""
     try:

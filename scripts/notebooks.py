@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from lafr.storage import write_text
+
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SECONDS = 900  # of a cell
 
@@ -33,7 +35,7 @@ def main() -> None:
     for path in parser.parse_args().notebooks or sorted(FOLDER.glob("*.ipynb")):
         started = time.monotonic()
         notebook = executed(path, path.parent)
-        nbformat.write(notebook, path)
+        write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")  # atomic: a stop leaves the old one
         print(f"{path.name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -14,7 +14,6 @@ def main(cfg: DictConfig) -> None:
     if not Path(cfg.input).is_dir():
         raise InputError("input", cfg.input, "a folder of images")
     require_whole(1, resolution=cfg.resolution, batch_size=cfg.batch_size)
-    require_whole(0, seed=cfg.seed)
     if cfg.count is not None:
         require_whole(2, count=cfg.count)
     print("loading Inception ...", file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lafr.commands.doors import as_hydra, one_line_errors, program, require_device_name
 from lafr.commands.help_page import asks_for_help, comment_of, help_page
 from lafr.commands.processes import join_tasks
-from lafr.errors import InputError, Stopped
+from lafr.errors import InputError, Stopped, require_seed
 from lafr.storage import shipped
 
 PATHS = (
@@ -80,6 +80,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
                 require_given(cfg, config_name)
                 if "device" in cfg:
                     require_device_name(cfg.device)
+                if "seed" in cfg:
+                    require_seed(cfg.seed)
                 task(cfg)
 
         hydra.main(version_base=None, config_path=str(shipped("configs")), config_name=config_name)(guarded)()

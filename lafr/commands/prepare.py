@@ -38,7 +38,6 @@ def sheet(cfg: DictConfig) -> None:
     from lafr.storage import write_json
 
     require_whole(1, resolution=cfg.resolution, draws=cfg.draws)
-    require_whole(0, seed=cfg.seed)
     degradation = instantiate(cfg.degradation, _convert_="all")
     if cfg.input is None:
         name, hq = ASTRONAUT[0], PackagedFaces(cfg.resolution, ASTRONAUT)[0]

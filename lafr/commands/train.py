@@ -13,7 +13,7 @@ from lafr.commands.devices import share_cores
 from lafr.commands.launch import end_with_launcher, run
 from lafr.commands.preflight import require_everything
 from lafr.commands.processes import require_shared
-from lafr.errors import InputError, require_whole
+from lafr.errors import InputError
 from lafr.training.settings import require_settings
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ def require_known(cfg: DictConfig) -> None:
     unknown = [name for name in cfg.stages if name not in cfg.stage]
     if unknown:
         raise InputError("stages", list(cfg.stages), f"some of {', '.join(cfg.stage)}")
-    require_whole(0, seed=cfg.seed)
     for numbers in (cfg.trainer, *(cfg.stage[name] for name in cfg.stages)):
         require_settings(numbers)
     for tracker in cfg.trainer.trackers:  # Accelerate would leave an absent one out without a word

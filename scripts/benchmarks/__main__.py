@@ -9,11 +9,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lafr.commands.doors import Parser
+from lafr.commands.doors import Parser, one_line_errors
 from lafr.commands.launch import command_line, run
+from lafr.errors import as_python, require_whole
 from lafr.storage import shipped
 
 NAME = "python -m scripts.benchmarks"
+# settings that count something: none can be 0
+COUNTS = ("batch_size", "calibration", "ddim_steps", "draws", "images", "listed", "matmul_side", "photos", "processes",
+          "repeats", "resolution", "rounds", "samples", "steps", "width")  # fmt: skip
 # topic -> what it writes; the measured topics are described by configs/benchmark_TOPIC.yaml
 WRITTEN = {
     "parameters": "Count the values that the full-size experiment trains.",
@@ -33,6 +37,7 @@ def topics() -> dict[str, str]:
 
 def measure(topic: str, cfg: DictConfig) -> None:
     """Measure a topic, write its record and print its table."""
+    require_whole(1, **{name: cfg[name] for name in COUNTS if name in cfg and cfg[name] is not None})
     import torch
 
     from lafr.provenance import provenance
@@ -67,7 +72,8 @@ def main() -> None:
     if topic in WRITTEN:
         if topic in ("parameters", "files"):  # without options, and their imports take seconds
             Parser(WRITTEN[topic]).parse_args()
-        importlib.import_module(f"scripts.benchmarks.{topic}").main()
+        with one_line_errors(as_python):
+            importlib.import_module(f"scripts.benchmarks.{topic}").main()
     else:
         run(lambda cfg: measure(topic, cfg), f"benchmark_{topic}")
 

@@ -30,6 +30,8 @@ def alignment(cfg: DictConfig) -> dict:
     sides = {restorer.resolution for restorer in restorers.values()}
     if len(sides) > 1:
         raise InputError("models", sorted(sides), "models of one resolution")
+    if len({restorer.codec.fingerprint() for restorer in restorers.values()}) > 1:
+        raise InputError("the models have different autoencoders, and the row of the input is one's alone")
     pairs = benchmark_builder(cfg.benchmark.build, cfg.degradation)(*sides)
     rows: dict[str, dict] = {}
     for name, restorer in restorers.items():

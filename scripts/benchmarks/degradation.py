@@ -17,8 +17,11 @@ from lafr.data.degradation.batched import apply_batch
 from lafr.data.degradation.kernels import make_kernel
 from lafr.data.degradation.operators import OPERATORS, apply
 from lafr.data.packaged import ASTRONAUT, PackagedFaces
+from lafr.errors import InputError
 from lafr.evaluation import markdown
 from scripts.benchmarks.reference import FETCH, basicsr_module
+
+FIRST_ORDER = ["blur_down", "gaussian_noise", "jpeg", "resize"]  # steps of the chains that are compared
 
 
 def degradation(cfg: DictConfig) -> dict:
@@ -32,6 +35,8 @@ def degradation(cfg: DictConfig) -> dict:
     records = [
         chain.draw(cfg.resolution, cfg.resolution, np.random.default_rng([cfg.seed, n])) for n in range(cfg.images)
     ]
+    if [step["op"] for step in records[0][:4]] != FIRST_ORDER:
+        raise InputError(f"{recipe} is not of first order ({', '.join(FIRST_ORDER)}), and has no reference here")
     basicsr = basicsr_module("data/degradations.py")
     reference = "BasicSR 1.4.2" if basicsr else "the same OpenCV calls"
     if basicsr is None:

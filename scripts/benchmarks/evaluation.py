@@ -66,8 +66,9 @@ def write_trunks(folder: Path) -> None:
     for trunk in ("vgg16", "alexnet"):
         path = folder / EXTERNAL[f"torchvision_{trunk}"].name
         if not path.is_file():
-            torch.manual_seed(0)
-            features = getattr(torchvision.models, trunk)(weights=None).features.state_dict()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                features = getattr(torchvision.models, trunk)(weights=None).features.state_dict()
             state = {f"features.{key}": value for key, value in features.items()}
             atomic_write(path, partial(torch.save, state))
         lines.append(f"{sha256_of_file(path)}  {path.name}")
@@ -110,7 +111,7 @@ def started(folder: Path, *arguments: str) -> dict[str, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise InputError(f"lafr {arguments[0]} failed; its own line above says why")
-    return {"seconds": time.perf_counter() - begun, "peak_mb": usage.ru_maxrss / 1000}
+    return {"seconds": time.perf_counter() - begun, "peak_mb": usage.ru_maxrss * 1024 / 1e6}  # given in KiB
 
 
 def write_images(folder: Path, images: int, side: int, seed: int) -> None:

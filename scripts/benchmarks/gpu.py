@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lafr.commands.doors import Parser, one_line_errors
-from lafr.errors import InputError, as_python
+from lafr.commands.doors import Parser
+from lafr.errors import InputError
 from lafr.storage import shipped
 
 WHEELS = (
@@ -84,21 +84,22 @@ def plan(scale: Scale) -> list[Job]:
     return jobs
 
 
-def work_through(jobs: list[Job], folder: Path, deadline: float) -> dict[str, str]:
+def work_through(jobs: list[Job], folder: Path, deadline: float, scale: str = "full") -> dict[str, str]:
     """Run the jobs that have no result yet and fit before `deadline` (`time.monotonic`); return what became of each.
 
-    A job that fails leaves `NAME.failed.txt` and is tried again by the next run.
+    A job that fails leaves `NAME.failed.txt` and is tried again by the next run. A result of another scale, such as a
+    rehearsal's, is replaced.
     """
     import torch
 
     from lafr.provenance import provenance
-    from lafr.storage import write_json, write_text
+    from lafr.storage import read_json, write_json, write_text
 
     outcome = {}
     for job in jobs:
         path, failed = folder / f"{job.name}.json", folder / f"{job.name}.failed.txt"
         left = deadline - time.monotonic()
-        if path.is_file():
+        if path.is_file() and read_json(path).get("scale") == scale:
             outcome[job.name] = "there already"
         elif left < job.seconds:
             outcome[job.name] = f"no time: {job.seconds:.0f} s needed, {left:.0f} s left"
@@ -106,9 +107,11 @@ def work_through(jobs: list[Job], folder: Path, deadline: float) -> dict[str, st
             started = time.monotonic()
             try:
                 found = job.run()
-                write_json({"job": job.name, **found, **provenance(sys.argv[0], seed=0)}, path)
+                write_json({"job": job.name, "scale": scale, **found, **provenance(sys.argv[0], seed=0)}, path)
                 failed.unlink(missing_ok=True)
                 outcome[job.name] = f"done in {time.monotonic() - started:.0f} s"
+                if lost := [name for name, said in found.get("checks", {}).items() if str(said).startswith("failed")]:
+                    outcome[job.name] = f"failed in part: {', '.join(lost)}"
             except Exception as error:  # the next job may work: out of memory, a missing package
                 write_text(failed, traceback.format_exc())
                 outcome[job.name] = f"failed: {type(error).__name__}: {error}".splitlines()[0][:200]
@@ -176,7 +179,7 @@ def inference_row(scale: Scale, dtype: str, batch_size: int, compiled: bool = Fa
 
 
 def graphed(method: Any, lq: Any) -> Any:
-    """Return the method with each part but the adapter, whose search reads values, as a CUDA graph."""
+    """Return the method with each part but the adapter, whose search reads values, as a CUDA graph; no PSNR of it."""
     from dataclasses import replace
 
     import torch
@@ -188,7 +191,7 @@ def graphed(method: Any, lq: Any) -> Any:
                 part.timestep = torch.tensor(part.timestep, device=x.device)  # an int would be copied in the capture
             parts[name] = part if name == "adapter" else graph_of(part, x)
             x = part(x)
-    return replace(method, parts=parts, seconds=[])
+    return replace(method, parts=parts, seconds=[], psnr=None)
 
 
 def graph_of(part: Callable, example: Any) -> Callable:
@@ -441,10 +444,14 @@ def train(names: Sequence[str], folder: Path, faces: str, minutes: float) -> Non
     deadline = time.monotonic() + 60 * minutes
     for command in train_commands(names, folder, faces):
         print(shlex.join(command[1:]), flush=True)
-        try:
-            subprocess.run(command, check=True, timeout=max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return print("out of time; the same command resumes", flush=True)
+        with subprocess.Popen(command) as process:
+            try:
+                code = process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()  # it saves its running step, which `subprocess.run` would lose
+                return print("out of time; the same command resumes", flush=True)
+        if code:
+            raise InputError(f"training {command[4]} ended with {code}; its own line above says why")
 
 
 def stop_at(deadline: float) -> None:
@@ -498,8 +505,7 @@ def main() -> None:
     )
     top.add_argument("--faces", default="../shared/faces", metavar="FOLDER", help="of --train")
     given = top.parse_args()
-    with one_line_errors(as_python):
-        run(given)
+    run(given)
 
 
 def run(given: Any) -> None:
@@ -520,7 +526,7 @@ def run(given: Any) -> None:
         return train(given.train, given.out, given.faces, given.minutes)
     deadline = time.monotonic() + 60 * given.minutes
     stop_at(deadline)
-    outcome = work_through(plan(scale), given.out, deadline)
+    outcome = work_through(plan(scale), given.out, deadline, scale.name)
     if any(text.startswith("failed") for text in outcome.values()):
         sys.exit(1)
     return None

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from lafr.commands.devices import choose_device
+from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.models.base.model import Base
 from lafr.models.codec import Codec
@@ -55,6 +56,8 @@ class Method:
 def inference(cfg: DictConfig) -> dict:
     """Return time of each part, peak memory, multiplications and quality, for each dtype and batch size."""
     device, size = choose_device(cfg.device), cfg[cfg.scale]
+    if cfg.clock not in CLOCKS:
+        raise InputError("clock", cfg.clock, f"one of {', '.join(CLOCKS)}")
     clock = CLOCKS[cfg.clock]
     if cfg.clock == "processor":
         torch.set_num_threads(1)  # waiting threads would count as working

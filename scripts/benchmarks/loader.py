@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lafr.data.faces import Faces
 from lafr.data.packaged import PackagedFaces
 from lafr.data.stream import PairStream
+from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.images import list_images, write_image
 from lafr.models.restorer import Restorer
@@ -26,6 +27,7 @@ from lafr.training.objectives import RestorationObjective
 from lafr.training.timing import measure
 
 TRAINING = Path(__file__).resolve().parents[2] / "results" / "benchmarks" / "training.json"
+PATIENCE = 600  # seconds until processes that wait for one which failed end
 
 
 def loader(cfg: DictConfig) -> dict:
@@ -34,11 +36,12 @@ def loader(cfg: DictConfig) -> dict:
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         if cfg.data.root is None:
+            batches_of(cfg.images, cfg.batch_size)  # before they are written
             packaged = PackagedFaces(cfg.resolution)
             for i in range(cfg.images):  # copies: what is read is as large as a set of this size
                 write_image(packaged[i % len(packaged)], Path(folder) / f"{i:03d}.png")
         paths = list_images(cfg.data.root or folder)[: cfg.images]
-        steps = len(paths) // cfg.batch_size
+        steps = batches_of(len(paths), cfg.batch_size)
         for workers in tqdm(cfg.workers, desc="loader", unit="setting"):
             pairs = PairStream(Faces(paths, cfg.resolution), degradation, cfg.seed)
             seconds = timed(pairs.loader(0, 2 * steps, cfg.batch_size, num_workers=workers), steps, workers)
@@ -52,6 +55,13 @@ def loader(cfg: DictConfig) -> dict:
         "images": len(paths),
         "batch_size": cfg.batch_size,
     }
+
+
+def batches_of(images: int, batch_size: int) -> int:
+    """Return the number of whole batches; raises InputError for fewer than two: with workers the first is not timed."""
+    if images < 2 * batch_size:
+        raise InputError("images", images, f"two batches at least, {2 * batch_size}")
+    return images // batch_size
 
 
 def timed(batches: Iterable, steps: int, workers: int) -> dict[str, float]:
@@ -71,30 +81,38 @@ def timed(batches: Iterable, steps: int, workers: int) -> dict[str, float]:
 def side_by_side(pairs: PairStream, processes: int, count: int) -> dict:
     """Return pairs a second of several processes together, OpenCV on every core in each, and on its share of them.
 
-    In turn, three times each; `count` pairs a process.
+    In turn, three times each; `count` pairs a process, whose faces are decoded before the clock runs.
     """
     share = max(1, (os.cpu_count() or 1) // processes)
     ways = {"every core": os.cpu_count() or 1, "its share": share}
     found: dict[str, list[float]] = {way: [] for way in ways}
+    context = multiprocessing.get_context("spawn")
     for _ in range(3):
         for way, threads in ways.items():
-            with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-                # started, and every face decoded, before the clock runs
-                list(pool.map(make_pairs, [pairs] * processes, [threads] * processes, [count] * processes))
-                started = time.perf_counter()
-                list(pool.map(make_pairs, [pairs] * processes, [threads] * processes, [count] * processes))
-                found[way].append(processes * count / (time.perf_counter() - started))
+            began, ended = (context.Barrier(processes + 1) for _ in range(2))
+            how = (pairs, threads, count, began, ended)
+            makers = [context.Process(target=make_pairs, args=how, daemon=True) for _ in range(processes)]
+            for maker in makers:
+                maker.start()
+            began.wait(PATIENCE)
+            started = time.perf_counter()
+            ended.wait(PATIENCE)
+            found[way].append(processes * count / (time.perf_counter() - started))
+            for maker in makers:
+                maker.join()
     ratios = [share / every for every, share in zip(found["every core"], found["its share"], strict=True)]
     spread = {"ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
     return {"count": processes, "threads": share, **{way: median(rates) for way, rates in found.items()}, **spread}
 
 
-def make_pairs(pairs: PairStream, threads: int, count: int) -> None:
-    """Make the first pairs, OpenCV on so many threads."""
+def make_pairs(pairs: PairStream, threads: int, count: int, began: Barrier, ended: Barrier) -> None:
+    """Make the first pairs twice, OpenCV on so many threads; the second time, from faces in memory, is timed."""
     cv2.setNumThreads(threads)
     torch.set_num_threads(1)
-    for n in range(count):
-        pairs[n]
+    for barrier in (began, ended):
+        for n in range(count):
+            pairs[n]
+        barrier.wait(PATIENCE)
 
 
 def eaten_by_miniature(cfg: DictConfig) -> float:
@@ -102,9 +120,10 @@ def eaten_by_miniature(cfg: DictConfig) -> float:
     objective = RestorationObjective(Restorer.from_pretrained("mini"), instantiate(cfg.loss, _convert_="all")).train()
     side = objective.restorer.resolution
     lq, hq = torch.rand(2, 4, 3, side, side, generator=torch.Generator().manual_seed(cfg.seed)) * 2 - 1
+    batch = {"lq": lq, "hq": hq, "n": torch.arange(4)}
 
     def step() -> None:
-        objective.total(objective({"lq": lq, "hq": hq})).backward()
+        objective.total(objective(batch)).backward()
 
     return 4 / measure(step, torch.device("cpu"), repeats=3).seconds
 

@@ -56,6 +56,7 @@ def loss(cfg: DictConfig) -> dict:
 
 def step(objective: RestorationObjective, batch: dict) -> None:
     """Make the forward and backward pass of a training step."""
+    objective.loss.forget()  # what terms remember for an update of their own, which is not measured
     objective.total(objective(batch)).backward()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from lafr.commands.doors import Parser
 from lafr.evaluation import markdown
 from lafr.metrics.registry import describe
-from lafr.storage import read_json, write_text
+from lafr.storage import atomic_write, read_json, write_text
 from scripts.benchmarks import prose
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,7 +232,7 @@ def recipes_figure(samples: int = 6, side: int = 128) -> None:
         for k in range(samples):
             lq = to_pil(degradation(hq, np.random.default_rng([0, k]))).resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(lq, (left + k * side, row * side))
-    sheet.save(ROOT / "results" / "recipes.jpg", quality=88)
+    atomic_write(ROOT / "results" / "recipes.jpg", partial(sheet.save, quality=88))
 
 
 def fill_pages(figures: bool = True) -> None:

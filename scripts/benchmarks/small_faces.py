@@ -9,6 +9,7 @@ from skimage import data
 from tqdm import tqdm
 
 from lafr.data.packaged import LANDMARKS, aligned
+from lafr.errors import InputError
 from lafr.evaluation import markdown
 from lafr.photos.detectors import Detection, detector_named
 
@@ -21,6 +22,9 @@ Place = tuple[int, float, float]  # side of the box, centre of the face
 
 def small_faces(cfg: DictConfig) -> dict:
     """Return roll -> size -> faces found, of as many as there are packaged faces, and boxes that hold none of them."""
+    room = (WIDTH // CELL) * (HEIGHT // CELL) // len(LANDMARKS)  # sizes of which every face has a cell of its own
+    if not 0 < len(cfg.sides) <= room or not 0 < min(cfg.sides) <= max(cfg.sides) <= BOX * CELL:
+        raise InputError("sides", list(cfg.sides), f"1 to {room} sizes of at most {BOX * CELL:.0f} px")
     detector, found = detector_named(cfg.detector), {}
     for roll in tqdm(cfg.rolls, desc="photos", unit="photo"):
         photo, places = scene(cfg.sides, roll, cfg.seed)

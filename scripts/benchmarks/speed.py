@@ -26,13 +26,17 @@ def main() -> None:
     """Run the command line."""
     top = Parser("Measure every row about speed.", "python -m scripts.benchmarks speed")
     top.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; all when none is given")
-    for name in top.parse_args().parts or PARTS:
-        if name not in PARTS:
+    chosen = top.parse_args().parts or list(PARTS)
+    for name in chosen:
+        if name not in PARTS:  # said before the first is measured
             raise InputError("parts", name, f"some of {', '.join(PARTS)}")
+    for name in chosen:
         arguments, variables = PARTS[name]
         shown = " ".join([*(f"{key}={value}" for key, value in variables.items()), "python -m scripts.benchmarks"])
         print(f"{shown} {shlex.join(arguments)}", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "scripts.benchmarks", *arguments], env=os.environ | variables, check=True)
+        command = [sys.executable, "-m", "scripts.benchmarks", *arguments]
+        if code := subprocess.run(command, env=os.environ | variables, check=False).returncode:
+            raise InputError(f"part {name} ended with {code}; its own line above says why")
 
 
 if __name__ == "__main__":

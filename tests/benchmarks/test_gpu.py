@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from lafr.commands.launch import composed
+from lafr.errors import InputError
+from scripts.benchmarks import gpu
 from scripts.benchmarks.__main__ import main
 from scripts.benchmarks.gpu import (
     FULL,
@@ -60,9 +62,16 @@ def test_each_result_is_written_as_it_comes_a_failure_stops_nothing_and_a_second
     assert [text.split()[0] for text in outcome.values()] == ["done", "failed:", "done", "no"]
     assert "out of memory" in (tmp_path / "broken.failed.txt").read_text()
     assert json.loads((tmp_path / "last.json").read_text())["value"] == "last"
-    jobs[1] = Job("broken", 1, lambda: ran.append("broken") or {"value": "broken"})
-    work_through(jobs[:3], tmp_path, time.monotonic() + 100)
+    jobs[1] = Job("broken", 1, lambda: ran.append("broken") or {"checks": {"offload": "failed: it", "float32": 0.0}})
+    outcome = work_through(jobs[:3], tmp_path, time.monotonic() + 100)
     assert ran == ["first", "broken", "last", "broken"] and not (tmp_path / "broken.failed.txt").exists()
+    assert outcome["broken"] == "failed in part: offload"  # so that the command does not exit with 0
+    # a rehearsal's results are not taken for those of a GPU, nor the other way round
+    rehearsal = [Job("first", 1, lambda: {"value": "mini"})]
+    for scale, value in (("mini", "mini"), ("full", "first")):
+        work_through(rehearsal if scale == "mini" else [Job("first", 1, lambda: {"value": "first"})], tmp_path,
+                     time.monotonic() + 100, scale)  # fmt: skip
+        assert json.loads((tmp_path / "first.json").read_text())["value"] == value
 
 
 def test_the_table_says_missing_for_every_row_that_was_not_measured(tmp_path):
@@ -89,6 +98,23 @@ def test_the_miniatures_experiments_follow_each_other_on_the_prior_that_the_firs
         built[cfg.run_dir] = cfg.model.build
     first, last = built
     assert built[first].sources == "mini" and built[last].folder == f"{first}/model"
+
+
+def test_a_training_that_runs_out_of_time_is_asked_to_save_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    saves = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[2]).touch(), sys.exit(75)))\n"
+        "pathlib.Path(sys.argv[2] + '.started').touch(); time.sleep(60)"
+    )
+    for code, saved in ((saves, True), ("raise SystemExit(3)", False)):
+        command = [sys.executable, "-SEc", code, "lafr", str(tmp_path / "saved")]
+        monkeypatch.setattr(gpu, "train_commands", lambda *_, one=command: [one])
+        if saved:
+            gpu.train(["mini"], tmp_path, "faces", 1.5 / 60)
+            assert (tmp_path / "saved.started").exists() and (tmp_path / "saved").exists()
+        else:
+            with pytest.raises(InputError, match="ended with 3"):
+                gpu.train(["mini"], tmp_path, "faces", 1)
 
 
 @pytest.mark.slow

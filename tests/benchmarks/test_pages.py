@@ -30,3 +30,6 @@ def test_a_part_of_a_benchmark_is_measured_once_and_again_where_other_things_are
     for folder, images in ((tmp_path, 3), (tmp_path, 3), (tmp_path, 4), (None, 4)):
         found.append(once(folder, "part", {"images": images}, lambda: {"seconds": len(found)}))
     assert [part["seconds"] for part in found] == [0, 0, 2, 3] and found[1] == {"images": 3, "seconds": 0}
+    for damage in ('{"images": 4', "[4]"):
+        (tmp_path / "part.json").write_text(damage, encoding="utf-8")
+        assert once(tmp_path, "part", {"images": 4}, lambda: {"seconds": 9}) == {"images": 4, "seconds": 9}

@@ -113,6 +113,7 @@ WRONG = [
     ("train", ["+experiment=smoke", "trainer.checkpoint_every=0"], ["trainer.checkpoint_every", "1 or more"]),
     ("train", ["+experiment=smoke", "stage.restoration.batch_size=0"], ["batch_size", "1 or more"]),
     ("train", ["+experiment=smoke", "seed=-1"], ["seed", "0 or more"]),
+    ("eval", ["benchmark=mini", "seed=4294967296"], ["seed", "below 2^32"]),
     ("prepare_data", ["dataset=lfw_test", "source=http://[x"], ["source", "http://[x"]),
     ("export", ["model.folder=nowhere", "output={faces}"], ["other than an earlier export"]),
 ]

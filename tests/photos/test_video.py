@@ -239,6 +239,13 @@ def test_a_container_that_cannot_hold_the_audio_is_named_with_the_remedy(photo, 
     with pytest.raises(InputError, match=r"out\.webm.*extension of the source, \.mp4"):
         restore_video(source, tmp_path / "out.webm", Painter(), progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+    # the source's own extension is no remedy where the target has it
+    with pytest.raises(InputError, match=r"out\.mp4.*extension of Matroska, \.mkv"):
+        restore_video(subtitled(tmp_path / "text.mkv", photo).rename(tmp_path / "text.mp4"), tmp_path / "out.mp4",
+                      Painter(), progress=False)  # fmt: skip
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="smoothing must be a time in seconds"):
+            restore_video(source, tmp_path / "out.mp4", Painter(), smoothing=wrong)
 
 
 def subtitled(path, photo):

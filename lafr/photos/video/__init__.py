@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,7 +74,7 @@ def restore_video(
     if not source.is_file():  # a pipe would block for ever
         state = "is no regular file" if source.exists() else "does not exist"
         raise InputError(f"video {str(source)!r} {state}; give the path of a video file")
-    if smoothing < 0:
+    if not 0 <= smoothing < inf:  # also false for NaN
         raise InputError("smoothing", smoothing, "a time in seconds, 0 for none")
     if target.exists() and target.samefile(source):
         raise InputError(f"{str(target)!r} would overwrite its input; choose another output")
@@ -186,9 +187,9 @@ def _transcode(
                 writing.mux(out.encode(None))
         except (av.FFmpegError, _Unsuited) as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"cannot write {str(target)!r} ({reason}); give it the extension of the source, {source.suffix}"
-            ) from None
+            same = source.suffix.lower() == target.suffix.lower()
+            other = "of Matroska, .mkv" if same else f"of the source, {source.suffix}"
+            raise InputError(f"cannot write {str(target)!r} ({reason}); give it the extension {other}") from None
         return frames, faces, _warnings(reading, video, first.format, copies)
 
 
