@@ -46,7 +46,8 @@ def loader(cfg: DictConfig) -> dict:
             pairs = PairStream(Faces(paths, cfg.resolution), degradation, cfg.seed)
             seconds = timed(pairs.loader(0, 2 * steps, cfg.batch_size, num_workers=workers), steps, workers)
             rows[str(workers)] = {name: steps * cfg.batch_size / value for name, value in seconds.items()}
-        processes = side_by_side(PairStream(Faces(paths, cfg.resolution), degradation, cfg.seed), cfg.processes, steps)
+        pairs = PairStream(Faces(paths, cfg.resolution), degradation, cfg.seed)
+        processes = side_by_side(pairs, cfg.processes, 4 * steps)  # half a second or so: a process takes time to wake
     return {
         "pairs_per_second": rows,
         "processes": processes,
