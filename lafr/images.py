@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -404,6 +404,8 @@ def require_square(image: Image.Image, name: str) -> None:
 def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     """Write an image, `[3, H, W]` in [-1, 1] or PIL, atomically; the path's extension chooses the format.
 
+    JPEG and WebP are written at quality 95, as `write_photo` does.
+
     >>> import tempfile, torch
     >>> from lafr import read_image, write_image
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -412,7 +414,7 @@ def write_image(image: Tensor | Image.Image, path: str | Path) -> None:
     tensor(1.)
     """
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    atomic_write(Path(path), picture.save)
+    atomic_write(Path(path), partial(picture.save, **SAVING.get(Path(path).suffix.lower(), {})))
 
 
 def write_photo(photo: Image.Image, path: str | Path) -> tuple[Path, tuple[str, ...]]:

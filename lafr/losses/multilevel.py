@@ -79,6 +79,8 @@ class MultiLevelLoss(nn.Module):
         super().__init__()
         if set(terms) != set(weights):
             raise InputError("weights", sorted(weights), f"weights of exactly the terms {', '.join(sorted(terms))}")
+        if wrong := {name: weight for name, weight in weights.items() if not 0 <= weight < float("inf")}:
+            raise InputError("weights", wrong, "numbers, 0 or more")
         # Frozen weights still pass the gradient to the image; only theirs is never computed.
         self.terms = nn.ModuleDict(terms).requires_grad_(False).eval()
         self.weights = dict(weights)

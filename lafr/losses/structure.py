@@ -1,6 +1,7 @@
 """Structure: the shape and place of eyes, nose and mouth, by a landmarker and a parser."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from math import inf
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,11 +17,24 @@ COEFFICIENT_WEIGHTS = {"identity": 1.0, "expression": 1.0, "angle": 1.0}
 SMALLEST_REGION = 1e-3  # of the image: an absent region must not count through its probability's noise
 
 
+def known_weights(weights: Mapping[str, float], known: Collection[str]) -> dict[str, float]:
+    """Return weights as a dictionary; raises InputError unless all are of `known` names, 0 or more, and one is above.
+
+    Their sum divides, and a NaN among them would end a run with the advice to lower its learning rate.
+    """
+    fits = all(name in known and 0 <= weight < inf for name, weight in weights.items())
+    if not fits or not any(weights.values()):
+        raise InputError("weights", dict(weights), f"some of {', '.join(known)}, each 0 or more and one above")
+    return dict(weights)
+
+
 class LandmarkHeatmap(nn.Module):
     """Mean squared error of a landmarker's heatmaps (FSRNet, Chen et al., CVPR 2018; the paper's structure level).
 
     Args:
         network: maps images to `lafr.networks.landmarkers.Landmarks` with heatmaps.
+
+    Raises InputError for a landmarker that has none.
     """
 
     def __init__(self, network: nn.Module):
@@ -30,6 +44,9 @@ class LandmarkHeatmap(nn.Module):
     def forward(self, r: Restoration) -> Tensor:
         """Return the mean over images, points and positions; heatmaps peak near 1 and are 0 nearly everywhere."""
         restored, hq = r.through(self.network)  # heatmaps [B, K, h, w]
+        if restored.heatmaps is None:
+            name = type(self.network).__name__
+            raise InputError(f"{name} has no heatmaps", remedy="compare its points: LandmarkDistance")
         return F.mse_loss(restored.heatmaps, hq.heatmaps)
 
 
@@ -79,9 +96,7 @@ class RegionL1(nn.Module):
 
     def __init__(self, network: nn.Module, weights: Mapping[str, float] = REGION_WEIGHTS):
         super().__init__()
-        if unknown := set(weights) - set(network.regions):
-            raise InputError("weights", sorted(unknown), f"weights of the parser's parts, {', '.join(network.regions)}")
-        self.network, self.weights = network, dict(weights)
+        self.network, self.weights = network, known_weights(weights, network.regions)
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the weighted mean over parts; 2 is the whole range [-1, 1]. Parts are the HQ face's, soft-edged."""
@@ -106,10 +121,7 @@ class Structure3D(nn.Module):
 
     def __init__(self, network: nn.Module, weights: Mapping[str, float] = COEFFICIENT_WEIGHTS):
         super().__init__()
-        if unknown := set(weights) - set(Coefficients.__dataclass_fields__):
-            known = ", ".join(Coefficients.__dataclass_fields__)
-            raise InputError("weights", sorted(unknown), f"weights of the coefficients, {known}")
-        self.network, self.weights = network, dict(weights)
+        self.network, self.weights = network, known_weights(weights, Coefficients.__dataclass_fields__)
 
     def forward(self, r: Restoration) -> Tensor:
         """Return the weighted sum over kinds of the mean over images and coefficients.

@@ -101,7 +101,7 @@ def load(name: str, **settings: str) -> nn.Module:
 def hollow(name: str, **settings: str) -> nn.Module:
     """Return the network called `name` without weights or files, to count what it costs: one copy a process.
 
-    Networks that compute no gradient or read their shape from a file cannot be built so: TypeError.
+    Raises InputError for networks that compute no gradient and read their shape from a file.
     """
     kind = _kind_of(name)
     if name == "clip":
@@ -109,7 +109,10 @@ def hollow(name: str, **settings: str) -> nn.Module:
 
         vision = CLIPVisionModelWithProjection(CLIPVisionConfig(projection_dim=512))  # the default: ViT-B/32
         return kind(vision).requires_grad_(False).eval()
-    return kind().requires_grad_(False).eval()
+    try:
+        return kind().requires_grad_(False).eval()
+    except TypeError:  # it takes the path of its file
+        raise InputError(f"{name} computes no gradient", remedy="choose another network for the loss") from None
 
 
 def _kind_of(name: str) -> Any:

@@ -143,13 +143,15 @@ def test_as_saved_is_what_a_png_gives_back(tmp_path):
     image = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))  # a third lies outside [-1, 1]
     write_image(image, tmp_path / "a.png")
     assert torch.equal(as_saved(image), read_image(tmp_path / "a.png"))
+    write_image(image, tmp_path / "a.jpg")  # at quality 75, colours halved, noise is off by a fifth of the range
+    assert (as_saved(image) - read_image(tmp_path / "a.jpg")).abs().mean() < 0.05
 
 
 def test_a_full_disk_leaves_nothing_behind_and_an_older_picture_whole(tmp_path, monkeypatch):
     write_image(torch.zeros(3, 8, 8), tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
 
-    def half_a_file(self, path):
+    def half_a_file(self, path, **_):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -53,6 +53,9 @@ def test_pixel_and_latent_terms_are_the_mean_distances_they_are_named_after():
 def test_weights_must_name_terms_and_one_of_them_must_count(restorer):
     with pytest.raises(InputError, match=r"terms a, got \['b'\]"):
         MultiLevelLoss({"a": PixelMSE()}, {"b": 1.0})
+    for wrong in (float("nan"), -1.0):
+        with pytest.raises(InputError, match=r"weights must be numbers, 0 or more, got \{.a"):
+            MultiLevelLoss({"a": PixelMSE()}, {"a": wrong})
     terms = {name: torch.ones(()) for name in ("latent_l1", "latent_gap_before")}  # of an adapter without codes
     for weights in ({"latent_l1": 1.0, "feature_mze": 1.0}, {"latent_l1": 0.0}):
         with pytest.raises(InputError, match=r"weights must be .*latent_l1"):

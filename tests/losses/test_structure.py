@@ -7,7 +7,7 @@ from torch import nn
 
 from lafr.errors import InputError
 from lafr.losses.multilevel import Restoration
-from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1
+from lafr.losses.structure import LandmarkDistance, LandmarkHeatmap, ParsingSoftLabel, RegionL1, Structure3D
 from lafr.networks.landmarkers import Landmarks, soft_argmax
 
 SIDE = 32
@@ -138,6 +138,15 @@ def test_region_l1_does_not_parse_the_restored_face():
     assert network.asked == 1
 
 
-def test_a_region_that_the_parser_does_not_have_is_refused():
-    with pytest.raises(InputError, match=r"eyes, nose, mouth, got \['ears'\]"):
-        RegionL1(Stub(RegionL1), {"ears": 1.0, "eyes": 1.0})
+def test_a_region_that_the_parser_does_not_have_and_weights_that_cannot_be_summed_are_refused():
+    for wrong in ({"ears": 1.0, "eyes": 1.0}, {}, {"eyes": 0.0}, {"eyes": float("nan")}, {"eyes": 2.0, "nose": -2.0}):
+        with pytest.raises(InputError, match=r"weights must be some of eyes, nose, mouth"):
+            RegionL1(Stub(RegionL1), wrong)
+    with pytest.raises(InputError, match="weights must be some of identity, expression"):
+        Structure3D(Stub(RegionL1), {"smile": 1.0})
+
+
+def test_a_landmarker_without_heatmaps_is_named():
+    only_points = LandmarkHeatmap(lambda image: Landmarks(None, image.mean(-1)[..., :2]))
+    with pytest.raises(InputError, match="has no heatmaps"):
+        only_points(Restoration(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), torch.zeros(1), torch.zeros(1)))

@@ -49,6 +49,8 @@ def test_a_name_gives_one_frozen_network_and_an_unknown_name_is_refused():
 
 
 def test_a_setting_or_weights_that_a_network_has_not_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="sface computes no gradient"):  # as a part of a loss that is counted
+        networks.hollow("sface")
     with pytest.raises(InputError, match=r"mini_parser .*'folder'"):
         networks.load("mini_parser", folder="x")
     others = (mini_folder() / "networks" / "landmarker.safetensors").read_bytes()
