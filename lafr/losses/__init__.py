@@ -1,1 +1,1 @@
-"""Terms of the multi-level loss: appearance, identity and structure, each a scalar of a `Restoration`."""
+"""Terms of the multi-level loss, each a scalar of a `Restoration`: appearance, identity, structure, and two learned."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from lafr.errors import InputError, reason_of
@@ -120,6 +121,11 @@ def _kind_of(name: str) -> Any:
         raise InputError("name", name, f"one of {', '.join(NETWORKS)}")
     module, _, kind = NETWORKS[name].rpartition(".")
     return getattr(importlib.import_module(module), kind)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network that `load` returned: whoever shares it may have moved it."""
+    return next(iter(network.parameters())).device
 
 
 def origins(module: nn.Module) -> frozenset[str]:

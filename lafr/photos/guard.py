@@ -7,7 +7,7 @@ that scores: a score must not be chosen by the filter that it judges.
 import torch
 from torch import Tensor
 
-from lafr.networks import load
+from lafr.networks import device_of, load
 
 RECOGNISER = "mini_recogniser"
 # Chosen on the 160 validation faces at 128 px under the default degradation, seed (0, n), restored by the miniature.
@@ -26,8 +26,8 @@ def likeness(befores: Tensor, afters: Tensor) -> list[float]:
     recogniser = load(RECOGNISER)
     found: list[float] = []
     for before, after in zip(befores.split(BATCH), afters.split(BATCH), strict=True):
-        pair = recogniser(before.clamp(-1, 1).cpu()), recogniser(after.clamp(-1, 1).cpu())  # [B, D] of unit length
-        found += (pair[0] * pair[1]).sum(1).tolist()
+        embeddings = [recogniser(faces.clamp(-1, 1).to(device_of(recogniser))) for faces in (before, after)]
+        found += (embeddings[0] * embeddings[1]).sum(1).tolist()  # [B, D] of unit length
     return found
 
 

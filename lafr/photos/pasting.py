@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lafr.alignment import FFHQ_512, similarity
 from lafr.errors import InputError
+from lafr.networks import device_of, load
 
 CENTRE, RADII = (0.5, 0.5), (0.43, 0.47)  # of the ellipse, in sides of the crop
 FEATHER = 0.25  # share of the radius over which the mask falls to zero
@@ -116,15 +117,13 @@ class ParsedMask:
     """
 
     def __init__(self, network: str = "mini_parser", margin: float = 0.05):
-        from lafr.networks import load
-
         self.network, self.margin = load(network), margin
 
     @torch.no_grad()
     def __call__(self, face: Tensor) -> np.ndarray:
         """Return the mask `[S, S]` of a crop `[3, S, S]`."""
         side = face.shape[-1]
-        head = 1 - self.network(face[None].float()).softmax(1)[:, :1]
+        head = 1 - self.network(face[None].float().to(device_of(self.network))).softmax(1)[:, :1]
         head = F.interpolate(head, (side, side), mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
         reach = 2 * round(self.margin * side) + 1
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))

@@ -280,6 +280,7 @@ def random_base(scale: Scale) -> Any:
 
 def degradation(scale: Scale) -> dict:
     """Return images a second of a recipe's chain: OpenCV on one core, and batches of tensors on the device."""
+    import cv2
     import numpy as np
     import torch
     from hydra.utils import instantiate
@@ -297,7 +298,12 @@ def degradation(scale: Scale) -> dict:
     for dtype in (torch.float32, torch.float64):
         faces = hq.to(device, dtype).expand(16, -1, -1, -1)
         found[str(dtype)[6:]] = 16 / measure(partial(apply_batch, records, faces), device, repeats=3).seconds
+    threads = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     one_core = measure(lambda: [apply(record, hq) for record in records], torch.device("cpu"), repeats=1)
+    cv2.setNumThreads(threads[0])  # the jobs after it have all of them
+    torch.set_num_threads(threads[1])
     return {"images_per_second": found, "one_core": 16 / one_core.seconds, "resolution": side, "batch_size": 16}
 
 

@@ -5,11 +5,13 @@ import pytest
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
+from torch import nn
 
 from lafr.alignment import FFHQ_512, crop, template_distance, yaw
 from lafr.data.packaged import LANDMARKS
 from lafr.errors import InputError
 from lafr.images import read_pil
+from lafr.photos import guard
 from lafr.photos.canvas import Canvas, enlarged
 from lafr.photos.pasting import ParsedMask, Place, ellipse, mask_named, match_colours, rivalry, share_of
 from lafr.weights import locate
@@ -204,3 +206,23 @@ def test_the_distance_from_the_template_counts_in_sides_of_the_picture():
     assert template_distance(FFHQ_512, (512, 512)) == pytest.approx(0, abs=1e-9)
     assert template_distance((FFHQ_512 + 0.5) / 4 - 0.5, (128, 129)) == pytest.approx(0, abs=1e-9)
     assert template_distance(FFHQ_512 + np.array([51.2, 0]), (512, 512)) == pytest.approx(0.1)
+
+
+class OnItsOwnDevice(nn.Module):
+    """A network that a loss or a metric has moved: it takes no image of another device."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, device="meta"))
+
+    def forward(self, image):
+        assert image.device == self.weight.device
+        return torch.ones(len(image), 7, *image.shape[2:])
+
+
+def test_a_shared_network_is_asked_where_it_is(monkeypatch):
+    for place in ("guard", "pasting"):
+        monkeypatch.setattr(f"lafr.photos.{place}.load", lambda name: OnItsOwnDevice())
+    face = torch.zeros(3, 16, 16)
+    assert ParsedMask()(face).shape == (16, 16)
+    assert len(guard.likeness(face[None], face[None])) == 1
