@@ -9,6 +9,7 @@ import ast
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +125,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message without the usage, which has twenty options, and exit with code 2."""
         self.exit(2, f"error: {message}; {self.prog} --help lists the options\n")
+
+
+def words(text: str) -> list[str]:
+    """Return the words of an option that holds arguments, as a shell splits them."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} has a quotation mark without its other half") from None
 
 
 def require_device_name(name: str) -> str:

@@ -4,12 +4,11 @@ Without a table: list them, with what each needs, what of it is there and the co
 """
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lafr.commands.doors import Parser, as_option, one_line_errors
+from lafr.commands.doors import Parser, as_option, one_line_errors, words
 from lafr.commands.running import Further, remedy, run_missing
 from lafr.errors import InputError, setting
 
@@ -63,14 +62,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("table", nargs="*", metavar="TABLE", help="1, 2, 3, 4, 11, 12, figure6, tsne; none lists them all")
     add("--run", action="store_true", help="train and evaluate what is missing first; run again, it resumes")
-    add("--train", default="", metavar="ARGUMENTS", help="for each `lafr train` that --run starts: 'trainer=gpu24'")
+    add(
+        "--train",
+        default="",
+        type=words,
+        metavar="ARGUMENTS",
+        help="for each `lafr train` that --run starts: 'trainer=gpu24'",
+    )
     add(
         "--eval",
         default="",
+        type=words,
         metavar="ARGUMENTS",
         help="for each `lafr eval` that --run starts, and tsne: 'data.root=FOLDER'",
     )
-    add("--launch", default="", metavar="ARGUMENTS", help="--run starts both by `accelerate launch ARGUMENTS`")
+    add(
+        "--launch",
+        default="",
+        type=words,
+        metavar="ARGUMENTS",
+        help="--run starts both by `accelerate launch ARGUMENTS`",
+    )
     add(
         "--format",
         choices=["terminal", "markdown", "latex"],
@@ -96,13 +108,12 @@ def run(given: argparse.Namespace) -> None:
     if given.output and drawn and len(tables) > 1:
         raise InputError("table", given.table, f"{drawn[0]} alone with {setting('output')}, which is its image")
     if given.run:
-        further = Further(*(shlex.split(words) for words in (given.train, given.eval, given.launch)))
-        run_missing(tables or list(TABLES.values()), further)
+        run_missing(tables or list(TABLES.values()), Further(given.train, given.eval, given.launch))
     if not tables:
         print(listing(list(TABLES.values())))
         return
     if given.output and tables[0].drawn:
-        draw(tables[0], Path(given.output), shlex.split(given.eval))
+        draw(tables[0], Path(given.output), given.eval)
         print(f"figure   {given.output}")
         return
     style = given.format or ("markdown" if given.output else style_here())

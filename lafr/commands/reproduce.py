@@ -8,14 +8,13 @@ Run again, it resumes: what is there is skipped. What it adds to a part is writt
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lafr.commands.doors import Parser, as_hydra, as_option, as_started, one_line_errors
+from lafr.commands.doors import Parser, as_hydra, as_option, as_started, one_line_errors, words
 from lafr.commands.running import Further, run_command, run_missing, say
 from lafr.errors import InputError, Spell, setting
 
@@ -28,11 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("experiment", metavar="EXPERIMENT", help="ffhq_0.9pct, or another file of configs/experiment/")
     add("--benchmark", default="celeba_test", metavar="NAME", help="test set that is restored and scored")
-    add("--faces", default="", metavar="ARGUMENTS", help="how `lafr prepare` makes the training faces: source=FOLDER")
-    add("--images", default="", metavar="ARGUMENTS", help="and the test set: 'source=LQ_FOLDER source_hq=HQ_FOLDER'")
-    add("--train", default="", metavar="ARGUMENTS", help="further arguments of `lafr train`")
-    add("--eval", default="", metavar="ARGUMENTS", help="further arguments of `lafr eval`")
-    add("--launch", default="", metavar="ARGUMENTS", help="train and evaluate by `accelerate launch ARGUMENTS`")
+    add(
+        "--faces",
+        default="",
+        type=words,
+        metavar="ARGUMENTS",
+        help="how `lafr prepare` makes the training faces: source=FOLDER",
+    )
+    add(
+        "--images",
+        default="",
+        type=words,
+        metavar="ARGUMENTS",
+        help="and the test set: 'source=LQ_FOLDER source_hq=HQ_FOLDER'",
+    )
+    add("--train", default="", type=words, metavar="ARGUMENTS", help="further arguments of `lafr train`")
+    add("--eval", default="", type=words, metavar="ARGUMENTS", help="further arguments of `lafr eval`")
+    add(
+        "--launch",
+        default="",
+        type=words,
+        metavar="ARGUMENTS",
+        help="train and evaluate by `accelerate launch ARGUMENTS`",
+    )
     add(
         "--format",
         choices=["terminal", "markdown", "latex"],
@@ -48,8 +65,7 @@ def run(given: argparse.Namespace, spell: Spell = as_hydra) -> None:
     title = f"{given.experiment} on {given.benchmark}, against other methods"
     table = PaperTable("reproduced", title, (Row(MODEL, given.experiment),), (given.benchmark,), published=True)
     missing = {need.kind for need in needs(table) if not need.there} & {"model", "result"}
-    parts = {part: shlex.split(getattr(given, part)) for part in ("train", "eval", "launch")}
-    further = Further(**parts)
+    further = Further(given.train, given.eval, given.launch)
     if missing:
         for dataset, arguments in unprepared(given, further, missing, spell).items():
             run_command(["prepare", f"dataset={dataset}", *arguments])
@@ -76,7 +92,7 @@ def unprepared(
     from lafr.training.preflight import report
 
     say("check", given.experiment)
-    ways = {"faces": shlex.split(given.faces), "images": shlex.split(given.images)}
+    ways = {"faces": given.faces, "images": given.images}
     found: list[Finding] = []
     optional: list[Finding] = []
     datasets = {"images": given.benchmark}

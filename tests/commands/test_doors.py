@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lafr.commands import paper, restore
-from lafr.commands.doors import HYDRA_KEYS, OPTIONS, as_hydra, as_option, one_line
+from lafr.commands import paper, reproduce, restore
+from lafr.commands.doors import HYDRA_KEYS, OPTIONS, Parser, as_hydra, as_option, one_line
 from lafr.errors import InputError, setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,3 +85,15 @@ def test_a_message_is_spelled_as_its_door_spells():
     assert error.spelled(option) == "--force, --upscale 2, --model FOLDER, --batch-size"
     assert error.spelled(as_hydra) == "force=true, upscale=2, model.folder=FOLDER, batch_size"
     assert str(error) == "force=True, upscale=2, folder='FOLDER', batch_size"
+
+
+def test_arguments_of_other_commands_are_split_as_a_shell_does_and_half_a_quotation_is_one_line(capsys):
+    for command in (paper, reproduce):
+        parser = Parser("")
+        command.add_arguments(parser)
+        given = parser.parse_args(["1", "--train", "trainer=gpu24 'run_dir=a b'"])
+        assert (given.train, given.eval) == (["trainer=gpu24", "run_dir=a b"], [])
+        with pytest.raises(SystemExit):
+            parser.parse_args(["1", "--train", "'run_dir=a b"])
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "--train" in said and "'run_dir=a b" in said
