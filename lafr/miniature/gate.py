@@ -75,8 +75,10 @@ def measures(scores: Scores, method: str, seed: int = 0) -> list[Measure]:
     def line(name: str, metric: str, wanted: str, holds: Callable, images: Sequence[str] | None = None) -> Measure:
         chosen = images or list(scores[INPUT][metric])
         before, after = measured_on_both(scores, method, metric, chosen)
-        means = (float(values.mean()) if len(values) else float("nan") for values in (before, after))
-        return Measure(name, *means, wanted, bool(len(before) and holds(before, after)), len(chosen) - len(before))
+        if not len(before):
+            raise InputError(f"{metric} failed on every image; the gate cannot be passed without it")
+        failed = len(chosen) - len(before)
+        return Measure(name, float(before.mean()), float(after.mean()), wanted, bool(holds(before, after)), failed)
 
     def clearly_above(before: np.ndarray, after: np.ndarray) -> bool:
         low = mean_and_interval(after - before, seed)["low"]
