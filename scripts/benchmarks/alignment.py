@@ -40,7 +40,7 @@ def alignment(cfg: DictConfig) -> dict:
         for method in (INPUT, name):
             own = {metric: mean_and_interval(np.array(values), cfg.seed) for metric, values in found[method].items()}
             rows.setdefault(method, own)
-        rows[name]["values"] = sum(p.numel() for p in restorer.adapter.parameters())
+        rows[name]["values"] = restorer.adapter.size()
     return {"rows": rows, "images": len(pairs), "set": pairs.name, "device": str(device)}
 
 

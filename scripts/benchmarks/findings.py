@@ -1,8 +1,9 @@
 """The paper's claims on the miniature: question, answer, plot, table and what it does not say, from finished runs."""
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from lafr.evaluation.run import evaluate
 from lafr.evaluation.summary import mean_and_interval
 from lafr.metrics.registry import describe
 from lafr.miniature.build import summaries
+from lafr.models.loading import read_header
 from lafr.models.saved import INDEX
 from lafr.provenance import provenance
 from lafr.storage import JsonLines, read_json
+from lafr.training.checkpoints import TRAINED
 
 Scores = Mapping[str, np.ndarray]  # metric -> a number an image
 
@@ -152,8 +155,18 @@ def training(seeds: Mapping[int, Path]) -> dict:
     step_seconds = first[last]["seconds"] / max(1, first[last]["steps"])
     key = "validation/psnr_rgb"
     curve = [[round(before + line["step"] * step_seconds, 1), line[key]] for line in lines if key in line]
-    trained = sum(stage["trained_parameters"] for stage in first.values())
+    trained = trained_values([next(iter(seeds.values())) / name / "final" / TRAINED for name in first])
     return {"seconds": float(np.mean(seconds)), "trained_parameters": trained, "curve": curve}
+
+
+def trained_values(results: Sequence[Path]) -> int:
+    """Return how many values the results of a run's stages hold, codes included; those of several stages count once."""
+    sizes = {}
+    for path in results:
+        for name, (shape, _) in read_header(path).items():
+            if "_codebook." not in name or name.endswith(".embed"):  # without the moving averages that make the codes
+                sizes[name.removeprefix("restorer.")] = prod(shape)
+    return sum(sizes.values())
 
 
 def draw(claim: dict, path: Path) -> None:

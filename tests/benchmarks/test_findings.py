@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from lafr.errors import InputError
 from scripts.benchmarks.findings import findings, findings_table, finished_runs, references
@@ -22,6 +23,13 @@ def configuration(*overrides):
         return compose("benchmark_findings", list(overrides))
 
 
+def written(stage, tensors, summary):
+    """Write a stage's result as training leaves it."""
+    (stage / "final").mkdir(parents=True)
+    save_file(tensors, stage / "final" / "trained.safetensors")
+    (stage / "final" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
 @pytest.fixture
 def runs(trained, face_folder, tmp_path):
     """Two methods of the claim about parts, two seeds each, as training leaves them; and faces to score them on."""
@@ -32,11 +40,15 @@ def runs(trained, face_folder, tmp_path):
             for parameter in trained.denoiser.lora_parameters():
                 parameter.mul_(1 - 0.3 * number)  # no two restore alike
         trained.save_pretrained(folder / "model", full=True)
-        (folder / "config.json").write_text('{"config": {"stage": {"restoration": {}}}}', encoding="utf-8")
+        settings = {"config": {"stage": {"alignment": {}, "restoration": {}}}}
+        (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        # 3 values are trained in both stages, and 4 are codes, whose statistics are not counted
+        codes = {f"adapter.quantizer._codebook.{name}": torch.zeros(1, 2, 2) for name in ("embed", "embed_avg")}
+        stage = folder / "alignment"
+        written(stage, {"adapter.extractor": torch.zeros(3), **codes}, {"steps": 1, "seconds": 0.0})
         stage = folder / "restoration"
-        (stage / "final").mkdir(parents=True)
-        summary = {"steps": 10, "seconds": 5.0 + number, "trained_parameters": 7}
-        (stage / "final" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        trained_here = {"restorer.adapter.extractor": torch.zeros(3), "restorer.denoiser.lora": torch.zeros(7)}
+        written(stage, trained_here, {"steps": 10, "seconds": 5.0 + number})
         lines = [{"step": 4, "validation/psnr_rgb": 11.0}, {"step": 5, "pixel_mse": 1.0}]
         (stage / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     faces = tmp_path / "faces"
@@ -62,7 +74,7 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
 
     text = findings_table({"claims": found})
     assert text.count("**Not run:**") == 4 and text.count("| method |") == 1
-    assert f"{difference['mean']:+.2f}" in text and "| LoRA | 2 | 6 | 7 |" in text
+    assert f"{difference['mean']:+.2f}" in text and "| LoRA | 2 | 6 | 14 |" in text
     # another claim's turn keeps what is recorded
     (runs / "out" / "findings.json").write_text(json.dumps({"claims": found}), encoding="utf-8")
     shutil.rmtree(runs / "runs")
