@@ -33,6 +33,7 @@ from lafr.training.timing import first_call, measure
 
 REFERENCE_TIMESTEP = 999  # OSEDiff's
 CLOCKS = {"elapsed": time.perf_counter, "processor": time.process_time}
+DECODERS = ("base", "tiny")
 
 
 @dataclass
@@ -115,6 +116,8 @@ def scaled(turn: dict[str, float], times: float) -> dict[str, float]:
 
 def build_methods(cfg: DictConfig, size: DictConfig, device: torch.device) -> dict[str, Method]:
     """Return the reference and each of LAFR's methods, which know their PSNR, on the same random weights."""
+    if set(cfg.decoders) - set(DECODERS) or not cfg.decoders:
+        raise InputError("decoders", list(cfg.decoders), f"some of {', '.join(DECODERS)}")
     with device:  # random weights are made where they are needed
         base = instantiate(size.build, _convert_="all")
     generator = torch.Generator().manual_seed(cfg.seed)

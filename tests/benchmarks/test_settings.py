@@ -17,6 +17,7 @@ from scripts.benchmarks.loader import eaten_by_miniature
         ("loss", "rounds=0", "rounds"),
         ("timesteps", "draws=0", "draws"),
         ("inference", "clock=sundial", "elapsed, processor"),
+        ("inference", "decoders=[base,fast]", "some of base, tiny"),  # it was timed as the base's and called tiny
         ("small_faces", "sides=[64,400]", "at most 248 px"),  # they would overlap
         ("small_faces", f"sides={list(range(24, 46))}", "1 to 21 sizes"),  # the last ones would not be drawn
         ("loader", "images=20", "two batches at least, 32"),
