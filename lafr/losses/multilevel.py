@@ -58,7 +58,9 @@ class Restoration:
             enabled = autocast and torch.is_autocast_enabled(device)
             with torch.autocast(device, enabled=enabled), torch.set_grad_enabled(gradient):
                 output = compute(image.float())
-            if gradient and image.requires_grad and not any(one.requires_grad for one in tensors_of(output)):
+            # of an output of another kind nobody knows
+            trains = any(getattr(one, "requires_grad", True) for one in tensors_of(output))
+            if gradient and image.requires_grad and not trains:
                 # else the term would be added to the others and train nothing
                 name = type(getattr(network, "__self__", network)).__name__
                 raise InputError(f"{name} computes no gradient", remedy="give its term weight 0 or another network")
