@@ -166,6 +166,13 @@ def one_line_errors(spell: Spell, *more: type[BaseException]) -> Iterator[None]:
             raise
         close_progress_bars()
         sys.exit(f"error: {one_line(error, spell)}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("LAFR_TRACEBACK"):  # torch's: not imported here
+            raise
+        close_progress_bars()
+        told = ". ".join(one_line(error, spell).split(". ")[:2])  # what was asked for; not the allocator's statistics
+        remedy = "a smaller batch needs less, and in training the next smaller preset (trainer=gpu24, gpu12)"
+        sys.exit(f"error: {told.rstrip('.')}; {remedy}")
 
 
 def close_progress_bars() -> None:

@@ -5,10 +5,11 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from lafr.commands import paper, reproduce, restore
-from lafr.commands.doors import HYDRA_KEYS, OPTIONS, Parser, as_hydra, as_option, one_line
+from lafr.commands.doors import HYDRA_KEYS, OPTIONS, Parser, as_hydra, as_option, one_line, one_line_errors
 from lafr.errors import InputError, setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,3 +98,13 @@ def test_arguments_of_other_commands_are_split_as_a_shell_does_and_half_a_quotat
             parser.parse_args(["1", "--train", "'run_dir=a b"])
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "--train" in said and "'run_dir=a b" in said
+
+
+def test_too_little_memory_of_a_gpu_is_one_line_and_another_error_of_the_program_keeps_its_traceback():
+    text = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 12.00 GiB of which ..."
+    with pytest.raises(SystemExit) as ended, one_line_errors(as_hydra):
+        raise torch.OutOfMemoryError(text)
+    assert str(ended.value).startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB; a smaller batch")
+    assert "\n" not in str(ended.value) and "trainer=gpu24" in str(ended.value)
+    with pytest.raises(RuntimeError, match="a mistake"), one_line_errors(as_hydra):
+        raise RuntimeError("a mistake")
