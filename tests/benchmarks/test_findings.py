@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from lafr.errors import InputError
+from lafr.miniature.build import PARTS
 from scripts.benchmarks.findings import findings, findings_table, finished_runs, references
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -61,7 +62,7 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     monkeypatch.chdir(runs)
     arguments = ["data.root=faces", "measured=[psnr_rgb]", "output=out"]
     found = findings(configuration(*arguments))["claims"]
-    assert [found[name]["methods"] for name in ("adapters", "faces", "terms")] == [{}, {}, {}]
+    assert [found[name]["methods"] for name in ("shipped", "adapters", "faces", "terms")] == [{}] * 4
     parts = found["parts"]
     assert list(parts["methods"]) == ["LoRA", "whole UNet"] and parts["not_run"] == ["VAE encoder and LoRA"]
     lora, unet = parts["methods"].values()
@@ -73,7 +74,7 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     assert difference["between_seeds"] > 0 and (runs / "out" / "findings" / "parts.svg").is_file()
 
     text = findings_table({"claims": found})
-    assert text.count("**Not run:**") == 4 and text.count("| method |") == 1
+    assert text.count("**Not run:**") == 5 and text.count("| method |") == 1
     assert f"{difference['mean']:+.2f}" in text and "| LoRA | 2 | 6 | 14 |" in text
     # another claim's turn keeps what is recorded
     (runs / "out" / "findings.json").write_text(json.dumps({"claims": found}), encoding="utf-8")
@@ -94,7 +95,10 @@ def test_each_term_is_compared_with_the_one_before_and_distribution_with_percept
 
 
 def test_the_claims_runs_are_those_of_the_experiments_that_they_name(tmp_path):
-    for claim in configuration().known.values():
+    known = dict(configuration().known.items())
+    shipped = known.pop("shipped")
+    assert set(shipped.runs.values()) < set(PARTS) and shipped.command == "lafr build-mini"
+    for claim in known.values():
         for name in claim.runs.values():
             experiment, _, chosen = name.partition("/")
             assert f"+experiment={experiment} " in claim.command
