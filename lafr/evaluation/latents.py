@@ -9,7 +9,7 @@ from lafr.evaluation.cache_keys import key_of_restorer
 from lafr.evaluation.methods import Batch
 from lafr.evaluation.progress import ProgressLog
 from lafr.metrics.codebook import CodeUse
-from lafr.models.restorer import Restorer
+from lafr.models.restorer import Restorer, share_of_input
 from lafr.storage import sha256_of_tensors, sha256_of_values
 
 GAPS = {"latent_gap_before": "z_lq", "latent_gap_after": "z_aligned", "latent_gap_restored": "z_restored"}
@@ -23,7 +23,7 @@ class LatentNumbers:
 
     def __init__(self, restorer: Restorer, log: ProgressLog, fidelity: float = 0.0):
         self.restorer, self.log, self.fidelity = restorer, log, fidelity
-        self.key = sha256_of_values(key_of_restorer(restorer), float(fidelity))
+        self.key = sha256_of_values(key_of_restorer(restorer), share_of_input(fidelity))
         self.known: dict[int, dict] = {}
 
     def load(self, lines: Sequence[dict]) -> None:

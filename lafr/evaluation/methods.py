@@ -14,7 +14,7 @@ from lafr.errors import InputError
 from lafr.evaluation.cache_keys import key_of_restorer
 from lafr.evaluation.plan import CEILING, HQ, LQ, MODEL
 from lafr.images import read_image
-from lafr.models.restorer import Restorer
+from lafr.models.restorer import Restorer, share_of_input
 from lafr.storage import sha256_of_file, sha256_of_values
 
 
@@ -101,7 +101,7 @@ def control_method(control: Callable[[Tensor], Tensor]) -> Method:
 
 def at_fidelity(restorer: Restorer, fidelity: float, key: str | None = None) -> Method:
     """Return LAFR at a fidelity; `key` is that of the restorer, where it is known."""
-    key = sha256_of_values(key or key_of_restorer(restorer), float(fidelity))
+    key = sha256_of_values(key or key_of_restorer(restorer), share_of_input(fidelity))
     return method_of(lambda lq, hq: restorer(lq, fidelity=fidelity) if fidelity else restorer(lq), key, of=("lq",))
 
 
