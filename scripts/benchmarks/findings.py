@@ -244,7 +244,8 @@ def table_of(claim: dict) -> str:
         )
     note = (
         "Below each mean its difference from the method that it is compared with, image by image, with the 95 % "
-        "bootstrap interval over images; after ±, half of the 95 % t-interval between seeds, where there are several."
+        "bootstrap interval over images; after ±, half of the 95 % t-interval between seeds, where there are several. "
+        "Seconds are of a machine that did other work too: they bound the cost from above."
     )
     return f"{markdown.table(['method', 'seeds', 'seconds', 'trained values', *head], rows)}\n\n{note}"
 
