@@ -436,7 +436,7 @@ def test_a_full_disk_leaves_what_is_done(tmp_path, capsys, monkeypatch):
         written = stop_at(patch, 99)
         patch.setattr(
             "PIL.Image.Image.save",
-            lambda self, path, save=Image.Image.save: _full() if len(written) > 2 else save(self, path),
+            lambda self, path, save=Image.Image.save, **how: _full() if len(written) > 2 else save(self, path, **how),
         )
         with pytest.raises(UnwritableError, match=r"cannot write .* free space"):
             run(capsys, "lfw_test", source=source, count=4)
