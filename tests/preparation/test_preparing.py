@@ -461,7 +461,8 @@ def no_line(patch):
 
 def no_sheet(patch):
     save = Image.Image.save
-    patch.setattr("PIL.Image.Image.save", lambda self, path: _full() if "sheet" in str(path) else save(self, path))
+    full = lambda self, path, **how: _full() if "sheet" in str(path) else save(self, path, **how)  # noqa: E731
+    patch.setattr("PIL.Image.Image.save", full)
 
 
 def test_an_address_is_downloaded_resumed_unpacked_and_not_fetched_again(site, tmp_path, capsys):  # noqa: F811
