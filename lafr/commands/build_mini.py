@@ -1,11 +1,10 @@
 """Build the miniature that is shipped in data/mini, or score its networks: `lafr build-mini [--scores val|london]`."""
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
-from lafr.commands.doors import Parser, as_option, one_line_errors, program
+from lafr.commands.doors import Parser, as_option, as_typed, one_line_errors, program
 from lafr.storage import shipped, write_json
 
 EXAMPLES = """\
@@ -33,8 +32,7 @@ def build(given: argparse.Namespace) -> None:
     from lafr.miniature import build as miniature
 
     output = Path(given.output) if given.output else shipped("data/mini")
-    command = f"{program()} {shlex.join(sys.argv[1:])}".strip()
-    size = miniature.build(output, Path(given.runs), [f"data.root={given.faces}"], command)
+    size = miniature.build(output, Path(given.runs), [f"data.root={given.faces}"], as_typed(sys.argv[1:]))
     print(f"packed {', '.join(miniature.PARTS.values())} into {output}: {size:.1f} MB")
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,6 +98,11 @@ def program() -> str:
     """Return the running command's name as its user types it: `lafr train`, `python scripts/train.py`."""
     name = sys.argv[0]
     return name if " " in Path(name).name else f"python scripts/{Path(name).name}"
+
+
+def as_typed(arguments: Iterable[str]) -> str:
+    """Return the running command with these arguments, as a shell takes it: for the record of what made a number."""
+    return f"{program()} {shlex.join(arguments)}".strip()
 
 
 def as_started(text: str) -> str:

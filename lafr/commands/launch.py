@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
@@ -25,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lafr.commands.doors import as_hydra, one_line_errors, program, require_device_name
+from lafr.commands.doors import as_hydra, as_typed, one_line_errors, program, require_device_name
 from lafr.commands.help_page import asks_for_help, comment_of, help_page
 from lafr.commands.processes import join_tasks
 from lafr.errors import InputError, Stopped, require_seed
@@ -52,7 +51,7 @@ def typed_arguments() -> list[str]:
 
 def command_line() -> str:
     """Return the running command as it was typed, for the record of what made a number."""
-    return f"{program()} {shlex.join(_typed)}".strip()
+    return as_typed(_typed)
 
 
 def run(task: Callable[[DictConfig], object], config_name: str) -> None:

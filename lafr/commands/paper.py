@@ -5,6 +5,7 @@ Without a table: list them, with what each needs, what of it is there and the co
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,29 +61,12 @@ def draw(table: "PaperTable", path: Path, evaluation: Sequence[str]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add = parser.add_argument
+    further = partial(add, default="", type=words, metavar="ARGUMENTS")
     add("table", nargs="*", metavar="TABLE", help="1, 2, 3, 4, 11, 12, figure6, tsne; none lists them all")
     add("--run", action="store_true", help="train and evaluate what is missing first; run again, it resumes")
-    add(
-        "--train",
-        default="",
-        type=words,
-        metavar="ARGUMENTS",
-        help="for each `lafr train` that --run starts: 'trainer=gpu24'",
-    )
-    add(
-        "--eval",
-        default="",
-        type=words,
-        metavar="ARGUMENTS",
-        help="for each `lafr eval` that --run starts, and tsne: 'data.root=FOLDER'",
-    )
-    add(
-        "--launch",
-        default="",
-        type=words,
-        metavar="ARGUMENTS",
-        help="--run starts both by `accelerate launch ARGUMENTS`",
-    )
+    further("--train", help="for each `lafr train` that --run starts: 'trainer=gpu24'")
+    further("--eval", help="for each `lafr eval` that --run starts, and tsne: 'data.root=FOLDER'")
+    further("--launch", help="--run starts both by `accelerate launch ARGUMENTS`")
     add(
         "--format",
         choices=["terminal", "markdown", "latex"],

@@ -1,12 +1,11 @@
 """Prepare a set: `lafr prepare dataset=NAME source=...`; or show a degradation recipe: `output=FOLDER`."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lafr.commands.doors import program
+from lafr.commands.doors import as_typed
 from lafr.commands.launch import run, typed_arguments
 from lafr.errors import require_whole
 
@@ -23,7 +22,7 @@ def public_command(arguments: Sequence[str]) -> str:
             return argument
         return f"{key}={public(value) if is_address(value) else Path(value).name}"
 
-    return f"{program()} {shlex.join(map(short, arguments))}"
+    return as_typed(map(short, arguments))
 
 
 def sheet(cfg: DictConfig) -> None:

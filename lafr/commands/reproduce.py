@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,31 +26,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add = parser.add_argument
+    further = partial(add, default="", type=words, metavar="ARGUMENTS")
     add("experiment", metavar="EXPERIMENT", help="ffhq_0.9pct, or another file of configs/experiment/")
     add("--benchmark", default="celeba_test", metavar="NAME", help="test set that is restored and scored")
-    add(
-        "--faces",
-        default="",
-        type=words,
-        metavar="ARGUMENTS",
-        help="how `lafr prepare` makes the training faces: source=FOLDER",
-    )
-    add(
-        "--images",
-        default="",
-        type=words,
-        metavar="ARGUMENTS",
-        help="and the test set: 'source=LQ_FOLDER source_hq=HQ_FOLDER'",
-    )
-    add("--train", default="", type=words, metavar="ARGUMENTS", help="further arguments of `lafr train`")
-    add("--eval", default="", type=words, metavar="ARGUMENTS", help="further arguments of `lafr eval`")
-    add(
-        "--launch",
-        default="",
-        type=words,
-        metavar="ARGUMENTS",
-        help="train and evaluate by `accelerate launch ARGUMENTS`",
-    )
+    further("--faces", help="how `lafr prepare` makes the training faces: source=FOLDER")
+    further("--images", help="and the test set: 'source=LQ_FOLDER source_hq=HQ_FOLDER'")
+    further("--train", help="further arguments of `lafr train`")
+    further("--eval", help="further arguments of `lafr eval`")
+    further("--launch", help="train and evaluate by `accelerate launch ARGUMENTS`")
     add(
         "--format",
         choices=["terminal", "markdown", "latex"],

@@ -58,7 +58,7 @@ class Restoration:
             enabled = autocast and torch.is_autocast_enabled(device)
             with torch.autocast(device, enabled=enabled), torch.set_grad_enabled(gradient):
                 output = compute(image.float())
-            # of an output of another kind nobody knows
+            # an output of another kind than tensors is taken to train
             trains = any(getattr(one, "requires_grad", True) for one in tensors_of(output))
             if gradient and image.requires_grad and not trains:
                 # else the term would be added to the others and train nothing

@@ -461,8 +461,11 @@ def no_line(patch):
 
 def no_sheet(patch):
     save = Image.Image.save
-    full = lambda self, path, **how: _full() if "sheet" in str(path) else save(self, path, **how)  # noqa: E731
-    patch.setattr("PIL.Image.Image.save", full)
+
+    def save_all_but_the_sheet(self, path, **how):
+        return _full() if "sheet" in str(path) else save(self, path, **how)
+
+    patch.setattr("PIL.Image.Image.save", save_all_but_the_sheet)
 
 
 def test_an_address_is_downloaded_resumed_unpacked_and_not_fetched_again(site, tmp_path, capsys):  # noqa: F811

@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from lafr.errors import InputError
-from lafr.images import SAVING
+from lafr.images import write_image
 from lafr.photos.demo.guard import used
 from lafr.photos.demo.limits import Limits, read_upload, time_limit
 from lafr.photos.demo.shown import EMPTY, comparison, face_list, summary
@@ -130,7 +130,7 @@ def restore(
             how: dict[str, Any] = dict(fidelity=fidelity, force=force, progress=partial(say, progress))
             result = cast(PhotoResult, photo_restorer(photo, **how))
         place = Path(tempfile.mkdtemp(dir=folder)) / f"{Path(upload).stem if upload else name}_restored.png"
-        result.image.save(place, **SAVING[".png"])
+        write_image(result.image, place)
     except InputError as error:
         return f"<b>Not restored:</b> {escape(error.spelled(spell))}", shown, "", gr.DownloadButton(visible=False)
     except Exception:
