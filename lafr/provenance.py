@@ -62,7 +62,7 @@ def read_training_set(folder: Path) -> dict | None:
 
 
 def training_set_in_words(record: Mapping) -> str:
-    """Return a record as a phrase: "600 faces of ffhq_600, 512 px by a lanczos filter"."""
+    """Return a record as a phrase: "600 faces of ffhq_600, 512 px by a lanczos filter, and 8 variants of each"."""
     phrases = []
     for one in record["sets"]:
         # a model from elsewhere may hold anything: no markup reaches a table
@@ -72,7 +72,9 @@ def training_set_in_words(record: Mapping) -> str:
     sides = {one.get("resolution") for one in record["sets"]}
     # a set prepared at the model's side keeps its pixels; other images are resized as they are read
     resized = "" if sides == {record["resolution"]} else f", read at {int(record['resolution'])} px"
-    return f"{int(record['faces']):,} faces of {' and '.join(phrases)}{resized}"
+    number = int(record.get("variants", 0))
+    variants = f", and {number} variants of each" if number else ""
+    return f"{int(record['faces']):,} faces of {' and '.join(phrases)}{resized}{variants}"
 
 
 def provenance(command: str, seed: int) -> dict:

@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def is_finished(run: Path) -> bool:
 
 def answered(name: str, claim: dict, runs: dict[str, dict[int, Path]], cfg: DictConfig) -> dict:
     """Return a claim's numbers: of each method and of its paired difference from the one it is compared with."""
-    scores, images = scored(name, runs, cfg)
+    scores, images = scored(name, runs, cfg, claim.get("images", "*"))
     methods = {}
     for method, reference in references(claim, list(runs)).items():
         found = training(runs[method]) | {"seeds": sorted(runs[method]), "against": reference}
@@ -114,8 +115,10 @@ def compared(
     return mean_and_interval(sides[0] - sides[1], seed) | {"between_seeds": between.half if between else None}
 
 
-def scored(name: str, runs: dict[str, dict[int, Path]], cfg: DictConfig) -> tuple[dict[str, dict[int, Scores]], int]:
-    """Return method -> seed -> scores, those of the input under its own name, and the number of images."""
+def scored(
+    name: str, runs: dict[str, dict[int, Path]], cfg: DictConfig, chosen: str = "*"
+) -> tuple[dict[str, dict[int, Scores]], int]:
+    """Return method -> seed -> scores of the images whose names match `chosen`, and the number of those."""
     models = {f"{method}, seed {seed}": path / "model" for method, own in runs.items() for seed, path in own.items()}
     arguments = [f"benchmark={cfg.set}", f"run_name=findings_{name}", f"seed={cfg.seed}", "report=false"]
     evaluation = composed("eval", *arguments)
@@ -129,11 +132,12 @@ def scored(name: str, runs: dict[str, dict[int, Path]], cfg: DictConfig) -> tupl
     result = evaluate(plan, choose_device(), notify=lambda text: tqdm.write(str(text)))
     if result is None:
         raise InputError("findings are made by one process")
-    found: dict[str, dict[int, Scores]] = {
-        method: {seed: result.scores.scores[f"{method}, seed {seed}"] for seed in seeds}
-        for method, seeds in runs.items()
-    }
-    return found, len(result.scores.stems)
+    counts = np.array([fnmatchcase(stem, chosen) for stem in result.scores.stems])
+    found: dict[str, dict[int, Scores]] = {}
+    for method, seeds in runs.items():
+        own = {seed: result.scores.scores[f"{method}, seed {seed}"] for seed in seeds}
+        found[method] = {seed: {m: np.asarray(values)[counts] for m, values in of.items()} for seed, of in own.items()}
+    return found, int(counts.sum())
 
 
 def averaged(seeds: Mapping[int, Scores], metric: str) -> np.ndarray:

@@ -74,8 +74,10 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     assert difference["between_seeds"] > 0 and (runs / "out" / "findings" / "parts.svg").is_file()
 
     text = findings_table({"claims": found})
-    assert text.count("**Not run:**") == 6 and text.count("| method |") == 1
+    assert text.count("**Not run:**") == 7 and text.count("| method |") == 1
     assert f"{difference['mean']:+.2f}" in text and "| LoRA | 2 | 6 | 14 |" in text
+    few = findings(configuration(*arguments, "claims=[parts]", "+known.parts.images='0[13]'"))["claims"]["parts"]
+    assert (parts["images"], few["images"]) == (4, 2) and few["methods"]["LoRA"]["metrics"] != lora["metrics"]
     # another claim's turn keeps what is recorded
     (runs / "out" / "findings.json").write_text(json.dumps({"claims": found}), encoding="utf-8")
     shutil.rmtree(runs / "runs")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lafr.data.faces.sources import File, Item, without_extension
+from lafr.data.faces.variants import with_variants
 from lafr.errors import InputError, setting
 from lafr.storage import shipped
 
@@ -24,6 +25,7 @@ def training_and_held_out(
     min_score: float | None = None,
     rank_by_score: bool = False,
     num_images: int | None = None,
+    variants: int = 0,
     seed: int = 0,
 ) -> tuple[list[Item], list[Item]]:
     """Return the items to train on, in their order, and those to validate on; none is in both.
@@ -44,6 +46,7 @@ def training_and_held_out(
         rank_by_score: take the best `num_images` (of equals the first by name) instead of drawing.
         num_images: size of the training set, drawn as `default_rng(seed).choice(N, num_images, replace=False)` from
             the N sorted items that all of the above leave; all when None.
+        variants: bent and recoloured copies of each item to train on, behind them all (`lafr.data.faces.variants`).
         seed: of the draws.
     """
     require_scores_used(scores, min_score, rank_by_score, num_images)
@@ -76,7 +79,7 @@ def training_and_held_out(
         held_out = draw_held_out(pool, fixed, validation_fraction, seed)
         training = without(training, held_out)
     require_both(training, held_out, where)
-    return training, held_out
+    return with_variants(training, variants, seed), held_out
 
 
 def require_both(training: Sequence[Item], held_out: Sequence[Item], where: str) -> None:

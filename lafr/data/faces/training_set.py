@@ -5,23 +5,27 @@ from pathlib import Path
 
 from lafr.data.benchmarks import INDEX, prepared_index
 from lafr.data.faces.sources import FaceSet, File
+from lafr.data.faces.variants import Variant
 
 
 def training_set(faces: FaceSet, held_out: FaceSet) -> dict:
-    """Return what a model is trained on: number of faces, side in pixels, and each set they come from.
+    """Return what a model is trained on: number of faces, variants of each, side in pixels, each set they come from.
 
     A set that `lafr prepare` made has the name, filter and side of its index.json, another folder its own name.
     `lafr.provenance` carries the record into the run, its model and the note under a table.
     """
-    items = getattr(faces, "items", None)
-    folders = Counter(item.path.parent if isinstance(item, File) else None for item in items or ())
+    items = [item for item in getattr(faces, "items", ()) if not isinstance(item, Variant)]
+    count = len(items) or len(faces)
+    folders = Counter(item.path.parent if isinstance(item, File) else None for item in items)
     sets: dict[Path | None, dict] = {}
-    for folder, count in folders.items():
+    for folder, number in folders.items():
         place = folder and set_of(folder)
         known = sets.setdefault(place, {**described(place), "faces": 0})
-        known["faces"] += count
-    own = list(sets.values()) or [{"name": "packaged faces", "faces": len(faces)}]
-    return {"faces": len(faces), "held_out": len(held_out), "resolution": faces[0].shape[-1], "sets": own}
+        known["faces"] += number
+    own = list(sets.values()) or [{"name": "packaged faces", "faces": count}]
+    found = {"faces": count, "held_out": len(held_out), "resolution": faces[0].shape[-1], "sets": own}
+    variants = len(faces) // count - 1
+    return found | ({"variants": variants} if variants else {})
 
 
 def set_of(folder: Path) -> Path:
