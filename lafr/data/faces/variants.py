@@ -17,11 +17,9 @@ from PIL import Image
 from lafr.data.faces.sources import Item
 from lafr.errors import InputError
 
-FIELDS = {
-    4: 0.018,
-    7: 0.010,
-}  # points of a random field along a side -> its standard deviation, in sides of the picture
-STRETCH, GAMMA, GAIN = 0.05, 0.2, 0.06  # standard deviations of the logarithms
+# points of a random field along a side -> its standard deviation, in sides of the picture
+FIELDS = {4: 0.013, 7: 0.007}
+STRETCH, GAMMA, GAIN = 0.04, 0.15, 0.05  # standard deviations of the logarithms
 
 
 @dataclass(frozen=True)
