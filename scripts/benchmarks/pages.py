@@ -26,7 +26,6 @@ DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob
 PAGES = (*BLOCKED, *(page for page in DOCS if page not in BLOCKED), "data/README.md")
 # of the short table: none is scored by a network that the losses use
 SHORT = ("psnr_rgb", "ssim_rgb", "st_lpips_vgg", "identity_cos_sface", "identity_distance_dlib")
-PARTS = ("encoder", "UNet", "decoder")
 MARK = re.compile(r"(<!-- (?P<kind>\w+): (?P<path>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -132,22 +131,6 @@ def speed_block(record: dict) -> str:
     )
 
 
-def precision_block(record: dict) -> str:
-    """Return the speed and the loss of each way of computing in fewer bits."""
-    ways, rows = record["ways"], []
-    for name, way in ways.items():
-        row = [name]
-        for processor in ("avx512", "avx2"):
-            for part, exact in ways["torch float32"][processor].items():
-                seconds = way[processor][part]
-                row.append("" if seconds is None else f"{exact / seconds:.2f}x")
-        rows.append(row + [f"{way['psnr'][part]:.1f}" if part in way["psnr"] else "" for part in PARTS])
-    columns = ["way", "decoder block", "UNet level", "AVX2: decoder block", "AVX2: UNet level"]
-    table = markdown.table(columns + [f"PSNR, dB: {part}" for part in PARTS], rows)
-    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
-    return f"{table}\n\nBy {packages}; {record['clock']}. {made_by(record)}"
-
-
 def of_topic(topic: str, **texts: Any) -> Callable[[dict], str]:
     """Return the block of a benchmark's record."""
     return partial(benchmark_block, topic, **texts)
@@ -180,12 +163,11 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "findings": of_topic("findings"),
     "inference": of_topic("inference"),
     "speed": speed_block,
-    "precision": precision_block,
+    "precision": of_topic("precision"),
     "evaluation": of_topic("evaluation"),
     "startup": of_topic("startup"),
     "folder": of_topic("folder"),
     "small_faces": of_topic("small_faces"),
-    "eightbit": of_topic("eightbit"),
     "decoders": of_topic("decoders"),
     "faults": of_topic("faults"),
 }

@@ -8,7 +8,6 @@ a measurement and is in no such piece.
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import log10
 from pathlib import Path
 
 from lafr.storage import read_json
@@ -97,30 +96,6 @@ def shares(method: str, parts: Sequence[str], name: str = "inference") -> list[f
     ceiling = made["matmul_gmacs_per_second"][found["dtype"]]
     timed = [found["parts"][part] for part in parts]
     return [100 * part["gmacs"] / part["seconds"] / ceiling for part in timed]
-
-
-def together(*psnr: float) -> float:
-    """Return the PSNR of several parts' errors, taken to add."""
-    return -10 * log10(sum(10 ** (-value / 10) for value in psnr))
-
-
-def eight_bits_everywhere() -> list[float]:
-    """Return the PSNR of all three parts in eight bits, by ONNX Runtime and by OpenVINO."""
-    ways = record("benchmarks/precision")["ways"]
-    return [together(*ways[name]["psnr"].values()) for name in ("ORT int8 static", "OpenVINO int8")]
-
-
-def eight_bits_without_encoder() -> list[float]:
-    """Return speed relative to bfloat16, and PSNR, of UNet and decoder in ONNX Runtime's eight bits."""
-    ways = record("benchmarks/precision")["ways"]
-    few, half = ways["ORT int8 static"], ways["torch bfloat16"]
-    parts = record("benchmarks/inference")["batches"]["1"]["LAFR bfloat16"]["parts"]
-    before = parts["whole"]["seconds"]
-    after = before
-    for part, block in (("UNet", "UNet level"), ("decoder", "decoder block")):
-        after -= parts[part]["seconds"] * (1 - few["avx512"][block] / half["avx512"][block])
-    psnr = together(half["psnr"]["encoder"], few["psnr"]["UNet"], few["psnr"]["decoder"])
-    return [before / after, psnr]
 
 
 def prior_pays() -> list[float]:
@@ -225,8 +200,6 @@ SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
         "LAFR bfloat16", ("decoder", "encoder", "UNet")
     ),
     "the reference reaches {:.0f} % of it in the decoder": lambda: shares("reference", ("decoder",)),
-    "below 40 dB (ONNX Runtime {:.1f} dB, OpenVINO {:.1f} dB)": eight_bits_everywhere,
-    "the whole {:.1f} times as fast as bfloat16, at {:.1f} dB": eight_bits_without_encoder,
     "{:.2f}x exact and {:.2f}x tiny": lambda: speeds("inference_avx2", "LAFR float32"),
     "as a matrix product does, the UNet at {:.0f} % of it": lambda: shares("LAFR float32", ("UNet",), "inference_avx2"),
     "more than {:.1f} times the model's resolution": lambda: of_faces("LARGEST"),

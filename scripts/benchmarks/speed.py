@@ -18,7 +18,8 @@ PARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "avx2": (["inference", "dtypes=[float32]", "repeats=1", "file=inference_avx2"], AVX2),
     "startup": (["startup"], {}),
     "folder": (["folder"], {}),
-    "eightbit": (["eightbit"], AVX2),
+    "precision": (["precision"], {}),
+    "precision_avx2": (["precision", "file=precision_avx2"], AVX2),
 }
 
 
