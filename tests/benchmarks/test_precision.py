@@ -66,7 +66,7 @@ def test_the_verdict_takes_the_fastest_mix_of_one_library_and_ours_that_keeps_fo
     [
         ("ways=[openvino_int4]", "ways must be some of"),
         ("parts=[head]", "parts must be some of encoder, UNet, decoder"),
-        ("ways=[openvino_int8]", "openvino cannot be imported .*: pip install openvino"),
+        ("ways=[openvino_int8]", "nncf cannot be imported .*: pip install nncf"),
         ("ways=[torchao_int8_dynamic]", "torchao cannot be imported .*: pip install torchao"),
     ],
 )

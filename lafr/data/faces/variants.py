@@ -62,7 +62,7 @@ def bent(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return `image [H, W, 3]` stretched about its centre and moved by smooth random fields; the border is mirrored."""
     height, width = image.shape[:2]
     size = np.array([width, height], np.float32)
-    at = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    at: np.ndarray = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
     centre = (size - 1) / 2
     at = (at - centre) * np.exp(rng.normal(0, STRETCH, 2)).astype(np.float32) + centre
     for points, deviation in FIELDS.items():
