@@ -50,6 +50,7 @@ HYDRA_KEYS = {
     "split": "data.split",
     "validation_fraction": "data.validation_fraction",
     "validation_list": "data.validation_list",
+    "variants": "data.variants",
     # evaluation
     "Benchmark.severity": "benchmark.severity",
     "Preparation.severity": "dataset.severity",
