@@ -162,6 +162,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "hours": hours_block,
     "findings": of_topic("findings"),
     "inference": of_topic("inference"),
+    "operators": of_topic("operators"),
     "speed": speed_block,
     "precision": of_topic("precision"),
     "evaluation": of_topic("evaluation"),

@@ -16,6 +16,7 @@ PARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "inference": (["inference", "repeats=2"], {}),
     "batches": (BATCHES, {}),
     "avx2": (["inference", "dtypes=[float32]", "repeats=1", "file=inference_avx2"], AVX2),
+    "operators": (["operators"], AVX2),
     "startup": (["startup"], {}),
     "folder": (["folder"], {}),
     "precision": (["precision"], {}),
