@@ -1,7 +1,5 @@
 """Test sets: the same pixels every time, pairs matched by file stem."""
 
-import os
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from lafr.data.degradation.operators import Degrade, degraded
 from lafr.data.faces import Faces, read_list
-from lafr.data.faces.sources import FaceSet
+from lafr.data.faces.sources import FaceSet, number_of
 from lafr.errors import InputError, require_whole, setting
 from lafr.images import list_images, read_image, unicode_twins
 from lafr.storage import read_sealed
@@ -59,9 +57,7 @@ class Benchmark(Protocol):
 
 def own_generator(seed: int, name: str, *numbers: int) -> np.random.Generator:
     """Return the generator of one sample of an image, by its name and further numbers; no other image moves it."""
-    # crc32, not hash(): Python salts the hash of a string in every process
-    # as bytes: a file's name may hold some that are no text
-    return np.random.default_rng([seed, zlib.crc32(os.fsencode(name)), *numbers])
+    return np.random.default_rng([seed, number_of(name), *numbers])
 
 
 class SyntheticBenchmark:

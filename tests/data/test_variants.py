@@ -1,5 +1,6 @@
 """Variants stand behind the training faces, hold nothing out, and bend a face without folding it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 
 from lafr.data.degradation.first_order import Degradation
 from lafr.data.faces import train_and_validation
+from lafr.data.faces.sources import File
 from lafr.data.faces.training_set import training_set
-from lafr.data.faces.variants import bent, recoloured
+from lafr.data.faces.variants import Variant, bent, recoloured
 from lafr.errors import InputError
 from lafr.miniature.labelled import LabelledStream
 from lafr.provenance import training_set_in_words
@@ -55,6 +57,11 @@ def test_landmarks_of_a_face_are_not_taken_for_those_of_its_variant(face_folder)
     known = {"/".join(Path(path).parts[-2:]): np.zeros((68, 2)) for path in face_folder.glob("*.png")}
     with pytest.raises(InputError, match=r"9 faces have no landmarks, first .*~1"):
         LabelledStream(faces, Degradation(), 0, known)
+
+
+def test_a_name_that_is_no_text_seeds_its_variants_too(face_folder):
+    picture = File(next(face_folder.glob("*.png")), os.fsdecode(b"caf\xe9"))
+    assert Variant(picture, 1, 0).picture().size == (40, 40)
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, "two"])

@@ -6,6 +6,8 @@ sorted as `list_images` sorts files: the same files give the same order from a f
 (`lafr.data.faces.shards`) and from a Hugging Face dataset (`lafr.data.faces.huggingface`), and so the same pair n.
 """
 
+import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -74,6 +76,13 @@ def folder(root: str, folders: Sequence[str] | None = None) -> list[File]:
 def without_extension(path: PurePath) -> str:
     """Return a path as POSIX, without its extension where that is an image's."""
     return (path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path).as_posix()
+
+
+def number_of(name: str) -> int:
+    """Return the number that an image's name seeds its random draws with: the same in every process and set."""
+    # crc32, not hash(): Python salts the hash of a string in every process
+    # as bytes: a file's name may hold some that are no text
+    return zlib.crc32(os.fsencode(name))
 
 
 def in_order(items: Iterable[AnItem]) -> list[AnItem]:

@@ -4,7 +4,6 @@ A miniature trained on 1,444 faces draws those it knows into the ones it does no
 is another person's, and as sharp.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lafr.data.faces.sources import Item
+from lafr.data.faces.sources import Item, number_of
 from lafr.errors import InputError
 
 # points of a random field along a side -> its standard deviation, in sides of the picture
@@ -43,7 +42,7 @@ class Variant:
 
     def picture(self) -> Image.Image:
         """Return the upright 8-bit RGB image, of the original's size."""
-        rng = np.random.default_rng([self.seed, 4, zlib.crc32(self.original.name.encode()), self.number])
+        rng = np.random.default_rng([self.seed, 4, number_of(self.original.name), self.number])
         image = np.asarray(self.original.picture(), np.float32) / 255
         return Image.fromarray((255 * recoloured(bent(image, rng), rng)).round().astype(np.uint8))
 
