@@ -120,8 +120,7 @@ def build_methods(cfg: DictConfig, size: DictConfig, device: torch.device) -> di
         raise InputError("decoders", list(cfg.decoders), f"some of {', '.join(DECODERS)}")
     with device:  # random weights are made where they are needed
         base = instantiate(size.build, _convert_="all")
-    generator = torch.Generator().manual_seed(cfg.seed)
-    lq = torch.rand(1, 3, size.resolution, size.resolution, generator=generator).mul(2).sub(1)
+    lq = random_image(size.resolution, cfg.seed)
     methods, exact = {}, None
     for dtype in cfg.dtypes:
         for compiled in cfg.compile if dtype != "exact" else [False]:
@@ -236,17 +235,27 @@ def warm_up(method: Method, lq: Tensor, device: torch.device) -> None:
 def counted(method: Method, lq: Tensor) -> dict[str, float]:
     """Return the multiplications of each part in units of 1e9: matrix products, convolutions and attention."""
     found, x = {}, lq
+    for name, part in method.parts.items():
+        if name == "adapter":  # its search reads values, and it is small
+            found[name], _ = multiplications(part, torch.zeros(x.shape, device=lq.device))
+        else:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                found[name], x = multiplications(part, torch.empty(x.shape, dtype=x.dtype, device=lq.device))
+    return {name: sum(of.values()) for name, of in found.items()}
+
+
+def multiplications(compute: Callable, x: Tensor) -> tuple[dict[str, float], Tensor]:
+    """Return operator -> its multiplications in units of 1e9, in one call with `x`, and what the call returns."""
+    counter = FlopCounterMode(display=False)
     plain_attention = sdpa_kernel(SDPBackend.MATH)  # the counter doesn't know a CPU's fused one
-    with torch.no_grad(), plain_attention, torch.compiler.set_stance("force_eager"):
-        for name, part in method.parts.items():
-            with FlopCounterMode(display=False) as counter:
-                if name == "adapter":  # its search reads values, and it is small
-                    part(torch.zeros(x.shape, device=lq.device))
-                else:
-                    with FakeTensorMode(allow_non_fake_inputs=True):
-                        x = part(torch.empty(x.shape, dtype=x.dtype, device=lq.device))
-            found[name] = counter.get_total_flops() / 2e9
-    return found
+    with torch.no_grad(), plain_attention, torch.compiler.set_stance("force_eager"), counter:
+        result = compute(x)
+    return {str(operator): flops / 2e9 for operator, flops in counter.get_flop_counts().get("Global", {}).items()}, result
+
+
+def random_image(side: int, seed: int) -> Tensor:
+    """Return one image `[1, 3, side, side]` of noise in [-1, 1]."""
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(seed)).mul(2).sub(1)
 
 
 def timed_pass(

@@ -7,9 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from lafr.commands.launch import composed
 from lafr.evaluation import markdown
@@ -25,8 +23,7 @@ def operators(cfg: DictConfig) -> dict:
     """Return the seconds and the multiplications of each kind of operator in one pass of the UNet, in float32."""
     device = torch.device("cpu")
     size = composed("benchmark_inference", f"scale={cfg.scale}")[cfg.scale]
-    generator = torch.Generator().manual_seed(cfg.seed)
-    lq = torch.rand(1, 3, size.resolution, size.resolution, generator=generator).mul(2).sub(1)
+    lq = inference.random_image(size.resolution, cfg.seed)
     restorer = inference.new_restorer(instantiate(size.build, _convert_="all"), size, lq, cfg.seed)
     optimised(restorer, device, "float32")
     ceiling, taken = 0.0, []
@@ -62,12 +59,11 @@ def seconds_by_kind(run: Callable[[], object]) -> dict[str, float]:
 
 def gmacs_by_kind(module: Callable, shape: torch.Size) -> dict[str, float]:
     """Return kind -> multiplications of one call in units of 1e9."""
-    counter, fake = FlopCounterMode(display=False), FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, fake:  # it knows no fused attention of a CPU
-        module(torch.empty(shape))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        counts, _ = inference.multiplications(module, torch.empty(shape))
     found = dict.fromkeys(KINDS, 0.0)
-    for operator, flops in counter.get_flop_counts()["Global"].items():
-        found[kind_of(f"aten::{str(operator).partition('.')[2]}")] += flops / 2e9
+    for operator, gmacs in counts.items():
+        found[kind_of(f"aten::{operator.partition('.')[2]}")] += gmacs
     return found
 
 
