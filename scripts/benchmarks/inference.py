@@ -250,7 +250,8 @@ def multiplications(compute: Callable, x: Tensor) -> tuple[dict[str, float], Ten
     plain_attention = sdpa_kernel(SDPBackend.MATH)  # the counter doesn't know a CPU's fused one
     with torch.no_grad(), plain_attention, torch.compiler.set_stance("force_eager"), counter:
         result = compute(x)
-    return {str(operator): flops / 2e9 for operator, flops in counter.get_flop_counts().get("Global", {}).items()}, result
+    counts = counter.get_flop_counts().get("Global", {})
+    return {str(operator): flops / 2e9 for operator, flops in counts.items()}, result
 
 
 def random_image(side: int, seed: int) -> Tensor:
