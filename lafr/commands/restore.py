@@ -62,7 +62,12 @@ def parser() -> Parser:
     )
     add("--force", action="store_true", help="restore faces also where they are sharp, in profile or cut by the border")
     add("--only-center-face", action="store_true", help="restore only the face nearest to a photo's centre")
-    add("--no-guard", dest="guard", action="store_false", help="restore also where the result looks like someone else")
+    add(
+        "--no-guard",
+        dest="guard",
+        action="store_false",
+        help="restore also where the result looks like someone else, or the face was sharp",
+    )
     add("--max-megapixels", type=float, default=64, metavar="N", help="skip photos with more (default 64)")
     add(
         "--detector",

@@ -35,8 +35,8 @@ class FaceReport:
     """What became of one face.
 
     `box` (x0, y0, x1, y1) and `points [5, 2]` are in pixels of the upright photo, `side` is that of its aligned crop.
-    `status` is "restored", or "left" with the `reason`. `likeness` is the restored face's to the input, see
-    `lafr.photos.guard`.
+    `status` is "restored", or "left" with the `reason`. `likeness` is the restored face's to the input and
+    `held_detail` the share of its detail that the input holds, see `lafr.photos.guard`.
     """
 
     box: tuple[float, float, float, float]
@@ -47,6 +47,7 @@ class FaceReport:
     reason: str = ""
     warnings: tuple[str, ...] = ()
     likeness: float | None = None
+    held_detail: float | None = None
 
 
 def reports_of(

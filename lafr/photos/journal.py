@@ -61,7 +61,8 @@ def face_facts(face: FaceReport) -> dict:
     facts = asdict(face)
     facts["box"], facts["points"] = np.round(face.box, 1).tolist(), np.round(face.points, 1).tolist()
     facts["score"], facts["side"] = round(face.score, 3), round(face.side, 1)
-    facts["likeness"] = None if face.likeness is None else round(face.likeness, 3)
+    for name in ("likeness", "held_detail"):
+        facts[name] = None if facts[name] is None else round(facts[name], 3)
     return facts
 
 

@@ -76,9 +76,11 @@ class PhotoResult:
 class PhotoRestorer:
     """Restores the faces of whole photos, and aligned faces as they are.
 
+    >>> from PIL import Image, ImageFilter
     >>> from lafr import PhotoRestorer, Restorer
     >>> from lafr.weights import locate
-    >>> result = PhotoRestorer(Restorer.from_pretrained("mini"))(locate("astronaut"))
+    >>> photo = Image.open(locate("astronaut")).filter(ImageFilter.GaussianBlur(2))
+    >>> result = PhotoRestorer(Restorer.from_pretrained("mini"))(photo)
     >>> [face.status for face in result.faces]
     ['restored']
     >>> result.image.size
@@ -92,7 +94,8 @@ class PhotoRestorer:
         mask: maps a restored crop `[3, S, S]` in [-1, 1] to its share `[S, S]` in [0, 1], zero along the edge.
         upscaler: enlarges the rest of the photo: maps (RGB image, 2 or 4) to the larger image; Lanczos when None.
         equal_batches: fill the last batch with copies, for a compiled restorer.
-        guard: leave a face whose restoration looks like another person, see `lafr.photos.guard`.
+        guard: leave a face whose restoration looks like another person or that was as sharp before, see
+            `lafr.photos.guard`.
         max_megapixels: of a photo that is read from a file.
     """
 
@@ -129,7 +132,7 @@ class PhotoRestorer:
         only: Sequence[int] | None = None,
         detections: Sequence[Detection] | None = None,
         only_center_face: bool = False,
-        least_likeness: Sequence[float] | None = None,
+        limits: Sequence[guard.Limits] | None = None,
         progress: Progress | None = None,
     ) -> PhotoResult | list[PhotoResult]:
         """Restore a photo, or each of a list; a list (or a batch) returns a list.
@@ -144,14 +147,14 @@ class PhotoRestorer:
             only: indexes of the faces to restore, in the order of the report; all when None.
             detections: the faces, when they are known already (`detect`).
             only_center_face: restore only the face nearest to the photo's middle.
-            least_likeness: of each of `detections`, below which the guard leaves it; its threshold when None.
+            limits: the guard's for each of `detections`; its own when None.
             progress: called with the number of a photo's faces that are restored and of those to restore, first with 0
                 and then after each batch.
 
         Raises InputError for a photo that cannot be read and for a wrong argument.
         """
         how: dict[str, Any] = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only=only)
-        how |= dict(detections=detections, only_center_face=only_center_face, least_likeness=least_likeness)
+        how |= dict(detections=detections, only_center_face=only_center_face, limits=limits)
         how |= dict(progress=progress)
         if isinstance(photo, list | tuple):
             return [self._restore_one(one, **how) for one in photo]
@@ -177,7 +180,7 @@ class PhotoRestorer:
         only: Sequence[int] | None = None,
         detections: Sequence[Detection] | None = None,
         only_center_face: bool = False,
-        least_likeness: Sequence[float] | None = None,
+        limits: Sequence[guard.Limits] | None = None,
         progress: Progress | None = None,
     ) -> PhotoResult:
         """Restore one PIL image; arguments as in a call."""
@@ -192,12 +195,12 @@ class PhotoRestorer:
             report = report_of_aligned(photo, found, self.resolution, force)
             before = self.crop_of(photo)  # [3, S, S]
             after = self.restore_crops(before[None], fidelity, progress)[0] if report.status == "restored" else before
-            image, report, crops = self.aligned_result(photo, report, before, after)
+            image, report, crops = self.aligned_result(photo, report, before, after, force)
             faces = [report]
             warnings += (NOT_UPSCALED,) if upscale > 1 else ()
         else:
             chosen = centre_face(found, photo.size) if only_center_face else only
-            how = (fidelity, upscale, force, chosen, least_likeness, progress)
+            how = (fidelity, upscale, force, chosen, limits, progress)
             image, faces, crops = self.restore_faces(photo, found, *how)
         return PhotoResult(image, faces, is_aligned, time.perf_counter() - started, warnings, crops)
 
@@ -234,33 +237,40 @@ class PhotoRestorer:
         return False, found, () if found else ("no face found",)
 
     def aligned_result(
-        self, photo: Image.Image, report: FaceReport, before: Tensor, after: Tensor
+        self, photo: Image.Image, report: FaceReport, before: Tensor, after: Tensor, force: bool = False
     ) -> tuple[Image.Image, FaceReport, tuple[FaceCrops, ...]]:
         """Return image, report and crops of an aligned face `before [3, S, S]` that the model restored as `after`.
 
         The image is gray and transparent where the photo is, and has its metadata; of a face that is left it is the
         photo itself.
         """
-        (report,) = self._checked([report], before[None], after[None])
+        (report,) = self._checked([report], before[None], after[None], force=force)
         if report.status != "restored":
             return photo.copy(), report, ()
         return in_kind_of(photo, to_pil(after)), report, (FaceCrops(0, to_pil(before), to_pil(after)),)
 
     def _checked(
-        self, reports: list[FaceReport], befores: Tensor, afters: Tensor, least: Sequence[float] | None = None
+        self,
+        reports: list[FaceReport],
+        befores: Tensor,
+        afters: Tensor,
+        limits: Sequence[guard.Limits] | None = None,
+        force: bool = False,
     ) -> list[FaceReport]:
-        """Return reports in which a restored face is left when its pixels are not finite or it looks like another."""
+        """Return reports in which a restored face is left when its pixels are not finite or the guard says so."""
         finite = torch.isfinite(afters).flatten(1).all(1)
-        likeness = [None] * len(reports)
+        likeness: list[float | None] = [None] * len(reports)
+        held: list[float | None] = [None] * len(reports)
         if self.guard and any(report.status == "restored" for report in reports):
-            likeness = guard.likeness(befores, afters.nan_to_num())
+            likeness[:] = guard.likeness(befores, afters.nan_to_num())
+            held[:] = guard.held_detail(befores, afters.nan_to_num())
         checked = []
-        least = least or [guard.THRESHOLD] * len(reports)
-        for report, is_finite, alike, enough in zip(reports, finite.tolist(), likeness, least, strict=True):
+        own = limits or [guard.Limits()] * len(reports)
+        for report, is_finite, alike, detail, within in zip(reports, finite.tolist(), likeness, held, own, strict=True):
             reason = "" if is_finite else "not finite: the model returned NaN or infinity for it"
-            reason = reason or guard.reason_to_leave(alike, enough)
+            reason = reason or guard.reason_to_leave(alike, None if force else detail, within)
             if report.status == "restored":
-                report = replace(report, likeness=alike if is_finite else None)
+                report = replace(report, likeness=alike, held_detail=detail) if is_finite else report
                 report = replace(report, status="left", reason=reason) if reason else report
             checked.append(report)
         return checked
@@ -291,7 +301,7 @@ class PhotoRestorer:
         upscale: int = 1,
         force: bool = False,
         only: Sequence[int] | None = None,
-        least_likeness: Sequence[float] | None = None,
+        limits: Sequence[guard.Limits] | None = None,
         progress: Progress | None = None,
     ) -> tuple[Image.Image, list[FaceReport], tuple[FaceCrops, ...]]:
         """Restore these faces of an upright photo; returns the photo, what became of each face, and the crops.
@@ -307,8 +317,8 @@ class PhotoRestorer:
         befores = [crop(whole, reports[index].points, self.resolution)[0] for index in chosen]
         inputs = torch.stack([from_pil(before) for before in befores])  # [N, 3, S, S]
         afters = self.restore_crops(inputs, fidelity, progress)  # [N, 3, S, S]
-        least = None if least_likeness is None else [least_likeness[index] for index in chosen]
-        checked = self._checked([reports[index] for index in chosen], inputs, afters, least)
+        own = None if limits is None else [limits[index] for index in chosen]
+        checked = self._checked([reports[index] for index in chosen], inputs, afters, own, force)
         for index, report in zip(chosen, checked, strict=True):
             reports[index] = report
         places = [Place.of(report.points, upscale) for report in reports]

@@ -408,6 +408,7 @@ REMEDIES = {  # kind of reason -> the setting that restores such a face all the 
     "in profile": setting("force"),
     "cut by the border": setting("force"),
     "looks like someone else": setting("guard", False),
+    "sharp already": setting("force"),
 }
 
 

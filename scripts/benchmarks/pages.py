@@ -169,6 +169,7 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
     "startup": of_topic("startup"),
     "folder": of_topic("folder"),
     "small_faces": of_topic("small_faces"),
+    "photos": of_topic("photos"),
     "decoders": of_topic("decoders"),
     "faults": of_topic("faults"),
 }

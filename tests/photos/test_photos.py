@@ -11,6 +11,7 @@ from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import from_pil, read_pil, resize_pil, to_pil
 from lafr.models.restorer import Restorer
+from lafr.photos import guard
 from lafr.photos.detectors import Detection
 from lafr.photos.pasting import Place
 from lafr.photos.restorer import PhotoRestorer
@@ -230,8 +231,8 @@ def test_a_restoration_that_looks_like_someone_else_is_left_unless_the_guard_is_
         def forward(self, lq, **more):
             return from_pil(aligned("t1_0").resize((128, 128)))[None].expand_as(lq)
 
-    small = aligned("astronaut").resize((128, 128))
-    for photo in (astronaut, small):
+    small = aligned("astronaut").resize((128, 128)).filter(ImageFilter.GaussianBlur(1.5))
+    for photo in (astronaut.filter(ImageFilter.GaussianBlur(2)), small):
         (report,) = mini(photo).faces
         assert report.status == "restored" and report.likeness > 0.5
         result = PhotoRestorer(Other())(photo)
@@ -240,6 +241,21 @@ def test_a_restoration_that_looks_like_someone_else_is_left_unless_the_guard_is_
         assert result.image.tobytes() == photo.tobytes() and result.crops == ()
         result = PhotoRestorer(Other(), guard=False)(photo)
         assert result.faces[0].status == "restored" and result.image.tobytes() != photo.tobytes()
+
+
+def test_a_face_that_was_as_sharp_before_is_left_unless_forced_and_a_noisy_or_blurred_one_is_restored(mini, astronaut):
+    small, rng = aligned("astronaut").resize((128, 128)), np.random.default_rng(0)
+    for photo in (astronaut, small):
+        result = mini(photo)
+        (report,) = result.faces
+        assert report.status == "left" and report.held_detail > guard.DETAIL
+        assert report.reason.startswith("sharp already") and result.image.tobytes() == photo.tobytes()
+        assert mini(photo, force=True).faces[0].status == "restored"
+        assert PhotoRestorer(mini.restorer, guard=False)(photo).faces[0].status == "restored"
+        noisy = np.asarray(photo) + rng.normal(0, 20, np.asarray(photo).shape)
+        for worse in (Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), photo.filter(ImageFilter.GaussianBlur(2))):
+            (report,) = mini(worse).faces
+            assert report.status == "restored" and report.held_detail < guard.DETAIL
 
 
 def test_the_user_has_the_last_word_on_what_is_aligned(mini, astronaut):
@@ -313,7 +329,7 @@ def test_every_frontal_face_is_found_and_no_seam_is_seen(mini, name, frontal):
 
 def test_a_gray_photo_stays_gray_through_the_model(mini, astronaut):
     for mode in ("L", "RGB"):
-        photo = astronaut.convert("L").convert(mode)
+        photo = astronaut.filter(ImageFilter.GaussianBlur(2)).convert("L").convert(mode)
         result = mini(photo)
         assert result.image.mode == mode and result.faces[0].status == "restored"
         assert result.image.tobytes() != photo.tobytes()

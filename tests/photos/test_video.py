@@ -15,7 +15,7 @@ from torch import nn
 from lafr.data.packaged import read_pil
 from lafr.errors import InputError
 from lafr.photos.detectors import Detection
-from lafr.photos.guard import THRESHOLD
+from lafr.photos.guard import DETAIL, THRESHOLD
 from lafr.photos.restorer import FaceReport, PhotoRestorer, PhotoResult
 from lafr.photos.video import container_for, restore_video
 from lafr.photos.video.frames import as_stored, upright
@@ -50,7 +50,7 @@ class Painter:
         box = tuple(value * scale for value in FACE)
         return [Detection(box, POINTS * scale, 0.9)] * self.faces
 
-    def __call__(self, photo, fidelity, aligned, detections, least_likeness):
+    def __call__(self, photo, fidelity, aligned, detections, limits):
         painted = photo.copy()
         for detection in detections:
             ImageDraw.Draw(painted).rectangle(detection.box, fill=(200, 30, 30))
@@ -299,7 +299,7 @@ def test_force_and_upscale_reach_the_frames_and_the_faces_that_are_left_are_coun
     asked = []
 
     class Left(Painter):
-        def __call__(self, photo, fidelity, aligned, detections, least_likeness, **how):
+        def __call__(self, photo, fidelity, aligned, detections, limits, **how):
             asked.append(how)
             reports = [FaceReport(d.box, d.points, d.score, 60, "left", "too small: 9 px") for d in detections]
             return PhotoResult(photo.resize((2 * photo.width, 2 * photo.height)), reports, False, 0.0)
@@ -319,6 +319,12 @@ def test_a_face_near_the_guards_threshold_is_restored_in_every_frame_or_in_none(
         photos = PhotoRestorer(Brighter(), lambda image: [Detection(tuple(v / 2 for v in FACE), POINTS / 2, 0.9)])
         report = restore_video(source, tmp_path / "out.mp4", photos, force=True)
         assert (report.frames, report.faces) == (20, restored)
+    monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after: [1.0])
+    monkeypatch.setattr("lafr.photos.faces.is_sharp", lambda *given: False)  # not left for what it was alone
+    for first, restored in ((0.02, 0), (-0.02, 20)):
+        held = itertools.cycle([DETAIL + first, DETAIL - first])
+        monkeypatch.setattr("lafr.photos.guard.held_detail", lambda before, after, held=held: [next(held)])
+        assert restore_video(source, tmp_path / "out.mp4", photos).faces == restored
     # a change that is clear is followed
     alike = iter([THRESHOLD + 0.02] * 10 + [0.2] * 5 + [0.9] * 5)
     monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after: [next(alike)])

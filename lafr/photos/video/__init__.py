@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.errors import InputError, need
-from lafr.photos.guard import OTHER, least_of
+from lafr.photos.guard import limits_after
 from lafr.photos.restorer import PhotoRestorer, PhotoResult
 from lafr.photos.video.frames import as_stored, rgb, stream_like, to_encode, turn, upright
 from lafr.photos.video.tracking import Tracker
@@ -92,11 +92,11 @@ def restore_video(
         if not detections and upscale == 1:
             return photo, 0
         # a face near the guard's threshold would flicker between restored and left
-        least = [least_of(track.guarded) for track in tracker.shown]
-        result = cast(PhotoResult, photo_restorer(photo, detections=detections, least_likeness=least, **how))
+        limits = [limits_after(track.left) for track in tracker.shown]
+        result = cast(PhotoResult, photo_restorer(photo, detections=detections, limits=limits, **how))
         for track, face in zip(tracker.shown, result.faces, strict=True):
             if face.likeness is not None:
-                track.guarded = face.status == "left" and face.reason.startswith(OTHER)
+                track.left = face.reason
         left.update(face.reason.partition(":")[0] for face in result.faces if face.status == "left")
         return result.image, sum(face.status == "restored" for face in result.faces)
 

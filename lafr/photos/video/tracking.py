@@ -52,7 +52,7 @@ class _Track:
     box: Sequence[float]
     filter: OneEuro
     seen: float = field(default=0.0)
-    guarded: bool | None = None  # whether the guard left it in the frame before
+    left: str | None = None  # why the guard left it in the frame before, "" when it was restored
 
 
 class Tracker:
