@@ -14,15 +14,15 @@ from lafr.networks import device_of, load
 
 RECOGNISER = "mini_recogniser"
 # Chosen on the 160 validation faces at 128 px under the default degradation, seed (0, n), restored by the miniature.
-# Likeness to the degraded input: 0.29 at least, 0.61 in the median; 0.6 % of the faces are below 0.3 and left. Of the
-# 25,440 pairs with the restoration of another face 2.9 % reach 0.3. At 0.5 24 % would be left, and SFace finds those
-# nearer to the ground truth once restored, by 0.16 on average: a recogniser sees little in severely degraded faces.
+# Likeness to the degraded input: 0.23 at least, 0.64 in the median; 1.2 % of the faces are below 0.3 and left. Of the
+# 25,440 pairs with the restoration of another face 2.4 % reach 0.3. At 0.5 17 % would be left, and SFace finds those
+# nearer to the ground truth once restored, by 0.17 on average: a recogniser sees little in severely degraded faces.
 THRESHOLD = 0.3
 OTHER = "looks like someone else"
-# Chosen on the same faces: two of 160 hold half of what their restoration shows and are clean, and lose by it: 2.3 and
-# 3.4 dB, 0.14 and 0.10 of SFace. Of 80 nearly sharp ones (blur of 0.5 px, noise of 4, JPEG 75), which lose 0.14 of
-# SFace, 79 hold as much; of 80 blurred by 1 px and reduced by 1.5 none does.
-DETAIL = 0.5
+# Chosen on the same faces: two of 160 hold this share of what their restoration shows, and lose by it: 2.3 and 3.4 dB,
+# 0.14 and 0.10 of SFace. Of 80 nearly sharp ones (blur of 0.5 px, noise of 4, JPEG 75), which lose 0.14 of SFace, all
+# hold as much; of 80 blurred by 1 px and reduced by 1.5, and of the packaged faces, none does.
+DETAIL = 0.4
 FAINT = 2.0  # grey levels: a restoration with less detail, such as one at fidelity 1, says nothing of its input
 CLEAN = 3.0  # grey levels of noise; sharp faces: 2.5 at most, sharp faces under noise of 5: 3.5 and more
 SHARP = "sharp already"
@@ -65,7 +65,7 @@ def held_detail(befores: Tensor, afters: Tensor) -> list[float]:
     """
     before, after = detail(befores), detail(afters)
     share = (before * after).mean((1, 2, 3)) / (after * after).mean((1, 2, 3)).clamp(min=FAINT**2)
-    return (share * (CLEAN / noise(befores).clamp(min=CLEAN))).tolist()
+    return (share * (CLEAN / noise(befores).clamp(min=CLEAN)) ** 2).tolist()
 
 
 def detail(faces: Tensor) -> Tensor:
