@@ -167,6 +167,13 @@ def guard() -> list[float]:
     return [THRESHOLD]
 
 
+def sharp_already() -> list[float]:
+    """Return the share of a restored face's detail, in per cent, from which its input is sharp already."""
+    from lafr.photos.guard import DETAIL
+
+    return [100 * DETAIL]
+
+
 def severity() -> list[float]:
     """Return the margin and the boundary between the two sets called CelebA-Test, in dB."""
     from lafr.data.severity import BOUNDARY, MARGIN
@@ -205,6 +212,7 @@ SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
     "more than {:.1f} times the model's resolution": lambda: of_faces("LARGEST"),
     "more than {:.0f} degrees; over {:.0f} % outside the photo; under {:.0f} px": left_unchanged,
     "restored face less than {:.1f} like the input's": guard,
+    "the input holds {:.0f} % of the detail": sharp_already,
     "under {:.1f} dB severe": lambda: severity()[1:],
     "(within {:.0f} dB of {:.1f}: a warning)": severity,
     "{:.0f} values that others printed": published,
@@ -222,7 +230,7 @@ SENTENCES: dict[str, Callable[[], Sequence[float]]] = {
     ],
     "The parser's mean IoU is {:.2f}": lambda: [record("mini_networks/london")["region_iou_mean"]],
     "The other five regions reach {:.2f}; on the validation faces, who smile, all six reach {:.2f}": regions,
-    "PSNR rises by {:.0f} dB, the perceptual distance halves": lambda: [
+    "PSNR rises by {:.0f} dB, the perceptual distance nearly halves": lambda: [
         mean("LAFR", "psnr_rgb") - mean("LQ input", "psnr_rgb")
     ],
     "ahead of the residual codes by {:.2f} dB at most, these ahead of one hard code by {:.2f} dB": ahead,
