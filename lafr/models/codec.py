@@ -69,10 +69,10 @@ class Codec(nn.Module):
         return 2 ** (len(blocks) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Return `z [B, C, H/f, W/f]`; raises ValueError when H or W is not a multiple of f."""
+        """Return `z [B, C, H/f, W/f]`; raises InputError when H or W is not a multiple of f."""
         height, width = image.shape[-2:]
         if height % self.downscale or width % self.downscale:
-            raise ValueError(
+            raise InputError(
                 f"image of {width} x {height} is not a multiple of {self.downscale}, the autoencoder's downscale "
                 "factor; crop or resize first"
             )

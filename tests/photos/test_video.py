@@ -216,6 +216,24 @@ def test_a_damaged_video_is_one_line_and_leaves_no_file(photo, tmp_path):
         assert not list((tmp_path / "out").iterdir() if (tmp_path / "out").is_dir() else [])
 
 
+@pytest.mark.parametrize(
+    ("codec", "offset", "said"), [("mpeg4", 40, "are damaged"), ("libx265", 4, "could not be decoded")]
+)
+def test_frames_that_the_decoder_drops_or_fills_in_are_counted_in_a_warning(codec, offset, said, photo, tmp_path):
+    path = make_video(tmp_path / "in.mp4", photo, tone=False, codec=codec)
+    assert not restore_video(path, tmp_path / "whole.mp4", Painter(), progress=False).warnings
+    data, start = bytearray(path.read_bytes()), position_of_packet(path, len(TICKS) - 3) + offset
+    data[start : start + 2] = b"\xff\xff"  # in an HEVC packet after its length: a kind of unit that no decoder knows
+    path.write_bytes(data)
+    (warning,) = restore_video(path, tmp_path / "out.mp4", Painter(), progress=False).warnings
+    assert said in warning and f"of {len(TICKS)} frames" in warning
+
+
+def position_of_packet(path, number):
+    with av.open(str(path)) as reading:
+        return next(itertools.islice(reading.demux(video=0), number, None)).pos
+
+
 def damaged(path, photo):
     name = path.name
     if name.startswith("torn"):

@@ -161,7 +161,7 @@ def _transcode(
     """Write `source` with every frame passed through `restore`; return frames, restored faces and warnings."""
     import av
 
-    frames = faces = 0
+    frames = faces = concealed = 0
     with _opened(source) as reading:
         video = _video(reading, source)
         first = _first_frame(source)  # the header needs its format before anything is written
@@ -182,7 +182,7 @@ def _transcode(
                         continue
                     frame, count = _restored(item, out.pix_fmt, restore, upscale)
                     writing.mux(out.encode(frame))
-                    frames, faces = frames + 1, faces + count
+                    frames, faces, concealed = frames + 1, faces + count, concealed + item.is_corrupt
                     bar.update()
                 writing.mux(out.encode(None))
         except (av.FFmpegError, _Unsuited) as error:
@@ -190,7 +190,18 @@ def _transcode(
             same = source.suffix.lower() == target.suffix.lower()
             other = "of Matroska, .mkv" if same else f"of the source, {source.suffix}"
             raise InputError(f"cannot write {str(target)!r} ({reason}); give it the extension {other}") from None
-        return frames, faces, _warnings(reading, video, first.format, copies)
+        lost = _lost(source, frames) if frames < video.frames else 0  # 0 where a container doesn't count its frames
+        damage = [(lost, "could not be decoded"), (concealed, "are damaged, and the decoder filled them in")]
+        said = [f"{count} of {frames + lost} frames {what}; get a whole copy" for count, what in damage if count]
+        return frames, faces, (*said, *_warnings(reading, video, first.format, copies))
+
+
+def _lost(source: Path, frames: int) -> int:
+    """Return how many frames of a video to be shown are missing among those decoded, a packet for each frame."""
+    with _opened(source) as reading:
+        packets = reading.demux(_video(reading, source))
+        shown = sum(packet.size > 0 and not packet.is_discard for packet in packets)  # discarded: before the first cut
+    return max(0, shown - frames)
 
 
 class _Unsuited(Exception):
