@@ -227,9 +227,21 @@ def answer(claim: dict) -> str:
     for method, found in claim["methods"].items():
         if found["against"] is None:
             continue
-        parts = [f"{describe(m).label} {difference(found, m)}" for m in list(found["metrics"])[:2]]
+        parts = []
+        for metric in list(found["metrics"])[:2]:
+            parts.append(f"{describe(metric).label} {difference(found, metric)}, {verdict(found, metric)}")
         lines.append(f"- {method}, compared with {found['against']}: {'; '.join(parts)}")
     return "\n".join(lines)
+
+
+def verdict(found: dict[str, Any], metric: str) -> str:
+    """Return "ahead" or "behind" where a difference is beyond both of its intervals, else "within noise"."""
+    value = found["difference"][metric]
+    if value["mean"] is None:
+        return "not measured"
+    towards_zero = value["mean"] - value["low"] if value["mean"] > 0 else value["high"] - value["mean"]
+    half = max(towards_zero, value["between_seeds"] or 0)
+    return intervals.Comparison(value["mean"], half, len(found["seeds"])).verdict(describe(metric).direction)
 
 
 def table_of(claim: dict) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lafr.errors import InputError
 from lafr.miniature.build import PARTS
-from scripts.benchmarks.findings import findings, findings_table, finished_runs, references
+from scripts.benchmarks.findings import findings, findings_table, finished_runs, references, verdict
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STEP = "stage@stage.restoration"
@@ -85,6 +85,22 @@ def test_finished_runs_make_differences_and_a_page_and_the_rest_is_named_as_not_
     for wrong in ("claims=[term]", "measured=[psnr]"):
         with pytest.raises(InputError, match=r"have no (term|psnr); choose among .*(terms|psnr_rgb)"):
             findings(configuration(*arguments, wrong))
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "low", "high", "between_seeds", "said"),
+    [
+        ("psnr_rgb", 0.2, 0.1, 0.5, None, "ahead"),
+        ("lmd_68", 0.2, 0.1, 0.5, None, "behind"),
+        ("psnr_rgb", 0.2, -0.1, 0.3, None, "within noise"),
+        ("psnr_rgb", -0.2, -0.5, -0.1, 0.15, "behind"),
+        ("psnr_rgb", -0.2, -0.3, -0.1, 0.25, "within noise"),
+        ("psnr_rgb", None, None, None, None, "not measured"),
+    ],
+)
+def test_a_difference_counts_beyond_both_of_its_intervals(metric, mean, low, high, between_seeds, said):
+    value = {"mean": mean, "low": low, "high": high, "between_seeds": between_seeds}
+    assert verdict({"difference": {metric: value}, "seeds": [0]}, metric) == said
 
 
 def test_each_term_is_compared_with_the_one_before_and_distribution_with_perceptual():
