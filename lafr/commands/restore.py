@@ -60,13 +60,13 @@ def parser() -> Parser:
         metavar="true|false|auto",
         help="whether each image is one face in FFHQ's alignment; auto (default): by shape and face",
     )
-    add("--force", action="store_true", help="restore faces also where they are sharp, in profile or cut by the border")
+    add("--force", action="store_true", help="restore faces also where they are sharp, small, in profile or cut off")
     add("--only-center-face", action="store_true", help="restore only the face nearest to a photo's centre")
     add(
         "--no-guard",
         dest="guard",
         action="store_false",
-        help="restore also where the result looks like someone else, or the face was sharp",
+        help="restore also where the result looks like someone else, or the face was sharp already",
     )
     add("--max-megapixels", type=float, default=64, metavar="N", help="skip photos with more (default 64)")
     add(
@@ -172,7 +172,7 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
     with hidden("scipy", *(() if own_code else ("peft", "transformers"))):
         from lafr.commands.devices import choose_device
         from lafr.models.fast import memory_kept, optimised
-        from lafr.models.restorer import Restorer
+        from lafr.models.restorer import Restorer, model_folder
         from lafr.photos.detectors import built, detector_named
         from lafr.photos.files import VIDEOS
         from lafr.photos.journal import folder_state
@@ -198,8 +198,12 @@ def restore(given: argparse.Namespace, spell: Spell = as_python) -> bool:
         guard=given.guard,
         max_megapixels=given.max_megapixels,
     )
-    made_by = {"model": folder_state(given.model), **{name: getattr(given, name) for name in MADE_BY}}
-    made_by |= {name: folder_state(place) for name in ("base", "decoder") if (place := getattr(given, name))}
+    made_by = {"model": folder_state(given.model, model_folder(given.model))}
+    made_by |= {name: getattr(given, name) for name in MADE_BY}
+    if given.base:
+        made_by["base"] = folder_state(given.base)
+    if given.decoder:  # "base" and "tiny" are names, whatever lies in the working directory
+        made_by["decoder"] = given.decoder if given.decoder in ("base", "tiny") else folder_state(given.decoder)
     with memory_kept() if given.fast else nullcontext():
         outcome = restore_files(
             photos,

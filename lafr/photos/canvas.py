@@ -93,7 +93,9 @@ class Canvas:
 def in_kind_of(photo: Image.Image, face: Image.Image) -> Image.Image:
     """Return the RGB restoration of an aligned face as its input was: gray or not, transparent or not, its metadata."""
     rgb = np.asarray(to_rgb(photo))
-    if photo.mode in ("1", "L", "LA", "La", "I", "I;16", "F"):
+    if photo.mode in ("I", "I;16"):
+        face = Image.fromarray(np.asarray(face.convert("L")).astype(np.uint16) * 257)
+    elif photo.mode in ("1", "L", "LA", "La", "F"):
         face = face.convert("L")
     elif not (rgb.max(2) != rgb.min(2)).any():  # a gray face in three channels
         face = face.convert("L").convert("RGB")

@@ -12,14 +12,12 @@ from lafr.alignment import FFHQ_512, crop, template_distance, yaw
 from lafr.errors import InputError
 from lafr.images import to_rgb
 from lafr.photos.detectors import Detection
+from lafr.photos.guard import LARGE, Limits
 from lafr.photos.pasting import Place
+from lafr.photos.sharpness import LOST, lost_detail
 
 SMALLEST = 24  # pixels of a face's box: below, there is nothing to restore from
 LARGEST = 1.5  # native crop over the model's side: above, restoring would remove the detail of a sharp face
-# Grey levels: RMS of what a face loses when it is shrunk to the model's side, above which it is sharp. 40 validation
-# faces of 512 px, for a model of 128 px: 3.1 to 10.4 as they are, 2.06 and more when they hold the detail of 192 px
-# (`LARGEST`), at most 1.96 when they hold that of 128 px.
-SHARP = 2.0
 PROFILE = 65  # degrees to the side: the training faces end about there
 OUTSIDE = 0.3  # share of the face that the photo's border cuts off
 # Mean distance of the five points from FFHQ's, in sides of the image, up to which it is aligned. Of 80 aligned faces
@@ -36,7 +34,7 @@ class FaceReport:
 
     `box` (x0, y0, x1, y1) and `points [5, 2]` are in pixels of the upright photo, `side` is that of its aligned crop.
     `status` is "restored", or "left" with the `reason`. `likeness` is the restored face's to the input and
-    `held_detail` the share of its detail that the input holds, see `lafr.photos.guard`.
+    `held_detail` the share of its detail that the input holds, see `lafr.photos.sharpness`.
     """
 
     box: tuple[float, float, float, float]
@@ -56,6 +54,7 @@ def reports_of(
     resolution: int,
     force: bool = False,
     only: Collection[int] | None = None,
+    limits: Sequence[Limits] | None = None,
 ) -> list[FaceReport]:
     """Return what will be done with each face of an upright photo, and why.
 
@@ -65,7 +64,10 @@ def reports_of(
         resolution: the model's side in pixels.
         force: restore also a face that `reason_to_leave` would leave, if it is 2 px wide or more.
         only: indexes of the faces to restore; all when None.
+        limits: of each face; the guard's own when None.
     """
+    if limits is not None and len(limits) != len(found):
+        raise InputError("limits", f"{len(limits)} limits", f"one for each of the {len(found)} faces")
     if only is not None and not all(0 <= index < len(found) for index in only):
         raise InputError("only", list(only), f"indexes of the photo's {len(found)} faces, counted from 0")
     reports, size = [], photo.size
@@ -78,7 +80,8 @@ def reports_of(
             reason = ""
         else:
             reason = reason_to_leave(one, place, size)
-            if not reason and large and is_sharp(photo, one.points, resolution):
+            lost = limits[index].lost if limits else LOST
+            if not reason and large and is_sharp(photo, one.points, resolution, lost):
                 reason = too_large(place.side, resolution)
         status = "left" if reason else "restored"
         warnings = warnings_of(index, found, place, size)
@@ -101,26 +104,16 @@ def reason_to_leave(one: Detection, place: Place, size: tuple[int, int]) -> str:
     return ""
 
 
-def is_sharp(photo: Image.Image, points: np.ndarray, resolution: int) -> bool:
-    """Return whether a face shows detail that is lost in a crop of `resolution` px: whether restoring would blur it."""
+def is_sharp(photo: Image.Image, points: np.ndarray, resolution: int, lost: float = LOST) -> bool:
+    """Return whether more detail than `lost` is gone in a crop of `resolution` px: whether restoring would blur it."""
     whole = photo if photo.mode == "RGB" else to_rgb(photo)
     side = min(round(Place.of(points).side), 4 * resolution)
-    return lost_detail(crop(whole, points, side)[0], resolution) > SHARP
-
-
-def lost_detail(face: Image.Image, resolution: int) -> float:
-    """Return the RMS, in grey levels, of what an aligned face loses when it is shrunk to `resolution` px."""
-    gray = face.convert("L")
-    small = gray.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    lost = np.asarray(gray, np.float32) - np.asarray(small.resize(gray.size, Image.Resampling.BICUBIC), np.float32)
-    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in lost.shape)
-    inside = np.hypot(*np.meshgrid(x / 0.3, y / 0.4)) < 1  # the face without hair and background
-    return float(np.sqrt(np.mean(lost[inside] ** 2)))
+    return lost_detail(crop(whole, points, side)[0], resolution) > lost
 
 
 def too_large(side: float, resolution: int) -> str:
     """Return the reason to leave a sharp face that is larger than the model."""
-    return f"larger than the model, and sharp: its crop is {side:.0f} px wide and the model's {resolution} px"
+    return f"{LARGE}: its crop is {side:.0f} px wide and the model's {resolution} px"
 
 
 def larger(side: float, resolution: int) -> str:
@@ -163,7 +156,7 @@ def report_of_aligned(
 def aligned_is_sharp(photo: Image.Image, resolution: int) -> bool:
     """Return whether an aligned face shows detail that is lost at `resolution` px."""
     side = min(4 * resolution, *photo.size)
-    return lost_detail(to_rgb(photo).resize((side, side), Image.Resampling.LANCZOS), resolution) > SHARP
+    return lost_detail(to_rgb(photo).resize((side, side), Image.Resampling.LANCZOS), resolution) > LOST
 
 
 def looks_aligned(found: Sequence[Detection], size: tuple[int, int], resolution: int) -> bool:

@@ -74,8 +74,13 @@ def _state(path: Path) -> dict | None:
     return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
-def folder_state(folder: str | Path) -> list:
-    """Return what changes when the model in a folder is trained again: its files' names, sizes and times."""
-    place = Path(folder)  # or a base model's single file
+def folder_state(folder: str | Path, place: Path | None = None) -> list:
+    """Return what changes when the model in a folder is trained again: its files' names, sizes and times.
+
+    Args:
+        folder: as it is named; or a base model's single file.
+        place: where it is, when that is not its name.
+    """
+    place = place or Path(folder)
     files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
     return [str(folder), *([path.name, *(_state(path) or {}).values()] for path in files if path.is_file())]

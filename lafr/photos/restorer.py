@@ -40,6 +40,7 @@ from lafr.photos.faces import (
     reports_of,
 )
 from lafr.photos.pasting import Place, ellipse, match_colours, share_of
+from lafr.photos.sharpness import held_detail
 
 if TYPE_CHECKING:
     from lafr.models.restorer import Restorer
@@ -95,7 +96,7 @@ class PhotoRestorer:
         upscaler: enlarges the rest of the photo: maps (RGB image, 2 or 4) to the larger image; Lanczos when None.
         equal_batches: fill the last batch with copies, for a compiled restorer.
         guard: leave a face whose restoration looks like another person or that was as sharp before, see
-            `lafr.photos.guard`.
+            `lafr.photos.guard` and `lafr.photos.sharpness`.
         max_megapixels: of a photo that is read from a file.
     """
 
@@ -142,12 +143,12 @@ class PhotoRestorer:
                 of them. EXIF orientation is applied. What is given is not changed.
             fidelity: 0 restores as trained, 1 stays nearest the input.
             upscale: 1, 2 or 4 times the photo's size; an aligned face gets the model's size.
-            force: also restore faces that are larger than the model can improve, in profile or cut by the border.
+            force: also restore faces that are sharp, too small, in profile or cut by the border.
             aligned: whether the photo is one face in FFHQ's alignment; "auto" judges by its shape and its face.
             only: indexes of the faces to restore, in the order of the report; all when None.
             detections: the faces, when they are known already (`detect`).
             only_center_face: restore only the face nearest to the photo's middle.
-            limits: the guard's for each of `detections`; its own when None.
+            limits: for each of `detections`; the guard's own when None.
             progress: called with the number of a photo's faces that are restored and of those to restore, first with 0
                 and then after each batch.
 
@@ -195,7 +196,7 @@ class PhotoRestorer:
             report = report_of_aligned(photo, found, self.resolution, force)
             before = self.crop_of(photo)  # [3, S, S]
             after = self.restore_crops(before[None], fidelity, progress)[0] if report.status == "restored" else before
-            image, report, crops = self.aligned_result(photo, report, before, after, force)
+            image, report, crops = self.aligned_result(photo, report, before, after, fidelity, force)
             faces = [report]
             warnings += (NOT_UPSCALED,) if upscale > 1 else ()
         else:
@@ -237,14 +238,20 @@ class PhotoRestorer:
         return False, found, () if found else ("no face found",)
 
     def aligned_result(
-        self, photo: Image.Image, report: FaceReport, before: Tensor, after: Tensor, force: bool = False
+        self,
+        photo: Image.Image,
+        report: FaceReport,
+        before: Tensor,
+        after: Tensor,
+        fidelity: float = 0.0,
+        force: bool = False,
     ) -> tuple[Image.Image, FaceReport, tuple[FaceCrops, ...]]:
         """Return image, report and crops of an aligned face `before [3, S, S]` that the model restored as `after`.
 
         The image is gray and transparent where the photo is, and has its metadata; of a face that is left it is the
         photo itself.
         """
-        (report,) = self._checked([report], before[None], after[None], force=force)
+        (report,) = self._checked([report], before[None], after[None], None, fidelity, force)
         if report.status != "restored":
             return photo.copy(), report, ()
         return in_kind_of(photo, to_pil(after)), report, (FaceCrops(0, to_pil(before), to_pil(after)),)
@@ -254,16 +261,19 @@ class PhotoRestorer:
         reports: list[FaceReport],
         befores: Tensor,
         afters: Tensor,
-        limits: Sequence[guard.Limits] | None = None,
-        force: bool = False,
+        limits: Sequence[guard.Limits] | None,
+        fidelity: float,
+        force: bool,
     ) -> list[FaceReport]:
         """Return reports in which a restored face is left when its pixels are not finite or the guard says so."""
+        from lafr.models.restorer import share_of_input  # not above: it loads diffusers
+
         finite = torch.isfinite(afters).flatten(1).all(1)
         likeness: list[float | None] = [None] * len(reports)
         held: list[float | None] = [None] * len(reports)
         if self.guard and any(report.status == "restored" for report in reports):
             likeness[:] = guard.likeness(befores, afters.nan_to_num())
-            held[:] = guard.held_detail(befores, afters.nan_to_num())
+            held[:] = held_detail(befores, afters.nan_to_num(), share_of_input(fidelity))
         checked = []
         own = limits or [guard.Limits()] * len(reports)
         for report, is_finite, alike, detail, within in zip(reports, finite.tolist(), likeness, held, own, strict=True):
@@ -308,7 +318,7 @@ class PhotoRestorer:
 
         Arguments as in a call. Video uses it with points that are smoothed over time.
         """
-        reports = reports_of(detections, photo, self.resolution, force, only)
+        reports = reports_of(detections, photo, self.resolution, force, only, limits)
         canvas = Canvas(photo, upscale, self.upscaler)
         chosen = [index for index, report in enumerate(reports) if report.status == "restored"]
         if not chosen:
@@ -318,7 +328,7 @@ class PhotoRestorer:
         inputs = torch.stack([from_pil(before) for before in befores])  # [N, 3, S, S]
         afters = self.restore_crops(inputs, fidelity, progress)  # [N, 3, S, S]
         own = None if limits is None else [limits[index] for index in chosen]
-        checked = self._checked([reports[index] for index in chosen], inputs, afters, own, force)
+        checked = self._checked([reports[index] for index in chosen], inputs, afters, own, fidelity, force)
         for index, report in zip(chosen, checked, strict=True):
             reports[index] = report
         places = [Place.of(report.points, upscale) for report in reports]

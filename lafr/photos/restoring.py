@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lafr.images import photo_path, read_photo, to_pil, to_rgb, upright, write_i
 from lafr.photos.detectors import Detection
 from lafr.photos.faces import FaceReport, report_of_aligned
 from lafr.photos.files import LONGEST_NAME, VIDEOS, Found, Outputs, find_inputs
+from lafr.photos.guard import LARGE, OTHER, SHARP, Limits
 from lafr.photos.journal import Journal, face_facts
 from lafr.photos.restorer import NOT_UPSCALED, FaceCrops, PhotoRestorer
 
@@ -133,7 +134,7 @@ def restore_files(
     outputs = Outputs(output, extension, suffix, side_by_side, save_faces)
     how = dict(fidelity=fidelity, upscale=upscale, force=force, aligned=aligned, only_center_face=only_center_face)
     written_as = dict(side_by_side=side_by_side, extension=extension, suffix=suffix, save_faces=save_faces)
-    made_by = {"guard": photos.guard, **(settings or {})}
+    made_by = {"guard": photos.guard and asdict(Limits()), **(settings or {})}
     journal = Journal(output, {**how, **written_as, **made_by})
     return _Run(photos, how, outputs, journal, progress).restore(find_inputs(sources, output), again)
 
@@ -296,7 +297,8 @@ class _Run:
         self.outcome.errors.append(error)
 
     def _aligned(self, one: _Waiting, after: torch.Tensor, seconds: float = 0.0) -> None:
-        image, report, crops = self.photos.aligned_result(one.photo, one.report, one.crop, after)
+        how = self.how["fidelity"], self.how["force"]
+        image, report, crops = self.photos.aligned_result(one.photo, one.report, one.crop, after, *how)
         before = to_pil(one.crop) if report.status == "restored" else one.photo
         facts = dict(seconds=round(seconds, 3), aligned=True)
         self._write_later(one.job, (before, image), crops, [report], one.warnings, facts)
@@ -317,12 +319,13 @@ class _Run:
     ) -> None:
         """Write a restored photo while the next one is restored, once the one before it is written and recorded."""
         self._finish()
-        self.writing = _Writing(job, self.writer.submit(self._write, job, *pair, crops), faces, warnings, facts)
+        written = self.writer.submit(self._write, job, *pair, crops, len(faces))
+        self.writing = _Writing(job, written, faces, warnings, facts)
 
     def _write(
-        self, job: Job, before: Image.Image, image: Image.Image, crops: Sequence[FaceCrops]
+        self, job: Job, before: Image.Image, image: Image.Image, crops: Sequence[FaceCrops], number: int
     ) -> tuple[Path, tuple[str, ...]]:
-        """Write a restored photo and what belongs to it; returns its path and what could not be kept."""
+        """Write a restored photo of `number` faces and what belongs to it; return its path and what it cannot keep."""
         place = photo_path(image, job.target)
         if place != job.target and os.path.realpath(place) in self.inputs:
             raise InputError(f"{str(place)!r} would be overwritten, as CMYK is written as TIFF; choose another folder")
@@ -334,6 +337,9 @@ class _Run:
                 cropped, restored = self.outputs.faces(job.target, one.index)
                 write_image(one.before, cropped)
                 write_image(one.after, restored)
+            for index in set(range(number)) - {one.index for one in crops}:  # left now, restored by an earlier run
+                for path in self.outputs.faces(job.target, index):
+                    path.unlink(missing_ok=True)
         return target, lost
 
     def _finish(self) -> None:
@@ -404,11 +410,11 @@ def comparison(before: Image.Image, after: Image.Image) -> Image.Image:
 
 REMEDIES = {  # kind of reason -> the setting that restores such a face all the same
     "too small": setting("force"),
-    "larger than the model, and sharp": setting("force"),
+    LARGE: setting("force"),
     "in profile": setting("force"),
     "cut by the border": setting("force"),
-    "looks like someone else": setting("guard", False),
-    "sharp already": setting("force"),
+    OTHER: setting("guard", False),
+    SHARP: setting("force"),
 }
 
 

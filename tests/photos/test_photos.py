@@ -15,6 +15,7 @@ from lafr.photos import guard
 from lafr.photos.detectors import Detection
 from lafr.photos.pasting import Place
 from lafr.photos.restorer import PhotoRestorer
+from lafr.photos.sharpness import DETAIL
 from lafr.weights import locate
 
 
@@ -248,14 +249,22 @@ def test_a_face_that_was_as_sharp_before_is_left_unless_forced_and_a_noisy_or_bl
     for photo in (astronaut, small):
         result = mini(photo)
         (report,) = result.faces
-        assert report.status == "left" and report.held_detail > guard.DETAIL
+        assert report.status == "left" and report.held_detail > DETAIL
         assert report.reason.startswith("sharp already") and result.image.tobytes() == photo.tobytes()
         assert mini(photo, force=True).faces[0].status == "restored"
         assert PhotoRestorer(mini.restorer, guard=False)(photo).faces[0].status == "restored"
         noisy = np.asarray(photo) + rng.normal(0, 20, np.asarray(photo).shape)
         for worse in (Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), photo.filter(ImageFilter.GaussianBlur(2))):
             (report,) = mini(worse).faces
-            assert report.status == "restored" and report.held_detail < guard.DETAIL
+            assert report.status == "restored" and report.held_detail < DETAIL
+
+
+def test_an_aligned_gray_face_of_sixteen_bits_keeps_them_and_every_detection_has_its_own_limits():
+    gray = Image.fromarray(np.asarray(aligned("astronaut").resize((128, 128)).convert("L")).astype(np.uint16) * 257)
+    result = PhotoRestorer(Brighter(), guard=False)(gray, aligned=True)
+    assert result.image.mode == gray.mode and np.asarray(result.image).max() > 255
+    with pytest.raises(InputError, match=r"limits .*one for each of the 2 faces"):
+        restore(NOISE, [face(10, 20, 120), face(250, 60, 100)], limits=[guard.Limits()])
 
 
 def test_the_user_has_the_last_word_on_what_is_aligned(mini, astronaut):

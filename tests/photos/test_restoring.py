@@ -10,10 +10,11 @@ from conftest import SIZE
 from PIL import Image
 
 from lafr.alignment import FFHQ_512
+from lafr.data.packaged import aligned
 from lafr.errors import InputError
 from lafr.images import as_saved, read_image
 from lafr.models.adapter import no_adapter
-from lafr.models.restorer import Restorer
+from lafr.models.restorer import Restorer, model_folder
 from lafr.photos import restoring
 from lafr.photos.detectors import Detection
 from lafr.photos.files import Outputs, find_inputs
@@ -290,6 +291,19 @@ def test_a_changed_single_file_is_another_state(tmp_path):
     before = folder_state(file)
     file.write_bytes(b"22")
     assert folder_state(file) != before
+    # a name is not the folder that happens to be called so
+    named = [folder_state("mini", place) for place in (tmp_path, model_folder("mini"))]
+    assert named[0] != named[1] and "lafr.json" in [entry[0] for entry in named[1][1:]]
+
+
+def test_sharp_aligned_faces_are_left_by_the_guard_and_restored_by_force_and_no_face_is_stale(tmp_path):
+    (tmp_path / "in").mkdir()
+    aligned("astronaut").resize((128, 128)).save(tmp_path / "in" / "a.png")
+    photos = PhotoRestorer(Restorer.from_pretrained("mini"))
+    saved = tmp_path / "out" / "restored_faces" / "a_00.png"
+    for force, faces in ((True, 1), (False, 0)):
+        outcome = restoring.restore_files(photos, [tmp_path / "in"], tmp_path / "out", force=force, save_faces=True)
+        assert (outcome.faces, len(outcome.done), saved.is_file()) == (faces, 1, bool(faces))
 
 
 def faces_at(*corners, side=40):

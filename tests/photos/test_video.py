@@ -15,8 +15,9 @@ from torch import nn
 from lafr.data.packaged import read_pil
 from lafr.errors import InputError
 from lafr.photos.detectors import Detection
-from lafr.photos.guard import DETAIL, THRESHOLD
+from lafr.photos.guard import THRESHOLD
 from lafr.photos.restorer import FaceReport, PhotoRestorer, PhotoResult
+from lafr.photos.sharpness import DETAIL, LOST
 from lafr.photos.video import container_for, restore_video
 from lafr.photos.video.frames import as_stored, upright
 from lafr.photos.video.tracking import OneEuro, Tracker
@@ -338,10 +339,15 @@ def test_a_face_near_the_guards_threshold_is_restored_in_every_frame_or_in_none(
         report = restore_video(source, tmp_path / "out.mp4", photos, force=True)
         assert (report.frames, report.faces) == (20, restored)
     monkeypatch.setattr("lafr.photos.guard.likeness", lambda before, after: [1.0])
-    monkeypatch.setattr("lafr.photos.faces.is_sharp", lambda *given: False)  # not left for what it was alone
+    monkeypatch.setattr("lafr.photos.faces.lost_detail", lambda *given: 0.0)  # not left for what it was alone
     for first, restored in ((0.02, 0), (-0.02, 20)):
         held = itertools.cycle([DETAIL + first, DETAIL - first])
-        monkeypatch.setattr("lafr.photos.guard.held_detail", lambda before, after, held=held: [next(held)])
+        monkeypatch.setattr("lafr.photos.restorer.held_detail", lambda before, after, share, held=held: [next(held)])
+        assert restore_video(source, tmp_path / "out.mp4", photos).faces == restored
+    monkeypatch.setattr("lafr.photos.restorer.held_detail", lambda before, after, share: [0.0])
+    for first, restored in ((0.1, 0), (-0.1, 20)):  # larger than the model
+        lost = itertools.cycle([LOST + first, LOST - first])
+        monkeypatch.setattr("lafr.photos.faces.lost_detail", lambda face, resolution, lost=lost: next(lost))
         assert restore_video(source, tmp_path / "out.mp4", photos).faces == restored
     # a change that is clear is followed
     alike = iter([THRESHOLD + 0.02] * 10 + [0.2] * 5 + [0.9] * 5)

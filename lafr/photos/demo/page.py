@@ -76,7 +76,7 @@ def build_page(photo_restorer: PhotoRestorer, folder: Path, limits: Limits, note
                         False,
                         label=LABELS["force"],
                         elem_id="force",
-                        info="Also those that are larger than the model can make sharper, or in profile.",
+                        info="Also those that are sharp, small, in profile or cut by the border.",
                     )
             with gr.Column(scale=2, min_width=300):
                 status = gr.HTML(elem_id="status", js_on_load=LIVE)

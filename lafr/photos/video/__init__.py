@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lafr.errors import InputError, need
-from lafr.photos.guard import limits_after
+from lafr.photos.guard import LARGE, limits_after
 from lafr.photos.restorer import PhotoRestorer, PhotoResult
 from lafr.photos.video.frames import as_stored, rgb, stream_like, to_encode, turn, upright
 from lafr.photos.video.tracking import Tracker
@@ -95,7 +95,7 @@ def restore_video(
         limits = [limits_after(track.left) for track in tracker.shown]
         result = cast(PhotoResult, photo_restorer(photo, detections=detections, limits=limits, **how))
         for track, face in zip(tracker.shown, result.faces, strict=True):
-            if face.likeness is not None:
+            if face.likeness is not None or face.reason.startswith(LARGE):
                 track.left = face.reason
         left.update(face.reason.partition(":")[0] for face in result.faces if face.status == "left")
         return result.image, sum(face.status == "restored" for face in result.faces)
