@@ -67,7 +67,7 @@ def require_callable(config: dict, given_later: dict[str, set[str]]) -> int:
 
 
 def test_the_numbers_of_experiments_and_benchmarks_are_known():
-    assert len(EXPERIMENTS) == 27
+    assert len(EXPERIMENTS) == 26
     assert len(BENCHMARKS) == 11
     assert len(DATASETS) == 11
 
